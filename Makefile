@@ -1,0 +1,61 @@
+# The environment builds itself in .venv: `make test` is all that a fresh clone needs.
+# Another interpreter: make venv PYTHON=python3.12
+
+.DEFAULT_GOAL := help
+.PHONY: venv test lint types pyright check demo clean help
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && { echo $$p; break; }; done)
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.installed
+
+venv: $(STAMP)  ## Build .venv with the pinned versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "fedward needs Python 3.11, 3.12 or 3.13; name one: make venv PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c '$(SUPPORTED)' || { echo "fedward needs Python 3.11, 3.12 or 3.13; run make clean first" >&2; exit 1; }
+	@echo "Installing PyTorch $(TORCH) ..."; \
+	if [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null; then \
+		$(PIP) install -q --no-deps 'torch==$(TORCH)'; \
+	else \
+		$(PIP) install -q --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null || \
+		$(PIP) install -q --no-deps 'torch==$(TORCH)' --index-url https://download.pytorch.org/whl/cpu || \
+		$(PIP) install -q --no-deps 'torch==$(TORCH)'; \
+	fi
+	@echo "Installing fedward and the rest ..."
+	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: export OMP_NUM_THREADS := 1
+test: venv  ## Run the tests in parallel (more options: make test ARGS="-k ledger")
+	$(BIN)/pytest -n auto --dist=worksteal $(ARGS)
+
+lint: venv  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv  ## Check types: the packages, then the tests
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+pyright: venv  ## A second opinion on the types (fetches Node.js on first use)
+	$(BIN)/pyright
+
+check: lint types test  ## Everything that a change must pass
+
+demo: venv  ## Run the example study: three hospitals on this machine
+	$(BIN)/fedward simulate examples/breast-cancer.toml --out runs/demo
+
+clean:  ## Remove what was built; runs/ stays
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,1 @@
+"""The command `fedward`: thin commands, one file a group."""

@@ -1,0 +1,81 @@
+"""The command `fedward`: puts the groups together and turns errors into a line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from fedward.cli import doctor, models, simulate, split, study
+from fedward.cli.console import messages, output
+from fedward.study.errors import FedwardError
+
+app = typer.Typer(
+    name="fedward",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Train one model from the patients of many hospitals, without moving a record.\n\n"
+        "A *study* (a TOML file) says what is learnt, from what, how, and what protects the "
+        "patients. `simulate` runs a whole study on this machine, with pretended hospitals; "
+        "`split` only makes the hospitals; `study check` reads a study and says what is wrong.\n\n"
+        "Start with `fedward simulate examples/breast-cancer.toml`."
+    ),
+    epilog=(
+        "Exit codes: 0 done; 1 a run failed; 2 something given cannot be used. "
+        "Errors are one line; `fedward --debug COMMAND` adds where in the code they arose."
+    ),
+)
+app.command(name="simulate")(simulate.simulate)
+app.command(name="split")(split.split)
+app.command(name="models")(models.models)
+app.command(name="doctor")(doctor.doctor)
+app.add_typer(study.app, name="study")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.print(f"fedward {version('fedward')}")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the code an error arose.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    logging.getLogger("flwr").setLevel(logging.DEBUG if debug else logging.ERROR)
+    if not debug:
+        warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except FedwardError as error:
+        if "--debug" in sys.argv:
+            raise
+        messages.print(f"[bold red]error:[/] {_plain(error.line())}")
+        sys.exit(error.exit_code)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,130 @@
+"""The live view of a federation: a moving line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedward.cli.console import messages
+from fedward.client.site import noise_multiplier
+from fedward.privacy.accounting import SampledGaussian, epsilon_of
+from fedward.server.events import (
+    Answered,
+    Event,
+    Listener,
+    Metrics,
+    Refused,
+    RoundFinished,
+    RoundStarted,
+)
+from fedward.study.privacy import LocalPrivacy
+from fedward.study.study import Study
+
+
+@contextmanager
+def watch(study: Study) -> Iterator[Listener]:
+    """A listener that shows a run of this study for as long as the context is open."""
+    if not messages.is_terminal:
+        yield _PlainLines(study)
+        return
+    view = _LiveView(study)
+    with Live(view.picture(), console=messages, refresh_per_second=8, transient=True) as live:
+
+        def listen(event: Event) -> None:
+            view(event)
+            live.update(view.picture())
+
+        yield listen
+
+
+def epsilon_after(study: Study, rounds: int) -> float | None:
+    """Epsilon at a hospital that took part in this many rounds; None where privacy is off."""
+    privacy, training = study.privacy, study.training
+    if not isinstance(privacy, LocalPrivacy):
+        return None
+    count = training.local_steps or (training.local_epochs or 1) * privacy.steps_per_epoch
+    sigma = noise_multiplier(privacy, count * training.rounds)
+    steps = SampledGaussian(sigma, privacy.sampling_rate, count * rounds)
+    return epsilon_of([steps], privacy.delta, privacy.accountant)
+
+
+class _PlainLines:
+    """One line a finished round."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Refused):
+            messages.print(_refusal(event), markup=False)
+        if isinstance(event, RoundFinished):
+            words = [
+                f"round {event.round}/{self._study.training.rounds}",
+                f"{event.answered} hospitals",
+                f"{event.seconds:.2f} s",
+                *_judged(event.metrics, event.round - 1),
+            ]
+            epsilon = epsilon_after(self._study, event.round)
+            messages.print(
+                "  ".join([*words, *([] if epsilon is None else [f"epsilon {epsilon:.2f}"])])
+            )
+
+
+class _LiveView:
+    """A bar of rounds, a bar of hospitals, and the last figures."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._figures: list[str] = []
+        self._refusals: list[str] = []
+        self._bars = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[said]}"),
+            console=messages,
+        )
+        self._rounds = self._bars.add_task("rounds", total=study.training.rounds, said="")
+        self._hospitals = self._bars.add_task(
+            "hospitals", total=study.participation.asked, said="waiting"
+        )
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RoundStarted():
+                self._bars.reset(self._hospitals, total=event.asked)
+            case Answered():
+                self._bars.update(self._hospitals, advance=1, said=event.hospital)
+            case Refused():
+                self._refusals.append(_refusal(event))
+            case RoundFinished():
+                self._bars.update(self._rounds, completed=event.round)
+                epsilon = epsilon_after(self._study, event.round)
+                spent = [] if epsilon is None else [f"epsilon {epsilon:.2f}"]
+                self._figures = [*_judged(event.metrics, event.round - 1), *spent]
+
+    def picture(self) -> Group:
+        """What is on the screen now."""
+        table = Table.grid(padding=(0, 2))
+        table.add_row(*self._figures)
+        return Group(self._bars, table, *self._refusals[-3:])
+
+
+def _judged(metrics: Metrics | None, rounds: int) -> list[str]:
+    if metrics is None:
+        return []
+    named = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
+    known = [f"{named[k]} {metrics[k]:.3f}" for k in named if metrics[k] is not None]
+    return [f"after {rounds} rounds:", *known]
+
+
+def _refusal(event: Refused) -> str:
+    refusal = event.refusal
+    todo = f"; {refusal.todo}" if refusal.todo else ""
+    return f"round {event.round}: hospital {refusal.hospital}: {refusal.what}{todo}"

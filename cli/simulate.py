@@ -1,0 +1,114 @@
+"""`fedward simulate`: a whole study on this machine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fedward.cli.console import messages, output
+from fedward.cli.progress import watch
+from fedward.simulation.result import Metrics, Result
+from fedward.simulation.simulate import Options, with_hospitals
+from fedward.simulation.simulate import simulate as run
+from fedward.study.study import read_study
+
+
+def simulate(
+    *,
+    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data set: a file, or a folder with one folder or file a hospital."),
+    ] = None,
+    hospitals: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; new by default, below runs/.")
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines", help="Train a pooled and local models to compare with."
+        ),
+    ] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; all cores by default.")
+    ] = None,
+) -> None:
+    """Run a study on this machine, with pretended hospitals.
+
+    One data set is divided among hospitals as the study's [simulation] says; they train together,
+    with the code that real hospitals run. Then the federated model is shown beside one trained on
+    all records pooled and one trained at each hospital alone, all judged on the same test records.
+
+    The same seed gives the same result, bit for bit.
+    """
+    contract = with_hospitals(read_study(study), hospitals)
+    folder = out or _new_folder(contract.study.name)
+    options = Options(folder, data, seed, baselines, workers)
+    with watch(contract) as listener:
+        result = run(contract, options, listener=listener, say=messages.print)
+    _show(result, folder)
+
+
+def _new_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _show(result: Result, folder: Path) -> None:
+    table = Table(title=f"{result.study.name}: test records of all hospitals", title_justify="left")
+    for column in ("model", "trained on", "AUC", "accuracy", "loss", "epsilon"):
+        table.add_column(column, justify="left" if column in {"model", "trained on"} else "right")
+    records = {name: counts.train for name, counts in result.hospitals.items()}
+    total = sum(records.values())
+    spent = [entry.epsilon for entry in result.privacy.values() if entry.epsilon is not None]
+    epsilon = max(spent, default=None)  # the baselines were trained under the same privacy
+    _row(table, "federated", total, result.metrics.federated, epsilon, bold=True)
+    if result.metrics.pooled is not None:
+        _row(table, "pooled", total, result.metrics.pooled, epsilon)
+    for name, metrics in list(result.metrics.local.items())[:20]:
+        _row(table, f"only {name}", records[name], metrics, epsilon)
+    output.print(table)
+    if len(result.metrics.local) > 20:
+        output.print(f"(and {len(result.metrics.local) - 20} more hospitals in result.json)")
+    if spent:
+        delta = next(iter(result.privacy.values())).delta
+        output.print(
+            f"Privacy: at most epsilon {max(spent):.2f} at delta {delta:g} for each record, at "
+            "each hospital. The noise of a simulation is seeded: it protects nobody."
+        )
+    for line in result.failures:
+        output.print(f"Went on without: {line}", markup=False)
+    output.print(f"Federated training took {result.seconds:.1f} s.")
+    output.print(f"Results: {folder}/result.json   picture: {folder}/curves.png")
+    output.print(f"Next: look at the picture, or try  fedward study show {folder}/study.toml")
+
+
+def _row(
+    table: Table,
+    model: str,
+    records: int,
+    metrics: Metrics,
+    epsilon: float | None,
+    *,
+    bold: bool = False,
+) -> None:
+    cells = [
+        model,
+        f"{records} records",
+        _number(metrics.auc),
+        _number(metrics.accuracy),
+        _number(metrics.loss),
+        "-" if epsilon is None else f"{epsilon:.2f}",
+    ]
+    table.add_row(*cells, style="bold" if bold else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,42 @@
+"""`fedward split`: make hospitals out of one data set, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedward.cli.console import messages, output
+from fedward.client.hospital import read_hospital
+from fedward.simulation.download import fetch
+from fedward.simulation.hospitals import make_hospitals
+from fedward.simulation.simulate import with_hospitals
+from fedward.study.errors import OptionError
+from fedward.study.study import read_study
+
+
+def split(
+    *,
+    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the hospitals; must be new.")],
+    data: Annotated[Path | None, typer.Option(help="The data set, as for simulate.")] = None,
+    hospitals: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+) -> None:
+    """Divide a data set among pretended hospitals.
+
+    Each gets a folder with its hospital.toml, the numbers of its records and the approved study;
+    no record is copied. `flwr run .` and real client processes can then work with these folders.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OptionError("is not empty", todo="give another --out", where=str(out))
+    contract = with_hospitals(read_study(study), hospitals)
+    if data is None and contract.simulation.download is not None:
+        data = fetch(contract.simulation.download, say=messages.print)
+    for file in make_hospitals(contract, data, out, seed=seed):
+        hospital = read_hospital(file)
+        declared = hospital.limits.declared_records
+        output.print(f"{hospital.name}: {declared} training records, {file}", markup=False)

@@ -1,0 +1,41 @@
+"""`fedward study`: read, check and show studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+import typer
+
+from fedward.cli.console import output
+from fedward.models.registry import build
+from fedward.study.study import Study, read_study
+
+app = typer.Typer(no_args_is_help=True, help="Check a study file, show it in full, or its digest.")
+_File = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
+
+
+@app.command()
+def check(study: _File) -> None:
+    """Read a study and say what is wrong with it, or how large its model is."""
+    contract = _read(study)
+    size = sum(p.numel() for p in build(contract, seed=0).parameters())
+    output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.", markup=False)
+
+
+@app.command()
+def digest(study: _File) -> None:
+    """Print the digest by which hospitals approve a study (SHA-256 of its canonical form)."""
+    output.print(_read(study).digest())
+
+
+@app.command()
+def show(study: _File) -> None:
+    """Print a study with every default filled in."""
+    contract = _read(study)
+    output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)), markup=False)
+
+
+def _read(path: Path) -> Study:
+    return read_study(path)

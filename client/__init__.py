@@ -1,0 +1,1 @@
+"""The hospital's side: its file, its data, local training, policy."""

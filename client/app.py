@@ -1,0 +1,70 @@
+"""The hospital's Flower app: messages in, messages out; the work is done by `Site`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedward.client.hospital import read_hospital
+from fedward.client.site import Site
+from fedward.study.errors import OptionError
+from fedward.study.wire import pack_answer, unpack_evaluate_request, unpack_train_request
+
+
+def make_app(site_of: Callable[[Context], Site]) -> ClientApp:
+    """A ClientApp that lets the site of a context answer."""
+    client_app = ClientApp()
+
+    @client_app.train()
+    def train(message: Message, context: Context) -> Message:
+        answer = site_of(context).answer(unpack_train_request(message.content))
+        return Message(pack_answer(answer), reply_to=message)
+
+    @client_app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        answer = site_of(context).answer(unpack_evaluate_request(message.content))
+        return Message(pack_answer(answer), reply_to=message)
+
+    return client_app
+
+
+def hospital_path(context: Context) -> Path:
+    """Which hospital this node is.
+
+    A real node says it itself (`--node-config 'hospital="/etc/fedward/hospital.toml"'`). In
+    Flower's simulation, where a node has only a number, it is the folder with that number below
+    `hospitals` of the run's configuration.
+
+    Raises:
+        OptionError: Neither is set.
+    """
+    own = context.node_config.get("hospital")
+    if own:
+        return Path(str(own))
+    number, folder = context.node_config.get("partition-id"), context.run_config.get("hospitals")
+    if number is None or not folder:
+        raise OptionError(
+            "this node does not know which hospital it is",
+            todo="start it with --node-config 'hospital=\"/path/to/hospital.toml\"'",
+        )
+    files = sorted(Path(str(folder)).glob("*/hospital.toml"))
+    if int(number) >= len(files):
+        raise OptionError(
+            f"{len(files)} hospitals, but this is node {number}",
+            todo="start as many nodes as `fedward split` made hospitals",
+            where=str(folder),
+        )
+    return files[int(number)]
+
+
+@functools.lru_cache(maxsize=4096)
+def open_site(path: Path) -> Site:
+    """The hospital of a file, kept warm between messages."""
+    return Site(read_hospital(path), path.parent)
+
+
+app = make_app(lambda context: open_site(hospital_path(context)))

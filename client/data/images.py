@@ -1,0 +1,228 @@
+"""Images: NumPy archives, and folders of PNG or JPEG files."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fedward.client.data.labels import class_numbers
+from fedward.client.data.records import RawRecords, numbered
+from fedward.client.hospital import FolderSource, NpzSource
+from fedward.study.data import ImageData
+from fedward.study.errors import DataError
+from fedward.study.study import Study
+
+_ARCHIVE_PARTS = {"train": "train", "validation": "val", "test": "test"}
+_SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+def read_images(source: NpzSource | FolderSource, study: Study, folder: Path) -> RawRecords:
+    """The images that a study asks for.
+
+    Raises:
+        DataError: A file, an image or a label is not as the study needs it; the message names it.
+    """
+    path = folder / source.path
+    data = study.data
+    if not isinstance(data, ImageData):
+        raise DataError(
+            f"holds images, but the study asks for a {data.kind}",
+            todo="point [data] in hospital.toml to the right files",
+            where=str(path),
+        )
+    if isinstance(source, NpzSource):
+        return _read_archive(path, source, data, study)
+    return _read_folder(path, source, data, study)
+
+
+def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) -> RawRecords:
+    archive = _open_archive(path)
+    with archive:
+        prefixes = {
+            part: f"{prefix}_"
+            for part, prefix in _ARCHIVE_PARTS.items()
+            if f"{prefix}_images" in archive
+        } or {"": ""}
+        images = [_entry(archive, f"{p}images", path) for p in prefixes.values()]
+        labels = [_entry(archive, f"{p}labels", path).reshape(-1) for p in prefixes.values()]
+        patients = (
+            None
+            if source.patient == "record"
+            else [_entry(archive, f"{p}{source.patient}", path) for p in prefixes.values()]
+        )
+    for piece, names in zip(images, labels, strict=True):
+        if len(piece) != len(names):
+            raise DataError(
+                f"{len(piece)} images but {len(names)} labels",
+                todo="give one label an image",
+                where=str(path),
+            )
+    count = sum(map(len, images))
+    where = str(path)
+    return RawRecords(
+        inputs=_scaled(np.concatenate([_channels_first(p, data, where) for p in images]), data),
+        labels=class_numbers(list(np.concatenate(labels)), data, study.task, where=where),
+        patients=np.arange(count) if patients is None else numbered(np.concatenate(patients)),
+        rows=np.arange(count),
+        parts=None
+        if "" in prefixes
+        else np.repeat(list(prefixes), [len(piece) for piece in images]),
+    )
+
+
+def _open_archive(path: Path) -> NpzFile:
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError("no such file", todo="check the path", where=str(path)) from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(
+            f"cannot be read as a NumPy archive ({error})",
+            todo="give an .npz file with images and labels",
+            where=str(path),
+        ) from None
+    if not isinstance(archive, NpzFile):
+        raise DataError(
+            "is a single array, not an archive",
+            todo="give an .npz file with images and labels",
+            where=str(path),
+        )
+    return archive
+
+
+def _entry(archive: NpzFile, key: str, path: Path) -> NDArray[np.generic]:
+    try:
+        entry: NDArray[np.generic] = archive[key]
+    except KeyError:
+        raise DataError(
+            f"has no entry {key!r}", todo=f"found: {', '.join(archive.files)}", where=str(path)
+        ) from None
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"entry {key!r} cannot be read ({error})", todo="mend the file", where=str(path)
+        ) from None
+    return entry
+
+
+def _channels_first(
+    images: NDArray[np.generic], data: ImageData, where: str
+) -> NDArray[np.generic]:
+    """Images as (n, channels, height, width), from archives that leave channels out or last."""
+    channels, height, width = data.shape
+    if images.shape[1:] == (height, width) and channels == 1:
+        return images[:, None]
+    if images.shape[1:] == (height, width, channels):
+        return np.moveaxis(images, -1, 1)
+    if images.shape[1:] == data.shape:
+        return images
+    raise DataError(
+        f"images of shape {images.shape[1:]}",
+        todo=f"the study needs (channels, height, width) = {data.shape}",
+        where=where,
+    )
+
+
+def _scaled(pixels: NDArray[np.generic], data: ImageData) -> NDArray[np.float32]:
+    """Full range of an integer type becomes 0 to 1; floating-point pixels are taken as they are."""
+    full = np.iinfo(pixels.dtype.str).max if np.issubdtype(pixels.dtype, np.integer) else 1
+    scaled: NDArray[np.float32] = pixels.astype(np.float32)
+    scaled /= np.float32(full)
+    scaled -= np.float32(data.center)
+    scaled /= np.float32(data.scale)
+    return scaled
+
+
+class _Listed(NamedTuple):
+    """A file of a folder with what is known of it."""
+
+    file: Path
+    label: str
+    patient: str
+    part: str | None
+
+
+def _read_folder(path: Path, source: FolderSource, data: ImageData, study: Study) -> RawRecords:
+    listed = _listed_in_table(path, source) if source.labels else _listed_by_class(path)
+    if not listed:
+        raise DataError(
+            "holds no PNG or JPEG files", todo="one sub-folder a class", where=str(path)
+        )
+    parts = [image.part for image in listed]
+    return RawRecords(
+        inputs=_scaled(np.stack([_pixels(image.file, data) for image in listed]), data),
+        labels=class_numbers([image.label for image in listed], data, study.task, where=str(path)),
+        patients=numbered(np.array([image.patient for image in listed])),
+        rows=np.arange(len(listed)),
+        parts=np.array(parts, dtype=str) if all(parts) else None,
+    )
+
+
+def _listed_by_class(path: Path) -> list[_Listed]:
+    if not path.is_dir():
+        raise DataError("no such folder", todo="check the path", where=str(path))
+    files = sorted(f for f in path.glob("*/*") if f.suffix.lower() in _SUFFIXES)
+    return [_Listed(file, file.parent.name, str(file), None) for file in files]
+
+
+def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
+    table = path / str(source.labels)
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+    except FileNotFoundError:
+        raise DataError("no such file", todo="check the path", where=str(table)) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot be read as a table ({error})", todo="give a CSV file", where=str(table)
+        ) from None
+    wanted = {"file", "label"} | ({source.patient} - {"record"})
+    if rows and (absent := sorted(wanted - set(rows[0]))):
+        raise DataError(
+            f"has no column {absent[0]!r}",
+            todo=f"columns found: {', '.join(rows[0])}",
+            where=str(table),
+        )
+    column = "file" if source.patient == "record" else source.patient
+    return [
+        _Listed(path / row["file"], row["label"], row[column], row.get("part") or None)
+        for row in rows
+    ]
+
+
+def _pixels(file: Path, data: ImageData) -> NDArray[np.uint8]:
+    """One image's pixels, shape (channels, height, width)."""
+    channels, height, width = data.shape
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+    if mode is None:
+        raise DataError(
+            f"PNG and JPEG files have 1, 3 or 4 channels, not {channels}",
+            todo="change [data] shape in the study",
+            where=str(file),
+        )
+    try:
+        with Image.open(file) as image:
+            if image.size != (width, height):
+                raise DataError(
+                    f"is {image.size[0]} wide and {image.size[1]} high",
+                    todo=f"the study needs {width} wide and {height} high",
+                    where=str(file),
+                )
+            pixels = np.asarray(image.convert(mode), dtype=np.uint8)
+    except FileNotFoundError:
+        raise DataError(
+            "no such image", todo="check the table of labels", where=str(file)
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"cannot be read as an image ({type(error).__name__})",
+            todo="replace the file or take it out",
+            where=str(file),
+        ) from None
+    return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)

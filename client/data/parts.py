@@ -1,0 +1,89 @@
+"""Dividing a hospital's records into training, validation and test, never splitting a patient."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from fedward.client.data.records import Parts, RawRecords, Records
+from fedward.study.data import GivenParts, StratifiedParts
+from fedward.study.errors import DataError
+from fedward.study.messages import Part
+
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+Assignment = NDArray[np.str_]
+
+
+def divide(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -> Parts:
+    """The three parts of a hospital's records.
+
+    Raises:
+        DataError: Nothing is left to train on, or the files do not say what they should.
+    """
+    assigned = assign(raw, rule, where=where)
+    parts = {part: _records(raw.chosen(assigned == part)) for part in PARTS}
+    if not len(parts["train"]):
+        raise DataError(
+            f"no records to train on (of {len(raw)})",
+            todo="check the path, the rows and the split of this hospital's data",
+            where=where,
+        )
+    return parts
+
+
+def assign(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -> Assignment:
+    """The part of each record, shape (n,)."""
+    if isinstance(rule, StratifiedParts):
+        return _at_random(raw, rule, where=where)
+    if raw.parts is None:
+        raise DataError(
+            "the study wants train, validation and test as the files say, but they do not say",
+            todo='set by = "random" in the study\'s [data.parts]',
+            where=where,
+        )
+    return raw.parts
+
+
+def _at_random(raw: RawRecords, rule: StratifiedParts, *, where: str) -> Assignment:
+    patients, first = np.unique(raw.patients, return_index=True)
+    if len(patients) < 3:
+        raise DataError(
+            f"{len(patients)} patients cannot be divided into training and test",
+            todo="give this hospital more data, or leave it out",
+            where=where,
+        )
+    labels = raw.labels[first]
+    assigned = np.full(len(patients), "train", dtype="<U10")
+    kept = rule.train + rule.validation
+    rest, test = _cut(np.arange(len(patients)), labels, kept, rule.seed)
+    assigned[test] = "test"
+    if rule.validation:
+        _, chosen = _cut(rest, labels, rule.train / kept, rule.seed)
+        assigned[chosen] = "validation"
+    return assigned[np.searchsorted(patients, raw.patients)]
+
+
+def _cut(
+    chosen: NDArray[np.int64], labels: NDArray[np.int64], keep: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two random pieces, neither empty; classes keep their shares if there are enough of each."""
+    of_chosen = labels[chosen]
+    kept = min(max(int(len(chosen) * keep), 1), len(chosen) - 1)
+    classes, counts = np.unique(of_chosen, return_counts=True)
+    enough = len(classes) > 1 and counts.min() > 2
+    room = min(kept, len(chosen) - kept) >= len(classes)
+    first, second = train_test_split(
+        chosen,
+        train_size=kept,
+        random_state=seed,
+        stratify=of_chosen if enough and room else None,
+    )
+    return first, second
+
+
+def _records(raw: RawRecords) -> Records:
+    return Records(
+        torch.from_numpy(raw.inputs), torch.from_numpy(raw.labels), torch.from_numpy(raw.patients)
+    )

@@ -1,0 +1,84 @@
+"""Records as a study asks for them: inputs, labels, patients, and which part each is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedward.study.messages import Part
+
+
+@dataclass(frozen=True)
+class RawRecords:
+    """What a reader found, before it was divided into parts.
+
+    Attributes:
+        inputs: Shape (n, *input_shape), float32, scaled as the study says.
+        labels: Class numbers, shape (n,), int64.
+        patients: Number of each record's patient, shape (n,), int64.
+        rows: Place of each record in the file, from 0, shape (n,), int64.
+        parts: Part of each record as the file says, shape (n,); None if it does not say.
+        dropped: Records that were left out because a value was missing and the study allows it.
+    """
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    parts: NDArray[np.str_] | None = None
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.labels)
+
+    def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
+        """Only the records where the mask is true."""
+        parts = None if self.parts is None else self.parts[mask]
+        return RawRecords(
+            self.inputs[mask],
+            self.labels[mask],
+            self.patients[mask],
+            self.rows[mask],
+            parts,
+            self.dropped,
+        )
+
+
+@dataclass(frozen=True)
+class Records:
+    """One part, ready for a model.
+
+    Attributes:
+        inputs: Shape (n, *input_shape), float32.
+        labels: Shape (n,), int64.
+        patients: Shape (n,), int64.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    patients: Tensor
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Records:
+        """The same records on a device."""
+        return Records(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+Parts = dict[Part, Records]
+
+
+def numbered(patients: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Patients' names as numbers 0, 1, ... in order of appearance: names go no further."""
+    _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    numbers: NDArray[np.int64] = rank[inverse.reshape(-1)]
+    return numbers

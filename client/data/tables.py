@@ -1,0 +1,171 @@
+"""Tables: rows of a CSV file, or of a data set that comes with a library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedward.client.data.labels import class_numbers
+from fedward.client.data.records import RawRecords, numbered
+from fedward.client.hospital import BundledSource, CsvSource
+from fedward.study.data import Feature, TableData
+from fedward.study.errors import DataError
+from fedward.study.study import Study
+
+Strings = pd.DataFrame
+
+
+def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) -> RawRecords:
+    """The rows that a study asks for.
+
+    Raises:
+        DataError: A file, a column or a value is not as the study needs it; the message names it.
+    """
+    where, cells = _cells(source, folder)
+    data = study.data
+    if not isinstance(data, TableData):
+        raise DataError(
+            f"is a table, but the study asks for {data.kind}",
+            todo="point [data] in hospital.toml to the right files",
+            where=where,
+        )
+    wanted = [*data.features, data.label, *_patient_column(source)]
+    if absent := [column for column in wanted if column not in cells.columns]:
+        raise DataError(
+            f"has no column {absent[0]!r}",
+            todo=f"columns found: {', '.join(map(str, cells.columns))}",
+            where=where,
+        )
+    whole = _without_missing(cells[wanted], source, data, where=where)
+    blocks = [_inputs(whole[name], spec, where) for name, spec in data.features.items()]
+    parts = cells["part"].loc[whole.index].to_numpy(dtype=str) if "part" in cells else None
+    rows = whole.index.to_numpy(dtype=np.int64)
+    labels = class_numbers(
+        list(whole[data.label]),
+        data,
+        study.task,
+        where=f"{where}: column {data.label!r}",
+        first_row=1,
+    )
+    patients = whole[source.patient].to_numpy() if _patient_column(source) else rows
+    return RawRecords(
+        inputs=np.concatenate(blocks, axis=1).astype(np.float32),
+        labels=labels,
+        patients=numbered(patients),
+        rows=rows,
+        parts=parts,
+        dropped=len(cells) - len(whole),
+    )
+
+
+def read_column(source: CsvSource, folder: Path, column: str) -> NDArray[np.str_]:
+    """One column as text, for a split by site.
+
+    Raises:
+        DataError: The file cannot be read or has no such column.
+    """
+    where, cells = _cells(source, folder)
+    if column not in cells.columns:
+        raise DataError(
+            f"has no column {column!r}",
+            todo=f"columns found: {', '.join(map(str, cells.columns))}",
+            where=where,
+        )
+    return cells[column].to_numpy(dtype=str)
+
+
+def _cells(source: CsvSource | BundledSource, folder: Path) -> tuple[str, Strings]:
+    if isinstance(source, BundledSource):
+        return f"scikit-learn's {source.name}", _bundled()
+    path = folder / source.path
+    try:
+        cells = pd.read_csv(
+            path,
+            sep=source.delimiter,
+            header=None if source.columns else 0,
+            names=list(source.columns) if source.columns else None,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            index_col=False,
+        )
+    except FileNotFoundError:
+        raise DataError("no such file", todo="check the path", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
+        ) from None
+    return str(path), cells.reset_index(drop=True)
+
+
+def _bundled() -> Strings:
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    cells = pd.DataFrame(
+        bunch.data, columns=[name.replace(" ", "_") for name in bunch.feature_names]
+    )
+    cells["diagnosis"] = [bunch.target_names[target] for target in bunch.target]
+    return cells.astype(str)
+
+
+def _patient_column(source: CsvSource | BundledSource) -> list[str]:
+    return [] if source.patient == "record" else [source.patient]
+
+
+def _without_missing(
+    cells: Strings, source: CsvSource | BundledSource, data: TableData, *, where: str
+) -> Strings:
+    marks = {"", *(source.missing if isinstance(source, CsvSource) else ())}
+    missing = cells.isin(marks)
+    bad = missing.any(axis=1)
+    if data.missing == "refuse" and bad.any():
+        row = int(np.flatnonzero(bad.to_numpy())[0])
+        column = missing.columns[missing.iloc[row].to_numpy()][0]
+        raise DataError(
+            f"row {row + 1}, column {column!r}: the value is missing "
+            f"({cells.iloc[row][column]!r}; {int(bad.sum())} such rows)",
+            todo='fill it in, or set missing = "drop" in the study\'s [data]',
+            where=where,
+        )
+    return cells[~bad]
+
+
+def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.float64]:
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
+    if feature.categories is not None:
+        return _one_hot(cells, numbers, feature, where)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        place = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"row {int(cells.index[place]) + 1}, column {cells.name!r}: "
+            f"{cells.iloc[place]!r} is not a finite number",
+            todo="mend the value, or name its mark in [data] missing of hospital.toml",
+            where=where,
+        )
+    return ((numbers - feature.center) / feature.scale)[:, None]
+
+
+def _one_hot(
+    cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature, where: str
+) -> NDArray[np.float64]:
+    categories = feature.categories or ()
+    text = cells.to_numpy(dtype=str)
+    columns = [
+        text == category if isinstance(category, str) else numbers == float(category)
+        for category in categories
+    ]
+    hot = np.stack(columns, axis=1)
+    if (none := ~hot.any(axis=1)).any():
+        place = int(np.flatnonzero(none)[0])
+        raise DataError(
+            f"row {int(cells.index[place]) + 1}, column {cells.name!r}: "
+            f"{text[place]!r} is no category of the study",
+            todo=f"allowed: {', '.join(map(str, categories))}",
+            where=where,
+        )
+    return hot.astype(np.float64)

@@ -1,0 +1,155 @@
+"""The hospital's own file, `hospital.toml`: where its data is, its limits, its device.
+
+It never leaves the hospital, and it is stronger than any study: a study may ask for less privacy
+budget than the limit here, never for more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import Field
+
+from fedward.study.errors import HospitalError
+from fedward.study.frozen import Fault, Frozen, read_toml, validate
+
+MissingMark = str
+
+
+class CsvSource(Frozen):
+    """A table in a text file.
+
+    Attributes:
+        path: The file; relative to `hospital.toml`.
+        columns: Names of the columns, for a file without a header line.
+        delimiter: Between two values.
+        missing: What stands for a value that is not there, beside nothing at all.
+        patient: Column that names the patient, or `record` if every record is a patient.
+        rows: A NumPy file with the row numbers (from 0) that are this hospital's.
+    """
+
+    format: Literal["csv"]
+    path: str
+    columns: tuple[str, ...] | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    missing: tuple[MissingMark, ...] = ("?", "NA", "NaN", "nan")
+    patient: str = "record"
+    rows: str | None = None
+
+
+class NpzSource(Frozen):
+    """Images in a NumPy archive with `<part>_images` and `<part>_labels`, or `images` and `labels`.
+
+    Attributes:
+        path: The file; relative to `hospital.toml`.
+        patient: Key of the patients' names (`<part>_<key>`), or `record`.
+        rows: A NumPy file with the record numbers (from 0, parts in the order train, validation,
+            test) that are this hospital's.
+    """
+
+    format: Literal["npz"]
+    path: str
+    patient: str = "record"
+    rows: str | None = None
+
+
+class FolderSource(Frozen):
+    """A folder of PNG or JPEG files: one sub-folder a class, or a table of labels.
+
+    Attributes:
+        path: The folder; relative to `hospital.toml`.
+        labels: A CSV file in that folder with the columns `file`, `label` and, if wanted,
+            `patient` and `part`.
+        patient: Column of `labels` that names the patient, or `record`.
+        rows: A NumPy file with the record numbers (files in sorted order, or rows of `labels`).
+    """
+
+    format: Literal["folder"]
+    path: str
+    labels: str | None = None
+    patient: str = "record"
+    rows: str | None = None
+
+
+class BundledSource(Frozen):
+    """A data set that comes with an installed library, for demonstrations."""
+
+    format: Literal["bundled"]
+    name: Literal["breast-cancer"]
+    patient: Literal["record"] = "record"
+    rows: str | None = None
+
+
+Source = CsvSource | NpzSource | FolderSource | BundledSource
+
+
+class Limits(Frozen):
+    """What this hospital allows at most.
+
+    Attributes:
+        epsilon: Privacy budget of this data over all studies; no limit if left out.
+        declared_records: Public number of training records, the hospital's weight and divisor when
+            privacy is on. It must be declared, never counted, because a count would tell whether
+            one more patient is there.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    declared_records: Annotated[int, Field(ge=1)] | None = None
+
+
+class Pretended(Frozen):
+    """Only in a simulation: randomness from a seed, so that a run can be repeated.
+
+    Seeded noise protects nobody; results of a simulation say so.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class HospitalFile(Frozen):
+    """A whole hospital file, read and checked.
+
+    Attributes:
+        name: What the hospital is called in the federation.
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        studies: Folder of approved study files, relative to this file.
+        state: Folder for the ledger, relative to this file.
+        data: Where the records are.
+        limits: What the hospital allows at most.
+        simulation: Set in a simulation only.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    studies: str = "studies"
+    state: str = "state"
+    data: Annotated[Source, Field(discriminator="format")]
+    limits: Limits = Limits()
+    simulation: Pretended | None = None
+
+
+def read_hospital(path: Path) -> HospitalFile:
+    """Read a hospital file.
+
+    Raises:
+        HospitalError: A key is unknown, has the wrong type or an impossible value.
+        DataError: The file cannot be read.
+    """
+    hospital = validate(HospitalFile, read_toml(path, what="hospital"))
+    if isinstance(hospital, Fault):
+        raise HospitalError(hospital.key, given=hospital.given, allowed=hospital.allowed, file=path)
+    return hospital
+
+
+def write_hospital(hospital: HospitalFile, path: Path) -> None:
+    """Write a hospital file, leaving out what has its default value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_bytes(
+        tomli_w.dumps(
+            hospital.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        ).encode()
+    )
+    aside.replace(path)

@@ -1,0 +1,219 @@
+"""One hospital, as it answers the server: a request in, an answer out.
+
+It knows nothing of Flower, sockets or clocks, so simulation, daemon and tests drive the same code.
+Approved studies and their records stay loaded between requests.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedward.client.approvals import approved_study
+from fedward.client.data.reading import read_parts
+from fedward.client.data.records import Parts, Records
+from fedward.client.device import choose_device
+from fedward.client.evaluation import metric_sums
+from fedward.client.hospital import HospitalFile
+from fedward.client.randomness import generator
+from fedward.client.training import train
+from fedward.models import flat
+from fedward.models.registry import build
+from fedward.models.task import Classification
+from fedward.privacy.accounting import SampledGaussian, calibrate
+from fedward.privacy.ledger import Charge, Ledger
+from fedward.privacy.plain_sum import contribution
+from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
+from fedward.study.errors import FedwardError, RefusedError, TrainingError
+from fedward.study.messages import (
+    Answer,
+    Contribution,
+    EvaluateRequest,
+    Refusal,
+    Request,
+    TrainRequest,
+    Vector,
+)
+from fedward.study.privacy import LocalPrivacy
+from fedward.study.study import Study
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An approved study with everything that it needs, kept between requests."""
+
+    study: Study
+    task: Classification
+    model: nn.Module
+    parts: Parts
+
+
+class Site:
+    """A hospital that takes part in studies."""
+
+    def __init__(self, hospital: HospitalFile, folder: Path) -> None:
+        """Take the hospital's file, already read.
+
+        Args:
+            hospital: What its `hospital.toml` says.
+            folder: The folder of that file, which its paths are relative to.
+        """
+        self.hospital = hospital
+        self._folder = folder
+        self._loaded: dict[str, Loaded] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that this hospital trains on."""
+        return choose_device(self.hospital.device)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The hospital's privacy ledger."""
+        return Ledger(self._folder / self.hospital.state / "ledger.sqlite")
+
+    def answer(self, request: Request) -> Answer:
+        """Answer a request; what the hospital cannot or will not do becomes a typed refusal."""
+        try:
+            if isinstance(request, TrainRequest):
+                vector = self._train(request)
+            else:
+                vector = self._evaluate(request)
+        except FedwardError as error:
+            what = f"{error.where}: {error.what}" if error.where else error.what
+            return Refusal(self.hospital.name, type(error).__name__, what, error.todo)
+        return Contribution(self.hospital.name, vector)
+
+    def load(self, digest: str) -> Loaded:
+        """An approved study with its model and this hospital's records, on the device.
+
+        Raises:
+            RefusedError: The study is not approved here.
+            InputError: The hospital's data does not offer what the study asks for.
+        """
+        if digest not in self._loaded:
+            study = approved_study(self._folder / self.hospital.studies, digest)
+            parts = read_parts(self.hospital, study, self._folder)
+            self.keep(study, parts)
+        return self._loaded[digest]
+
+    def keep(self, study: Study, parts: Parts) -> None:
+        """Hold a study and its records ready on this hospital's device."""
+        self._loaded[study.digest()] = Loaded(
+            study=study,
+            task=Classification(study),
+            model=build(study, seed=0).to(self.device),
+            parts={part: records.to(self.device) for part, records in parts.items()},
+        )
+
+    def _train(self, request: TrainRequest) -> Vector:
+        loaded = self.load(request.study)
+        study, records = loaded.study, loaded.parts["train"]
+        # Private steps hook the network they train: each round gets its own copy.
+        model = copy.deepcopy(self._model_of(loaded, request.model))
+        sums = np.zeros(loaded.task.size)
+        if request.monitor is not None:
+            sums = metric_sums(model, loaded.parts[request.monitor], loaded.task)
+        steps = self._steps(request, study, records)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._generator(request, "layers").initial_seed())
+            train(model, records, study, loaded.task, steps)
+        return contribution(flat.flatten(model) - request.model, self._weight(study, records), sums)
+
+    def _evaluate(self, request: EvaluateRequest) -> Vector:
+        loaded = self.load(request.study)
+        model = self._model_of(loaded, request.model)
+        sums = metric_sums(model, loaded.parts[request.part], loaded.task)
+        return contribution(np.zeros(0, dtype=np.float32), 0.0, sums)
+
+    def _model_of(self, loaded: Loaded, vector: Vector) -> nn.Module:
+        try:
+            flat.load(loaded.model, vector)
+        except ValueError as error:
+            raise TrainingError(
+                f"the server's model does not fit the study: {error}",
+                todo="run the same version of fedward on both sides",
+            ) from error
+        return loaded.model
+
+    def _weight(self, study: Study, records: Records) -> float:
+        """What this hospital counts in the mean; public if privacy is on, so never its count."""
+        if study.aggregation.weighting == "uniform":
+            return 1.0
+        if isinstance(study.privacy, LocalPrivacy):
+            return float(self._declared())
+        return float(len(records))
+
+    def _declared(self) -> int:
+        declared = self.hospital.limits.declared_records
+        if declared is None:
+            raise RefusedError(
+                "a private study needs a public number of records, and none is declared",
+                todo="set declared_records in [limits] of hospital.toml (a round number is best)",
+            )
+        return declared
+
+    def _steps(self, request: TrainRequest, study: Study, records: Records) -> LocalSteps:
+        """The round's steps; private ones are charged here, before the first gradient."""
+        training, privacy = study.training, study.privacy
+        if not isinstance(privacy, LocalPrivacy):
+            whole = training.batch_size == "all"
+            return PlainSteps(
+                batch_size=None if whole else int(training.batch_size),
+                epochs=training.local_epochs,
+                steps=training.local_steps,
+                generator=self._generator(request, "order"),
+            )
+        declared = self._declared()
+        count = training.local_steps or (training.local_epochs or 1) * privacy.steps_per_epoch
+        # One run has one noise multiplier, also after a restart; finding it takes seconds.
+        sigma = self.ledger.noise_multiplier(study=request.study, run=request.run)
+        sigma = sigma or noise_multiplier(privacy, count * training.rounds)
+        charge = Charge(
+            request.study,
+            request.run,
+            request.round,
+            SampledGaussian(sigma, privacy.sampling_rate, count),
+        )
+        self.ledger.charge(
+            charge,
+            cap=self.hospital.limits.epsilon,
+            delta=privacy.delta,
+            accountant=privacy.accountant,
+        )
+        return PrivateSteps(
+            noise_multiplier=sigma,
+            clipping_norm=privacy.clipping_norm,
+            sampling_rate=privacy.sampling_rate,
+            divisor=max(privacy.sampling_rate * declared, 1.0),
+            steps=count,
+            sampling=self._generator(request, "sample"),
+            noise=self._generator(request, "noise", device=str(self.device)),
+        )
+
+    def _generator(
+        self, request: TrainRequest, purpose: str, device: str = "cpu"
+    ) -> torch.Generator:
+        pretended = self.hospital.simulation
+        seed = None if pretended is None else pretended.seed
+        names = (self.hospital.name, request.study, request.run, request.round, purpose)
+        return generator(seed, *names, device=device)
+
+
+def noise_multiplier(privacy: LocalPrivacy, steps: int) -> float:
+    """The study's noise multiplier, or the one that spends its epsilon in this many steps."""
+    if privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    return calibrate(
+        float(privacy.epsilon or 0),
+        privacy.delta,
+        privacy.sampling_rate,
+        steps,
+        privacy.accountant,
+    )

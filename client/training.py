@@ -1,0 +1,82 @@
+"""Local training: from the round's model to this hospital's model, on its own records."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from fedward.client.data.records import Records
+from fedward.models.task import Classification
+from fedward.privacy.steps import LocalSteps
+from fedward.study.aggregation import FedProx
+from fedward.study.errors import TrainingError
+from fedward.study.study import Study, Training
+
+
+def train(
+    model: nn.Module,
+    records: Records,
+    study: Study,
+    task: Classification,
+    steps: LocalSteps,
+) -> None:
+    """Train a model in place for one round.
+
+    Args:
+        model: The round's model, on the device of the records.
+        records: The hospital's training records.
+        study: Says how to train.
+        task: Gives the loss.
+        steps: Makes each step's gradient, plainly or privately.
+
+    Raises:
+        TrainingError: A layer or a step failed.
+    """
+    optimizer = make_optimizer(model, study.training)
+    pull = _proximal_mu(study)
+    start = [parameter.detach().clone() for parameter in model.parameters()] if pull else []
+    model.train()
+    steps.prepare(model, optimizer)
+    try:
+        for batch in steps.batches(len(records)):
+            chosen = batch.to(records.labels.device)
+            steps.gradient(task.loss, records.inputs[chosen], records.labels[chosen])
+            if pull:
+                _pull_towards(start, model, pull)
+            optimizer.step()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {records.labels.device}",
+            todo='lower [training] batch_size, or set device = "cpu" in hospital.toml',
+        ) from error
+
+
+def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+    """The optimizer that a study names, over the model's trainable parameters."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = training.learning_rate, training.weight_decay
+    match training.optimizer:
+        case "sgd":
+            return SGD(trainable, lr=rate, momentum=training.momentum, weight_decay=decay)
+        case "adam":
+            return Adam(trainable, lr=rate, weight_decay=decay)
+        case "adamw":
+            return AdamW(trainable, lr=rate, weight_decay=decay)
+        case "rmsprop":
+            return RMSprop(trainable, lr=rate, weight_decay=decay)
+
+
+def _proximal_mu(study: Study) -> float:
+    return study.aggregation.proximal_mu if isinstance(study.aggregation, FedProx) else 0.0
+
+
+@torch.no_grad()
+def _pull_towards(start: list[Tensor], model: nn.Module, mu: float) -> None:
+    """Add the gradient of mu/2 |w - w_t|^2 (Li et al. 2020, equation 2).
+
+    It is added after clipping and noise: it depends on no record.
+    """
+    for before, parameter in zip(start, model.parameters(), strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - before, alpha=mu)

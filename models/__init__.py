@@ -1,0 +1,1 @@
+"""The models and tasks that a study can name."""

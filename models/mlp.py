@@ -1,0 +1,30 @@
+"""Multi-layer perceptron; without hidden layers, logistic regression."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from fedward.models.family import Family
+from fedward.study.frozen import Frozen
+
+
+class Settings(Frozen):
+    """Attributes: hidden: widths of the hidden layers; none for a linear model."""
+
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (32,)
+
+
+def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Linear layers with ReLU between them. Inputs (n, features), outputs (n, outputs)."""
+    widths = [shape[0], *settings.hidden]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+FAMILY = Family("mlp", Settings, build, inputs=("features",))

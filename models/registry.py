@@ -1,0 +1,53 @@
+"""The models that a study can name, and how a study becomes a network."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import nn
+
+from fedward.models import mlp, small_cnn
+from fedward.models.family import Family
+from fedward.study.errors import StudyError
+from fedward.study.frozen import Fault, Frozen, validate
+from fedward.study.study import Study
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
+
+
+def build(study: Study, *, seed: int) -> nn.Module:
+    """The study's network with fresh weights; the same seed gives the same weights.
+
+    Raises:
+        StudyError: The study names no known model, a setting that the model does not have, or data
+            of a shape that the model cannot take.
+    """
+    family = _family(study)
+    settings = _settings(study, family)
+    shape = study.data.input_shape
+    if len(shape) != len(family.inputs):
+        raise StudyError(
+            "model.name",
+            given=f"{family.name!r}, with data.kind {study.data.kind!r} of shape {shape}",
+            allowed=f"data of shape ({', '.join(family.inputs)}) for this model",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family.build(settings, shape, len(study.task.classes))
+
+
+def _family(study: Study) -> Family:
+    name = study.model.name
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise StudyError("model.name", given=repr(name), allowed=", ".join(FAMILIES) + hint)
+    return FAMILIES[name]
+
+
+def _settings(study: Study, family: Family) -> Frozen:
+    settings = validate(family.settings, study.model.settings)
+    if isinstance(settings, Fault):
+        raise StudyError(f"model.{settings.key}", given=settings.given, allowed=settings.allowed)
+    return settings

@@ -1,0 +1,74 @@
+"""From a budget to a noise multiplier and back, by Opacus' accountants.
+
+One step of DP-SGD is a Poisson-subsampled Gaussian mechanism (sampling rate q, noise multiplier
+sigma); the accountants compose many of them: `rdp` by Renyi orders (Mironov, Talwar and Zhang
+2019), `prv` numerically (Gopi, Lee and Wutschitz 2021).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from opacus.accountants import create_accountant
+from opacus.accountants.utils import get_noise_multiplier
+
+Accountant = Literal["prv", "rdp"]
+
+
+class SampledGaussian(NamedTuple):
+    """A number of equal steps of DP-SGD: the event that accountants compose."""
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+
+@functools.lru_cache(maxsize=256)
+def calibrate(
+    epsilon: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant
+) -> float:
+    """The smallest noise multiplier found with which `steps` steps cost at most `epsilon`.
+
+    Args:
+        epsilon: Budget of all steps together, > 0.
+        delta: In (0, 1).
+        sampling_rate: In (0, 1].
+        steps: How many, >= 1.
+        accountant: Which accountant composes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # RDP says when its range of orders ended
+        sigma: float = get_noise_multiplier(
+            target_epsilon=epsilon,
+            target_delta=delta,
+            sample_rate=sampling_rate,
+            steps=steps,
+            accountant=accountant,
+        )
+    return sigma
+
+
+def epsilon_of(history: Iterable[SampledGaussian], delta: float, accountant: Accountant) -> float:
+    """Epsilon of all steps together at `delta`; 0 for none."""
+    return _composed(_merged(history), delta, accountant)
+
+
+def _merged(history: Iterable[SampledGaussian]) -> tuple[SampledGaussian, ...]:
+    counts: dict[tuple[float, float], int] = {}
+    for sigma, rate, steps in history:
+        counts[sigma, rate] = counts.get((sigma, rate), 0) + steps
+    return tuple(SampledGaussian(*key, steps) for key, steps in sorted(counts.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _composed(history: tuple[SampledGaussian, ...], delta: float, accountant: Accountant) -> float:
+    if not history:
+        return 0.0
+    composer = create_accountant(accountant)
+    composer.history = [tuple(event) for event in history]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return float(composer.get_epsilon(delta=delta))

@@ -1,0 +1,1 @@
+"""The aggregator's side: the round loop and the server's optimizer."""

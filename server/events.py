@@ -1,0 +1,90 @@
+"""What happens in a federation, for whoever wants to watch: progress view, log, dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedward.study.messages import Part, Refusal, Vector
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """A round's requests have left."""
+
+    round: int
+    rounds: int
+    asked: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A hospital's contribution was added to the round's sum."""
+
+    round: int
+    hospital: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A hospital declined or failed."""
+
+    round: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """A round gave a new model.
+
+    Attributes:
+        round: From 1.
+        seconds: From the first request to the new model.
+        answered: Hospitals in the mean.
+        part: Part that `metrics` were taken on.
+        metrics: Of the model as it was before this round.
+    """
+
+    round: int
+    seconds: float
+    answered: int
+    part: Part | None
+    metrics: Metrics | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a federation.
+
+    Attributes:
+        model: The final model, shape (d,), float32.
+        test: Metrics on the test part of all hospitals together.
+        validation: Metrics on the validation part; None if there is none.
+        threshold: Probability from which a binary task calls the finding.
+        curve: Metrics on `part` after 0, 1, ... rounds; None where nothing was measured.
+        part: The part that the curve was measured on.
+        rounds: Each finished round.
+        refusals: Every refusal or failure with its round.
+        seconds: The whole federation.
+    """
+
+    model: Vector
+    test: Metrics
+    validation: Metrics | None
+    threshold: float
+    part: Part | None
+    curve: list[Metrics | None] = field(default_factory=list)
+    rounds: list[RoundFinished] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+Event = RoundStarted | Answered | Refused | RoundFinished | Outcome
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """A listener that does not listen."""

@@ -1,0 +1,202 @@
+"""The round loop: state in, messages out, one model after another."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedward.models import flat
+from fedward.models.registry import build
+from fedward.models.task import Classification, Sums
+from fedward.privacy.plain_sum import Layout
+from fedward.server.events import (
+    Answered,
+    Event,
+    Listener,
+    Metrics,
+    Outcome,
+    Refused,
+    RoundFinished,
+    RoundStarted,
+    nobody,
+)
+from fedward.server.exchange import Gathered, exchange
+from fedward.server.optimizer import ServerOptimizer
+from fedward.study.data import StratifiedParts
+from fedward.study.errors import FederationError
+from fedward.study.messages import EvaluateRequest, Part, Request, TrainRequest, Vector
+from fedward.study.study import Study
+
+
+class Federation:
+    """One run of one study over a grid of hospitals."""
+
+    def __init__(
+        self, study: Study, grid: Grid, *, run: str, seed: int, listener: Listener = nobody
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            study: The contract.
+            grid: The way to the hospitals.
+            run: Name of the run, for the hospitals' ledgers.
+            seed: Of the first model's weights and of who is invited.
+            listener: Is told what happens.
+        """
+        self._study = study
+        self._grid = grid
+        self._run = run
+        self._seed = seed
+        self._tell = listener
+        self._digest = study.digest()
+        self._task = Classification(study)
+        self._refusals: list[Refused] = []
+
+    def train_and_judge(self) -> Outcome:
+        """Wait for the hospitals, train for all rounds, and judge the final model.
+
+        Raises:
+            FederationError: Too few hospitals came, or too few answered a round.
+        """
+        started = time.monotonic()
+        nodes = self._wait_for_hospitals()
+        model = flat.flatten(build(self._study, seed=self._seed))
+        optimizer = ServerOptimizer(self._study.aggregation)
+        monitor = self._monitored_part()
+        finished: list[RoundFinished] = []
+        for server_round in range(1, self._study.training.rounds + 1):
+            model, record = self._round(server_round, model, nodes, optimizer, monitor)
+            finished.append(record)
+            self._tell(record)
+        outcome = self._judge(model, nodes, monitor)
+        outcome = replace(
+            outcome,
+            curve=[*(record.metrics for record in finished), *outcome.curve],
+            rounds=finished,
+            refusals=self._refusals,
+            seconds=time.monotonic() - started,
+        )
+        self._tell(outcome)
+        return outcome
+
+    def _round(
+        self,
+        server_round: int,
+        model: Vector,
+        nodes: Sequence[int],
+        optimizer: ServerOptimizer,
+        monitor: Part | None,
+    ) -> tuple[Vector, RoundFinished]:
+        started = time.monotonic()
+        invited = self._invite(server_round, nodes)
+        self._tell(RoundStarted(server_round, self._study.training.rounds, len(invited)))
+        request = TrainRequest(self._digest, self._run, server_round, model, monitor)
+        gathered = self._ask(invited, request, parameters=len(model))
+        self._need_enough(gathered, server_round)
+        after = optimizer.step(server_round, model, gathered.total)
+        return after, RoundFinished(
+            round=server_round,
+            seconds=time.monotonic() - started,
+            answered=len(gathered.answered),
+            part=monitor,
+            metrics=self._metrics(gathered.total.metrics) if monitor else None,
+        )
+
+    def _judge(self, model: Vector, nodes: Sequence[int], monitor: Part | None) -> Outcome:
+        """The final model on validation, where the threshold may be chosen, and then on test."""
+        last = self._study.training.rounds
+        sums: dict[Part, Sums] = {}
+        parts: tuple[Part, ...] = ("validation", "test") if monitor == "validation" else ("test",)
+        for part in parts:
+            request = EvaluateRequest(self._digest, self._run, last, model, part)
+            gathered = self._ask(nodes, request, parameters=0)
+            self._need_enough(gathered, last)
+            sums[part] = gathered.total.metrics
+        validation = sums.get("validation")
+        threshold = self._task.threshold(validation)
+        return Outcome(
+            model=model,
+            test=self._task.metrics(sums["test"], threshold),
+            validation=None if validation is None else self._task.metrics(validation, threshold),
+            threshold=threshold,
+            part=monitor,
+            curve=[self._metrics(sums[monitor]) if monitor else None],
+        )
+
+    def _ask(self, nodes: Sequence[int], request: Request, *, parameters: int) -> Gathered:
+        def heard(hospital: str) -> None:
+            self._tell(Answered(request.round, hospital))
+
+        gathered = exchange(
+            self._grid,
+            nodes,
+            request,
+            Layout(parameters, self._task.size),
+            deadline=self._study.participation.deadline_seconds,
+            heard=heard if isinstance(request, TrainRequest) else _ignore,
+        )
+        for refusal in gathered.refusals:
+            event = Refused(request.round, refusal)
+            self._refusals.append(event)
+            self._tell(event)
+        return gathered
+
+    def _need_enough(self, gathered: Gathered, server_round: int) -> None:
+        fewest = self._study.participation.fewest
+        if len(gathered.answered) >= fewest:
+            return
+        if not gathered.refusals:
+            raise FederationError(
+                f"round {server_round}: {len(gathered.answered)} hospitals answered in time, "
+                f"{fewest} are needed",
+                todo="raise [participation] deadline_seconds, or lower min_hospitals",
+            )
+        first = gathered.refusals[0]
+        others = len(gathered.refusals) - 1
+        more = f" (and {others} more hospitals failed)" if others else ""
+        raise FederationError(
+            f"round {server_round}: {first.what}{more}",
+            todo=first.todo or "see that hospital's log",
+            where=f"hospital {first.hospital}",
+        )
+
+    def _invite(self, server_round: int, nodes: Sequence[int]) -> list[int]:
+        asked = self._study.participation.asked
+        if asked >= len(nodes):
+            return list(nodes)
+        chosen = random.Random(f"{self._seed}/{server_round}").sample(list(nodes), asked)  # noqa: S311 - who is invited is no secret
+        return sorted(chosen)
+
+    def _wait_for_hospitals(self) -> list[int]:
+        wanted = self._study.participation.hospitals
+        last = time.monotonic() + self._study.participation.wait_seconds
+        while len(nodes := sorted(self._grid.get_node_ids())) < wanted:
+            if time.monotonic() > last:
+                raise FederationError(
+                    f"{len(nodes)} of {wanted} hospitals are connected",
+                    todo="start the others, or raise [participation] wait_seconds",
+                )
+            time.sleep(0.2)
+        return nodes[:wanted]
+
+    def _monitored_part(self) -> Part:
+        """Validation; the test part, for the curve only, where a study has no validation part."""
+        parts = self._study.data.parts
+        none = isinstance(parts, StratifiedParts) and parts.validation == 0
+        return "test" if none else "validation"
+
+    def _metrics(self, sums: Sums) -> Metrics | None:
+        threshold = self._task.threshold(sums)
+        return self._task.metrics(sums, threshold) if np.any(sums) else None
+
+
+def _ignore(hospital: str) -> None:
+    """Judging is quick: nobody watches each answer."""
+
+
+__all__ = ["Event", "Federation"]

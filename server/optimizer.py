@@ -1,0 +1,144 @@
+"""The server's optimizer: Flower's strategies, given the mean of a round as if it were one reply.
+
+A strategy that works on a mean cannot tell the difference, so it works on a secure sum too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from flwr.supercore.run import Run
+
+from fedward.privacy.plain_sum import Total
+from fedward.study.aggregation import (
+    Aggregation,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedYogi,
+)
+from fedward.study.errors import FederationError
+from fedward.study.messages import Vector
+
+_MODEL = "model"
+
+
+class ServerOptimizer:
+    """From a round's model and the mean update to the next model."""
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        """Make the strategy that the study names."""
+        self._strategy = _flower_strategy(aggregation)
+        self._grid = _MeanOnlyGrid()
+
+    def step(self, server_round: int, model: Vector, total: Total) -> Vector:
+        """The next model, shape (d,), float32.
+
+        Args:
+            server_round: From 1.
+            model: The round's model, shape (d,).
+            total: The round's weighted mean update.
+
+        Raises:
+            FederationError: The strategy did not make a finite model.
+        """
+        asked = self._strategy.configure_train(
+            server_round, _record(model), ConfigRecord(), self._grid
+        )
+        mean = (model + total.update).astype(np.float32)
+        content = RecordDict(
+            {"arrays": _record(mean), "metrics": MetricRecord({"num-examples": total.weight})}
+        )
+        replies = [Message(content, reply_to=message) for message in asked]
+        arrays, _ = self._strategy.aggregate_train(server_round, replies)
+        after: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
+        if after is None or not np.isfinite(after).all():
+            raise FederationError(
+                f"round {server_round}: the server's optimizer made no finite model",
+                todo="lower [aggregation] server_learning_rate or [training] learning_rate",
+            )
+        return after.astype(np.float32)
+
+
+def _record(model: Vector) -> ArrayRecord:
+    return ArrayRecord({_MODEL: Array(model)})
+
+
+def _flower_strategy(aggregation: Aggregation) -> flower.FedAvg:
+    match aggregation:
+        case FedAvg() | FedProx():  # FedProx differs in the hospitals only
+            return flower.FedAvg(min_train_nodes=1, min_available_nodes=1)
+        case FedAvgM(server_learning_rate=rate, server_momentum=momentum):
+            return flower.FedAvgM(
+                min_train_nodes=1,
+                min_available_nodes=1,
+                server_learning_rate=rate,
+                server_momentum=momentum,
+            )
+        case FedAdagrad(server_learning_rate=rate, tau=tau):
+            return flower.FedAdagrad(min_train_nodes=1, min_available_nodes=1, eta=rate, tau=tau)
+        case FedAdam(server_learning_rate=rate, tau=tau, beta_1=beta_1, beta_2=beta_2):
+            return flower.FedAdam(
+                min_train_nodes=1,
+                min_available_nodes=1,
+                eta=rate,
+                tau=tau,
+                beta_1=beta_1,
+                beta_2=beta_2,
+            )
+        case FedYogi(server_learning_rate=rate, tau=tau, beta_1=beta_1, beta_2=beta_2):
+            return flower.FedYogi(
+                min_train_nodes=1,
+                min_available_nodes=1,
+                eta=rate,
+                tau=tau,
+                beta_1=beta_1,
+                beta_2=beta_2,
+            )
+
+
+class _MeanOnlyGrid(Grid):
+    """The grid that a strategy sees: one node, which is the round's mean."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The one node."""
+        return [1]
+
+    def set_run(self, run: Run) -> None:
+        """Nothing runs here."""
+
+    @property
+    def run(self) -> Run:
+        """Nothing runs here."""
+        return Run.create_empty(run_id=0)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message as Flower makes it."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Nothing is sent."""
+        return []
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Nothing comes."""
+        return []
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Nothing is sent, nothing comes."""
+        return []

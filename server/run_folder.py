@@ -1,0 +1,58 @@
+"""What a finished run leaves behind, in a form that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from fedward.models import flat
+from fedward.models.registry import build
+from fedward.server.events import Outcome
+from fedward.study.study import Study
+
+COLUMNS = ("round", "seconds", "hospitals", "part", "records", "loss", "accuracy", "auc")
+
+
+def write_model(study: Study, outcome: Outcome, path: Path) -> None:
+    """The final model as safetensors, with the study's digest and classes in its metadata."""
+    model = build(study, seed=0)
+    flat.load(model, outcome.model)
+    metadata = {
+        "study": study.study.name,
+        "digest": study.digest(),
+        "model": json.dumps(study.model.model_dump(mode="json")),
+        "classes": json.dumps(study.task.classes),
+        "threshold": repr(outcome.threshold),
+    }
+    write_aside(path, save(flat.named(model), metadata=metadata))
+
+
+def write_rounds(outcome: Outcome, path: Path) -> None:
+    """A CSV row for 0, 1, ... finished rounds: the model's metrics after that many."""
+    aside = path.with_name(f"{path.name}.tmp")
+    with aside.open("w", newline="", encoding="utf-8") as lines:
+        table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
+        table.writeheader()
+        for number, metrics in enumerate(outcome.curve):
+            row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}
+            if number:
+                record = outcome.rounds[number - 1]
+                row |= {"seconds": f"{record.seconds:.4f}", "hospitals": record.answered}
+            table.writerow(row)
+    aside.replace(path)
+
+
+def write_json(document: dict[str, Any], path: Path) -> None:
+    """A JSON document, whole or not at all."""
+    write_aside(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename: nobody ever sees half of it."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_bytes(content)
+    aside.replace(path)

@@ -1,0 +1,107 @@
+"""What federated training is compared with: one model of all records pooled, and one a hospital.
+
+A baseline is a federation of one: the same rounds, steps and privacy, over a site that holds the
+records of several hospitals or of one. All are judged on the same test records: everybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from fedward.client.app import make_app, open_site
+from fedward.client.data.records import Parts, Records
+from fedward.client.hospital import HospitalFile, Limits
+from fedward.client.site import Site
+from fedward.server.events import Metrics
+from fedward.server.federation import Federation
+from fedward.simulation.grid import InProcessGrid, start_workers
+from fedward.study.aggregation import FedAvg
+from fedward.study.messages import Part
+from fedward.study.study import Participation, Study
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One model to train for comparison.
+
+    Attributes:
+        name: `pooled`, or the hospital's name.
+        trains_on: Hospital files whose training and validation records it sees.
+        judged_on: Hospital files whose test records judge it.
+    """
+
+    name: str
+    trains_on: tuple[Path, ...]
+    judged_on: tuple[Path, ...]
+
+
+def baselines(hospitals: Sequence[Path]) -> list[Baseline]:
+    """The pooled model, and a local one for each hospital."""
+    everybody = tuple(hospitals)
+    local = [Baseline(open_site(path).hospital.name, (path,), everybody) for path in hospitals]
+    return [Baseline("pooled", everybody, everybody), *local]
+
+
+def run_baselines(
+    wanted: Sequence[Baseline], study: Study, *, seed: int, workers: int
+) -> dict[str, Metrics]:
+    """Test metrics of each baseline, by name; `pooled` is the pooled one."""
+    if workers <= 1:
+        return {baseline.name: run_baseline(baseline, study, seed) for baseline in wanted}
+    with start_workers(workers) as pool:
+        coming = {b.name: pool.submit(run_baseline, b, study, seed) for b in wanted}
+        return {name: future.result() for name, future in coming.items()}
+
+
+def run_baseline(baseline: Baseline, study: Study, seed: int) -> Metrics:
+    """Train one baseline and judge it on the test part."""
+    alone = study.model_copy(
+        update={"aggregation": FedAvg(), "participation": Participation(hospitals=1)}
+    )
+    with TemporaryDirectory() as folder:
+        site = _site_of(baseline, study, alone, Path(folder))
+        app = make_app(lambda _: site)
+        with InProcessGrid([Path(folder)], client_app=app) as grid:
+            outcome = Federation(
+                alone, grid, run=f"baseline-{baseline.name}", seed=seed
+            ).train_and_judge()
+    return outcome.test
+
+
+def _site_of(baseline: Baseline, study: Study, alone: Study, folder: Path) -> Site:
+    trains = [open_site(path).load(study.digest()).parts for path in baseline.trains_on]
+    judges = [open_site(path).load(study.digest()).parts for path in baseline.judged_on]
+    parts: Parts = {
+        "train": _together(trains, "train"),
+        "validation": _together(trains, "validation"),
+        "test": _together(judges, "test"),
+    }
+    example = open_site(baseline.trains_on[0]).hospital
+    hospital = HospitalFile(
+        name=baseline.name,
+        device=example.device,
+        data=example.data,
+        limits=Limits(declared_records=len(parts["train"])),
+        simulation=example.simulation,
+    )
+    site = Site(hospital, folder)
+    site.keep(alone, parts)
+    return site
+
+
+def _together(parts: Sequence[Parts], part: Part) -> Records:
+    pieces = [p[part] for p in parts]
+    patients, before = [], 0
+    for piece in pieces:
+        patients.append(piece.patients + before)
+        before += int(piece.patients.max()) + 1 if len(piece) else 0
+    return Records(
+        torch.cat([piece.inputs for piece in pieces]),
+        torch.cat([piece.labels for piece in pieces]),
+        torch.cat(patients),
+    )

@@ -1,0 +1,62 @@
+"""Fetching a published data set once, and checking that it is the one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from fedward.study.errors import DataError
+from fedward.study.simulation import Download
+
+_LARGEST = 1 << 31
+
+
+def fetch(source: Download, *, say: Callable[[str], None], cache: Path | None = None) -> Path:
+    """The path of the data set, from the cache or from its publisher.
+
+    Args:
+        source: Address and digest.
+        say: Told what is done, in one line.
+        cache: Folder to keep it in; the user's cache folder if left out.
+
+    Raises:
+        DataError: It cannot be reached, or is not what its publisher says.
+    """
+    folder = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedward"
+    path = folder / source.url.rsplit("/", 1)[-1].split("?")[0]
+    if path.exists() and _md5(path.read_bytes()) == source.md5:
+        return path
+    say(f"Downloading {source.url} to {path} ({source.licence})")
+    content = _read(source, path)
+    if _md5(content) != source.md5:
+        raise DataError(
+            f"its digest is {_md5(content)}, expected {source.md5}; nothing was kept",
+            todo="try again later, or get the file elsewhere and give it with --data",
+            where=source.url,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    aside.write_bytes(content)
+    aside.replace(path)
+    return path
+
+
+def _read(source: Download, path: Path) -> bytes:
+    try:
+        with urllib.request.urlopen(source.url, timeout=30) as reply:  # noqa: S310 - https only, see Download
+            content: bytes = reply.read(_LARGEST)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise DataError(
+            f"cannot be reached ({getattr(error, 'reason', error)})",
+            todo=f"on a connected machine get it, then pass --data {path.name}",
+            where=source.url,
+        ) from None
+    return content
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

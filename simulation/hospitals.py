@@ -1,0 +1,187 @@
+"""Making hospitals out of one data set: a folder with a `hospital.toml` for each.
+
+No record is copied: a hospital's file points to the data set and to the numbers of its rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from fedward.client.data.parts import PARTS, assign
+from fedward.client.data.reading import read_all
+from fedward.client.data.records import RawRecords
+from fedward.client.data.tables import read_column
+from fedward.client.hospital import CsvSource, HospitalFile, write_hospital
+from fedward.simulation.splitting import Owners, by_site, split
+from fedward.study.data import GivenParts
+from fedward.study.errors import DataError, HospitalError, OptionError
+from fedward.study.frozen import Fault, validate
+from fedward.study.study import Study
+
+_NEEDED_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) -> list[Path]:
+    """Write the hospitals' folders, and return their `hospital.toml` files in the nodes' order.
+
+    Args:
+        study: Says how to split, and how the files are to be read.
+        data: The data set; None for one that comes with a library.
+        folder: Where the hospitals' folders go.
+        seed: Of the split, and of each hospital's pretended randomness.
+
+    Raises:
+        InputError: The data cannot be read or divided as the study says.
+    """
+    if study.simulation.split == "folders":
+        return _from_folders(study, data, folder, seed)
+    whole = _hospital_file("whole", study, data, seed)
+    raw = read_all(whole.data, study, Path())
+    names, owners = _owners(study, whole, raw, seed)
+    files = []
+    for number, name in enumerate(names):
+        rows = raw.rows[owners == number]
+        file = folder / _folder_name(number, name) / "hospital.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file.parent / "rows.npy", rows)
+        source = whole.data.model_copy(update={"rows": "rows.npy"})
+        files.append(_write(file, name, whole.model_copy(update={"data": source}), study))
+    return files
+
+
+def _owners(
+    study: Study, whole: HospitalFile, raw: RawRecords, seed: int
+) -> tuple[list[str], Owners]:
+    rule, count = study.simulation, study.participation.hospitals
+    rng = np.random.default_rng(seed)
+    if rule.split == "site":
+        if not isinstance(whole.data, CsvSource):
+            raise OptionError("a split by site needs a table", todo="choose another split")
+        names, owners = by_site(read_column(whole.data, Path(), str(rule.site))[raw.rows])
+        if len(names) != count:
+            raise OptionError(
+                f"column {rule.site!r} names {len(names)} sites, the study wants {count} hospitals",
+                todo=f"set [participation] hospitals = {len(names)}",
+            )
+        return names, owners
+    names = [_letter(number) for number in range(count)]
+    return names, _drawn(study, raw, rng)
+
+
+def _drawn(study: Study, raw: RawRecords, rng: np.random.Generator) -> Owners:
+    """Owners by the rule, drawn a part at a time where the files give parts."""
+    rule, count = study.simulation, study.participation.hospitals
+    if not isinstance(study.data.parts, GivenParts):
+        return split(rule, hospitals=count, labels=raw.labels, patients=raw.patients, rng=rng)
+    assigned = assign(raw, study.data.parts, where="the data set")
+    owners = np.empty(len(raw), dtype=np.int64)
+    for part in PARTS:
+        here = assigned == part
+        if here.any():
+            piece = raw.chosen(here)
+            owners[here] = split(
+                rule, hospitals=count, labels=piece.labels, patients=piece.patients, rng=rng
+            )
+    return owners
+
+
+def _from_folders(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
+    if data is None or not data.is_dir():
+        raise OptionError(
+            "this study has one folder or file a hospital", todo="give their folder with --data"
+        )
+    listed = study.simulation.files
+    places = (
+        {name: data / file for name, file in listed.items()}
+        if listed
+        else {entry.name: entry for entry in sorted(data.iterdir()) if entry.is_dir()}
+    )
+    if len(places) != study.participation.hospitals:
+        raise OptionError(
+            f"{len(places)} hospitals are there, the study wants {study.participation.hospitals}",
+            todo="change [participation] hospitals in the study, or give --hospitals",
+            where=str(data),
+        )
+    return [
+        _from_place(study, name, place, folder / _folder_name(number, name), seed)
+        for number, (name, place) in enumerate(places.items())
+    ]
+
+
+def _from_place(study: Study, name: str, place: Path, folder: Path, seed: int) -> Path:
+    path = place / study.simulation.source.get("path", "") if place.is_dir() else place
+    hospital = _hospital_file(name, study, path, seed)
+    return _write(folder / "hospital.toml", name, hospital, study)
+
+
+def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> HospitalFile:
+    source: dict[str, Any] = dict(study.simulation.source)
+    if data is not None:
+        source["path"] = str(data.resolve())
+        source.setdefault("format", _format_of(data))
+    elif source.get("format") != "bundled":
+        raise OptionError("no data given", todo="give --data PATH")
+    values = {"name": name, "data": source, "simulation": {"seed": seed}}
+    hospital = validate(HospitalFile, values)
+    if isinstance(hospital, Fault):
+        raise HospitalError(
+            f"simulation.source.{hospital.key.removeprefix('data.')}",
+            given=hospital.given,
+            allowed=hospital.allowed,
+        )
+    return hospital
+
+
+def _format_of(data: Path) -> str:
+    if data.is_dir():
+        return "folder"
+    formats = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}
+    if data.suffix.lower() not in formats:
+        raise DataError(
+            f"files of type {data.suffix or 'unknown'!r} are not read",
+            todo=f"give a folder of images or one of {', '.join(formats)}",
+            where=str(data),
+        )
+    return formats[data.suffix.lower()]
+
+
+def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:
+    declared = _training_records(name, hospital, study, file.parent)
+    limits = hospital.limits.model_copy(update={"declared_records": declared})
+    write_hospital(hospital.model_copy(update={"name": name, "limits": limits}), file)
+    studies = file.parent / hospital.studies
+    shutil.rmtree(studies, ignore_errors=True)
+    studies.mkdir()
+    contract = study.model_dump(mode="json", exclude={"simulation"}, exclude_none=True)
+    (studies / f"{study.study.name}.toml").write_bytes(tomli_w.dumps(contract).encode())
+    return file
+
+
+def _training_records(name: str, hospital: HospitalFile, study: Study, folder: Path) -> int:
+    """A pretended hospital declares its training records; the check that it has any is here."""
+    raw = read_all(hospital.data, study, folder)
+    assigned = assign(raw, study.data.parts, where=f"hospital {name}") if len(raw) else None
+    count = 0 if assigned is None else int((assigned == "train").sum())
+    if count == 0:
+        raise DataError(
+            f"is empty: {len(raw)} records, none of them to train on",
+            todo="choose another split or seed, or fewer hospitals",
+            where=f"hospital {name}",
+        )
+    return count
+
+
+def _letter(number: int) -> str:
+    letter = _NEEDED_NAMES[number % len(_NEEDED_NAMES)]
+    return letter if number < len(_NEEDED_NAMES) else f"{letter}{number // len(_NEEDED_NAMES)}"
+
+
+def _folder_name(number: int, name: str) -> str:
+    """A folder name that sorts in the nodes' order and is safe on every file system."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+    return f"{number + 1:05d}-{safe}"

@@ -1,0 +1,84 @@
+"""`result.json`: what a simulation found, in a form that other programs can rely on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Metrics(_Entry):
+    """Metrics of one model on the test records of all hospitals together.
+
+    `auc` and the rest of a class that is missing are null; the last four are there for a binary
+    task only.
+    """
+
+    records: int
+    loss: float | None
+    accuracy: float | None
+    auc: float | None
+    threshold: float | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
+    precision: float | None = None
+
+
+class AllMetrics(_Entry):
+    """The federated model beside the pooled one and each hospital's own."""
+
+    federated: Metrics
+    pooled: Metrics | None = None
+    local: dict[str, Metrics] = {}
+
+
+class Spent(_Entry):
+    """What a hospital's patients' privacy cost in this run.
+
+    Attributes:
+        epsilon: Of all charges in the hospital's ledger; null where privacy is off.
+        delta: The study's; null where privacy is off.
+        unit: Whom it protects.
+        noise: `seeded` noise of a simulation protects nobody: it can be drawn again.
+    """
+
+    epsilon: float | None
+    delta: float | None
+    unit: Literal["record"] | None
+    noise: Literal["seeded", "none"]
+
+
+class HospitalRecords(_Entry):
+    """Records of one hospital by part."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class StudyIdentity(_Entry):
+    """Which study it was."""
+
+    name: str
+    digest: str
+
+
+class Result(_Entry):
+    """The whole document. Version 1."""
+
+    format: Literal[1] = 1
+    fedward: str = Field(description="version of Fedward")
+    study: StudyIdentity
+    seed: int
+    rounds: int
+    seconds: float = Field(description="the federated run, without baselines")
+    seconds_baselines: float
+    metrics: AllMetrics
+    validation: Metrics | None
+    privacy: dict[str, Spent]
+    hospitals: dict[str, HospitalRecords]
+    failures: list[str] = Field(description="a line for each refusal or failure that was survived")

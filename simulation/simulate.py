@@ -1,0 +1,211 @@
+"""A whole simulation: hospitals from one data set, the federation, the baselines, the result."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import tomli_w
+import torch
+from flwr.app import Context, RecordDict, UserConfig
+
+from fedward.client.app import open_site
+from fedward.models.registry import build
+from fedward.privacy.ledger import Ledger
+from fedward.server.app import make_app
+from fedward.server.events import Event, Listener, Outcome
+from fedward.server.run_folder import write_json
+from fedward.simulation.baselines import baselines, run_baselines
+from fedward.simulation.curves import draw_curves
+from fedward.simulation.download import fetch
+from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
+from fedward.simulation.hospitals import make_hospitals
+from fedward.simulation.result import (
+    AllMetrics,
+    HospitalRecords,
+    Metrics,
+    Result,
+    Spent,
+    StudyIdentity,
+)
+from fedward.study.errors import OptionError
+from fedward.study.privacy import LocalPrivacy
+from fedward.study.study import Participation, Study
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a simulation.
+
+    Attributes:
+        out: The run folder; must be new or empty.
+        data: The data set, if the study does not bring it.
+        seed: Of everything that is drawn.
+        baselines: Also train the pooled and the local models.
+        workers: Processes; all usable cores if None.
+    """
+
+    out: Path
+    data: Path | None = None
+    seed: int = 0
+    baselines: bool = True
+    workers: int | None = None
+
+
+def with_hospitals(study: Study, hospitals: int | None) -> Study:
+    """The study for another number of hospitals.
+
+    Raises:
+        OptionError: The study's other numbers do not allow it.
+    """
+    if hospitals is None or hospitals == study.participation.hospitals:
+        return study
+    now = study.participation
+    if hospitals < now.asked and (now.invited is not None or now.min_hospitals is not None):
+        raise OptionError(
+            f"--hospitals {hospitals} is less than the study's [participation] asks for",
+            todo=f"give at least {now.asked}, or change the study",
+        )
+    participation = Participation(**{**now.model_dump(), "hospitals": hospitals})
+    return study.model_copy(update={"participation": participation})
+
+
+def simulate(
+    study: Study,
+    options: Options,
+    *,
+    listener: Listener,
+    say: Callable[[str], None],
+) -> Result:
+    """Run a study and write its run folder.
+
+    Args:
+        study: What to run.
+        options: How.
+        listener: Told what happens in the federation.
+        say: Told, in a line, what happens around it.
+
+    Raises:
+        FedwardError: Anything that keeps the study from finishing.
+    """
+    out = _fresh(options.out)
+    workers = options.workers or usable_cores()
+    build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
+    hospitals = make_hospitals(
+        study, _data(study, options, say), out / "hospitals", seed=options.seed
+    )
+    for path in hospitals:
+        open_site(path).load(study.digest())
+    outcome = _federate(study, hospitals, options, workers, listener)
+    started = time.monotonic()
+    compared = {}
+    if options.baselines:
+        say(f"Training for comparison: one pooled model and {len(hospitals)} local ones")
+        # They cost about twice the federated run: workers must be worth their start.
+        few = 1 if 2 * outcome.seconds < SECONDS_TO_START_WORKERS else workers
+        compared = run_baselines(baselines(hospitals), study, seed=options.seed, workers=few)
+    pooled = compared.pop("pooled", None)
+    result = Result(
+        fedward=version("fedward"),
+        study=StudyIdentity(name=study.study.name, digest=study.digest()),
+        seed=options.seed,
+        rounds=study.training.rounds,
+        seconds=round(outcome.seconds, 3),
+        seconds_baselines=round(time.monotonic() - started, 3),
+        metrics=AllMetrics(
+            federated=Metrics(**outcome.test),
+            pooled=None if pooled is None else Metrics(**pooled),
+            local={name: Metrics(**found) for name, found in compared.items()},
+        ),
+        validation=None if outcome.validation is None else Metrics(**outcome.validation),
+        privacy={open_site(path).hospital.name: _spent(path, study) for path in hospitals},
+        hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
+        failures=[
+            f"round {refused.round}: {refused.refusal.hospital}: {refused.refusal.what}"
+            for refused in outcome.refusals
+        ],
+    )
+    draw_curves(outcome, result, out / "curves.png")
+    write_json(result.model_dump(mode="json"), out / "result.json")
+    return result
+
+
+def _federate(
+    study: Study, hospitals: Sequence[Path], options: Options, workers: int, listener: Listener
+) -> Outcome:
+    """Run the aggregator's own app over the hospitals' own app, in this process."""
+    outcomes: list[Outcome] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Outcome):
+            outcomes.append(event)
+        listener(event)
+
+    file = options.out / "study.toml"
+    file.write_bytes(tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)).encode())
+    config: UserConfig = {
+        "study": str(file),
+        "out": str(options.out),
+        "seed": options.seed,
+        "run": "simulation",
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with InProcessGrid(hospitals, workers=workers) as grid:
+            context = Context(1, 0, UserConfig(), RecordDict(), config)
+            make_app(listen)(grid, context)
+    finally:
+        torch.set_num_threads(threads)
+    return outcomes[0]
+
+
+def _fresh(out: Path) -> Path:
+    """An empty run folder; an earlier run in its place is refused, never mixed with."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(
+            "is not empty", todo="give another --out, or delete that folder", where=str(out)
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"cannot be made ({error.strerror})", todo="give another --out", where=str(out)
+        ) from None
+    return out
+
+
+def _data(study: Study, options: Options, say: Callable[[str], None]) -> Path | None:
+    if options.data is not None:
+        if not options.data.exists():
+            raise OptionError(
+                "no such file or folder", todo="check --data", where=str(options.data)
+            )
+        return options.data
+    if study.simulation.download is not None:
+        return fetch(study.simulation.download, say=say)
+    return None
+
+
+def _spent(path: Path, study: Study) -> Spent:
+    privacy = study.privacy
+    if not isinstance(privacy, LocalPrivacy):
+        return Spent(epsilon=None, delta=None, unit=None, noise="none")
+    site = open_site(path)
+    ledger = Ledger(path.parent / site.hospital.state / "ledger.sqlite")
+    epsilon = ledger.epsilon(delta=privacy.delta, accountant=privacy.accountant)
+    return Spent(epsilon=epsilon, delta=privacy.delta, unit="record", noise="seeded")
+
+
+def _records(path: Path, study: Study) -> HospitalRecords:
+    parts = open_site(path).load(study.digest()).parts
+    return HospitalRecords(**{part: len(records) for part, records in parts.items()})
+
+
+def remove_run(out: Path) -> None:
+    """Delete a run folder of a run that failed before it made anything."""
+    shutil.rmtree(out, ignore_errors=True)

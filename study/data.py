@@ -1,0 +1,133 @@
+"""What data every hospital must offer: the part of the contract about records.
+
+A hospital keeps its own files and says in its own `hospital.toml` where they are. The study says
+what comes out of them: the features and their order, the label, and constants of scaling that are
+public and common to all hospitals (a hospital's own mean would hide how hospitals differ).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fedward.study.frozen import Frozen
+
+Scalar = bool | int | float | str
+
+
+class GivenParts(Frozen):
+    """The hospital's files themselves say which record is for training, validation and test."""
+
+    by: Literal["file"] = "file"
+
+
+class StratifiedParts(Frozen):
+    """A hospital's patients are divided at random, with the classes' shares kept where possible.
+
+    The division is scikit-learn's `train_test_split`: test first, then validation from the rest.
+
+    Attributes:
+        train: Share of patients to train on.
+        validation: Share to choose thresholds on; may be 0.
+        test: Share to judge on.
+        seed: Seed of the division.
+    """
+
+    by: Literal["random"] = "random"
+    train: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> StratifiedParts:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + validation + test = 1, not {total:g}")
+        return self
+
+
+class Feature(Frozen):
+    """One column: `(value - center) / scale`, or one 0/1 input for each of its categories."""
+
+    center: float = 0.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    categories: Annotated[tuple[Scalar, ...], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Feature:
+        if self.categories is not None and (self.center, self.scale) != (0.0, 1.0):
+            raise ValueError("either categories or center and scale, not both")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Inputs of the model that this column becomes."""
+        return 1 if self.categories is None else len(self.categories)
+
+
+class _AnyData(Frozen):
+    """What every kind of data has in common.
+
+    Attributes:
+        class_values: For each class, the raw labels that mean it; if left out, a raw label is the
+            number of the class or its name.
+        parts: How records are divided into training, validation and test.
+    """
+
+    class_values: tuple[tuple[Scalar, ...], ...] | None = None
+    parts: Annotated[GivenParts | StratifiedParts, Field(discriminator="by")] = StratifiedParts()
+
+
+class TableData(_AnyData):
+    """Rows of numbers and categories.
+
+    Attributes:
+        features: The columns in the order of the model's inputs.
+        label: The column that holds the label.
+        missing: What to do with a row that lacks a value: `refuse` or `drop` (counted and said).
+    """
+
+    kind: Literal["table"]
+    features: Annotated[dict[str, Feature], Field(min_length=1)]
+    label: str
+    missing: Literal["refuse", "drop"] = "refuse"
+
+    @model_validator(mode="after")
+    def _label_apart(self) -> TableData:
+        if self.label in self.features:
+            raise ValueError(f"a label that is no feature, but {self.label!r} is both")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as the model sees it."""
+        return (sum(feature.width for feature in self.features.values()),)
+
+
+class ImageData(_AnyData):
+    """Images of one size.
+
+    Attributes:
+        shape: Channels, height, width.
+        center: Subtracted from a pixel after its full range became 0 to 1.
+        scale: Divided by, after that.
+    """
+
+    kind: Literal["images"]
+    shape: tuple[
+        Annotated[int, Field(ge=1, le=16)],
+        Annotated[int, Field(ge=1, le=4096)],
+        Annotated[int, Field(ge=1, le=4096)],
+    ]
+    center: float = 0.5
+    scale: Annotated[float, Field(gt=0)] = 0.5
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as the model sees it."""
+        return self.shape
+
+
+Data = TableData | ImageData

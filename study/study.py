@@ -1,0 +1,218 @@
+"""The study: the contract that a consortium writes and every hospital approves by its digest.
+
+A study is a TOML file with one table for each question that a hospital asks: what is learnt
+(`task`), by which network (`model`), from what (`data`), how (`training`), how the updates are put
+together (`aggregation`), what protects the patients (`privacy`) and who takes part
+(`participation`). The table `simulation` belongs to researchers: it says how one data set is
+divided among pretended hospitals, and is no part of the contract or its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from fedward.study.aggregation import Aggregation, FedAvg
+from fedward.study.data import Data, StratifiedParts
+from fedward.study.errors import StudyError
+from fedward.study.frozen import Fault, Frozen, read_toml, validate
+from fedward.study.privacy import NoPrivacy, Privacy
+from fedward.study.simulation import Simulation
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class About(Frozen):
+    """What the study is called, and the version of the file format that it is written in."""
+
+    name: Name
+    title: str = ""
+    format: Literal[1] = 1
+
+
+class Task(Frozen):
+    """What the model learns to say.
+
+    Attributes:
+        kind: `binary` (two classes, the second is the finding) or `multiclass`.
+        classes: Names of the classes, in the order of their numbers.
+        threshold: Binary only: the probability from which the finding is called, or how to choose
+            it on the validation part (never on the test part).
+    """
+
+    kind: Literal["binary", "multiclass"]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    threshold: (
+        Annotated[float, Field(gt=0, lt=1)] | Literal["max_accuracy", "max_balanced_accuracy"]
+    ) = 0.5
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Task:
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"exactly 2 classes when kind is binary, not {len(self.classes)}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes with different names")
+        if self.kind == "multiclass" and self.threshold != 0.5:
+            raise ValueError("a threshold only when kind is binary")
+        return self
+
+
+class ModelChoice(BaseModel):
+    """The model's name in the registry; every further key is a setting of that model."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue]
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """The keys beside the name, for the model's family to read."""
+        return dict(self.__pydantic_extra__)
+
+
+class Training(Frozen):
+    """What a hospital does with its own records in one round.
+
+    Attributes:
+        rounds: Rounds of the whole run.
+        local_epochs: Passes over the hospital's records in one round. With privacy on, a pass is
+            `1 / sampling_rate` steps.
+        local_steps: Steps in one round, instead of passes.
+        batch_size: Records in a step, or `all`. With privacy on the sampling rate takes its place.
+        optimizer: The hospital's optimizer; its state starts anew in each round.
+        learning_rate: Step size.
+        momentum: Momentum of `sgd`.
+        weight_decay: L2 penalty (decoupled in `adamw`).
+    """
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.local_epochs is None) == (self.local_steps is None):
+            raise ValueError("exactly one of local_epochs and local_steps")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum only with optimizer sgd, not {self.optimizer}")
+        return self
+
+
+class Participation(Frozen):
+    """Who takes part.
+
+    Attributes:
+        hospitals: Hospitals in the federation.
+        invited: Hospitals asked in each round, drawn at random; all of them if left out.
+        min_hospitals: Fewest answers with which a round counts; all that were invited if left out.
+        wait_seconds: How long to wait for hospitals before the first round.
+        deadline_seconds: How long one exchange may take before late answers are dropped.
+    """
+
+    hospitals: Annotated[int, Field(ge=1, le=100_000)]
+    invited: Annotated[int, Field(ge=1)] | None = None
+    min_hospitals: Annotated[int, Field(ge=1)] | None = None
+    wait_seconds: Annotated[float, Field(gt=0)] = 600.0
+    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Participation:
+        if self.asked > self.hospitals:
+            raise ValueError(f"invited <= hospitals, but {self.asked} > {self.hospitals}")
+        if self.fewest > self.asked:
+            raise ValueError(
+                f"min_hospitals <= hospitals asked in a round, but {self.fewest} > {self.asked}"
+            )
+        return self
+
+    @property
+    def asked(self) -> int:
+        """Hospitals asked in each round."""
+        return self.hospitals if self.invited is None else self.invited
+
+    @property
+    def fewest(self) -> int:
+        """Fewest answers with which a round counts."""
+        return self.asked if self.min_hospitals is None else self.min_hospitals
+
+
+class Study(Frozen):
+    """A whole study, read and checked."""
+
+    study: About
+    task: Task
+    model: ModelChoice
+    data: Annotated[Data, Field(discriminator="kind")]
+    training: Training
+    aggregation: Annotated[Aggregation, Field(discriminator="strategy")] = FedAvg()
+    privacy: Annotated[Privacy, Field(discriminator="mode")] = NoPrivacy()
+    participation: Participation
+    simulation: Simulation = Simulation()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Study:
+        parts = self.data.parts
+        without = isinstance(parts, StratifiedParts) and parts.validation == 0
+        if isinstance(self.task.threshold, str) and without:
+            raise ValueError("a threshold chosen on validation needs data.parts.validation > 0")
+        if self.data.class_values and len(self.data.class_values) != len(self.task.classes):
+            raise ValueError(
+                f"as many data.class_values as task.classes, "
+                f"not {len(self.data.class_values)} for {len(self.task.classes)}"
+            )
+        return self
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of one pass with privacy on (public: it follows from the sampling rate alone)."""
+        return self.privacy.steps_per_epoch
+
+    def canonical(self) -> bytes:
+        """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8, defaults in.
+
+        Two files that mean the same study have the same canonical form. The table `simulation`
+        is left out.
+        """
+        contract = self.model_dump(mode="json", exclude={"simulation"})
+        return json.dumps(
+            contract, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, as 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def parse_study(values: dict[str, Any]) -> Study:
+    """Check the values of a study.
+
+    Raises:
+        StudyError: A key is unknown, has the wrong type or an impossible value.
+    """
+    study = validate(Study, values)
+    if isinstance(study, Fault):
+        raise StudyError(study.key, given=study.given, allowed=study.allowed)
+    return study
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        StudyError: A key is unknown, has the wrong type or an impossible value.
+        DataError: The file cannot be read.
+    """
+    try:
+        return parse_study(read_toml(path, what="study"))
+    except StudyError as error:
+        raise error.in_file(path) from None
