@@ -6,10 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
-import torch
-
 from fedward.cli.console import output
-from fedward.simulation.grid import usable_cores
 from fedward.study.errors import InputError
 
 TESTED_FLOWER = "1.41"
@@ -29,6 +26,8 @@ def doctor() -> None:
 
     Ends with exit code 2 if something that is needed is missing or untested.
     """
+    from fedward.simulation.grid import usable_cores
+
     output.print(f"Python {platform.python_version()} on {platform.platform()}")
     wrong = []
     for package in _NEEDED:
@@ -59,6 +58,8 @@ def _version(package: str) -> str | None:
 
 
 def _device() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return f"CUDA, {torch.cuda.get_device_name()}"
     if torch.backends.mps.is_available():

@@ -1,9 +1,11 @@
-"""The command `fedward`: puts the groups together and turns errors into a line and an exit code."""
+"""The command `fedward`: puts the groups together and turns errors into a line and an exit code.
+
+Commands import what they need when they run, so that help and a faulty study do not wait for torch.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from importlib.metadata import version
@@ -60,7 +62,6 @@ def configure(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.getLogger("flwr").setLevel(logging.DEBUG if debug else logging.ERROR)
     if not debug:
         warnings.filterwarnings("ignore")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from rich.table import Table
 
 from fedward.cli.console import output
-from fedward.models.registry import FAMILIES
 
 
 def models() -> None:
     """List the models that a study can name, with their settings and defaults."""
+    from fedward.models.registry import FAMILIES
+
     table = Table()
-    for column in ("model", "a record is", "settings of [model] and their defaults"):
+    for column in ("model", "a record is", r"settings of \[model] and their defaults"):
         table.add_column(column)
     for family in FAMILIES.values():
         settings = ", ".join(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from fedward.cli.console import messages, output
-from fedward.cli.progress import watch
-from fedward.simulation.result import Metrics, Result
-from fedward.simulation.simulate import Options, with_hospitals
-from fedward.simulation.simulate import simulate as run
 from fedward.study.study import read_study
+
+if TYPE_CHECKING:
+    from fedward.simulation.result import Metrics, Result
 
 
 def simulate(
@@ -40,6 +39,10 @@ def simulate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; all cores by default.")
     ] = None,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(help="Where hospitals run: processes here, or Flower's engine on Ray."),
+    ] = "processes",
 ) -> None:
     """Run a study on this machine, with pretended hospitals.
 
@@ -49,11 +52,15 @@ def simulate(
 
     The same seed gives the same result, bit for bit.
     """
-    contract = with_hospitals(read_study(study), hospitals)
+    read_study(study)  # a faulty study is told at once; the imports below take seconds
+    from fedward.cli.progress import watch
+    from fedward.simulation import simulate as simulation
+
+    contract = simulation.with_hospitals(read_study(study), hospitals)
     folder = out or _new_folder(contract.study.name)
-    options = Options(folder, data, seed, baselines, workers)
+    options = simulation.Options(folder, data, seed, baselines, workers, engine)
     with watch(contract) as listener:
-        result = run(contract, options, listener=listener, say=messages.print)
+        result = simulation.simulate(contract, options, listener=listener, say=messages.print)
     _show(result, folder)
 
 

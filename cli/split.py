@@ -8,10 +8,6 @@ from typing import Annotated
 import typer
 
 from fedward.cli.console import messages, output
-from fedward.client.hospital import read_hospital
-from fedward.simulation.download import fetch
-from fedward.simulation.hospitals import make_hospitals
-from fedward.simulation.simulate import with_hospitals
 from fedward.study.errors import OptionError
 from fedward.study.study import read_study
 
@@ -33,6 +29,11 @@ def split(
     """
     if out.exists() and any(out.iterdir()):
         raise OptionError("is not empty", todo="give another --out", where=str(out))
+    from fedward.client.hospital import read_hospital
+    from fedward.simulation.download import fetch
+    from fedward.simulation.hospitals import make_hospitals
+    from fedward.simulation.simulate import with_hospitals
+
     contract = with_hospitals(read_study(study), hospitals)
     if data is None and contract.simulation.download is not None:
         data = fetch(contract.simulation.download, say=messages.print)

@@ -9,8 +9,7 @@ import tomli_w
 import typer
 
 from fedward.cli.console import output
-from fedward.models.registry import build
-from fedward.study.study import Study, read_study
+from fedward.study.study import read_study
 
 app = typer.Typer(no_args_is_help=True, help="Check a study file, show it in full, or its digest.")
 _File = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
@@ -19,7 +18,9 @@ _File = Annotated[Path, typer.Argument(help="The study file.", show_default=Fals
 @app.command()
 def check(study: _File) -> None:
     """Read a study and say what is wrong with it, or how large its model is."""
-    contract = _read(study)
+    from fedward.models.registry import build
+
+    contract = read_study(study)
     size = sum(p.numel() for p in build(contract, seed=0).parameters())
     output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.", markup=False)
 
@@ -27,15 +28,11 @@ def check(study: _File) -> None:
 @app.command()
 def digest(study: _File) -> None:
     """Print the digest by which hospitals approve a study (SHA-256 of its canonical form)."""
-    output.print(_read(study).digest())
+    output.print(read_study(study).digest())
 
 
 @app.command()
 def show(study: _File) -> None:
     """Print a study with every default filled in."""
-    contract = _read(study)
+    contract = read_study(study)
     output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)), markup=False)
-
-
-def _read(path: Path) -> Study:
-    return read_study(path)

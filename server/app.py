@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
@@ -13,37 +14,45 @@ from fedward.server.run_folder import write_json, write_model, write_rounds
 from fedward.study.errors import OptionError
 from fedward.study.study import read_study
 
+Config = Mapping[str, object]
 
-def make_app(listener: Listener = nobody) -> ServerApp:
+
+def make_app(listener: Listener = nobody, config: Config | None = None) -> ServerApp:
     """A ServerApp that tells a listener what happens.
 
-    It takes from the run's configuration: `study` (path of the study file), `seed`, and `out`
-    (folder for the results; none are written if it is empty).
+    Args:
+        listener: Is told what happens.
+        config: `study` (path of the study file), `out` (folder for the results; none are written
+            if it is empty), `seed` and `run` (the run's name); the run's own configuration if None.
     """
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        study = read_study(_path(context, "study"))
-        seed = int(str(context.run_config.get("seed", 0)))
-        run = str(context.run_config.get("run") or context.run_id)
-        federation = Federation(study, grid, run=run, seed=seed, listener=listener)
-        outcome = federation.train_and_judge()
-        if context.run_config.get("out"):
-            out = _path(context, "out")
-            out.mkdir(parents=True, exist_ok=True)
-            write_model(study, outcome, out / "model.safetensors")
-            write_rounds(outcome, out / "rounds.csv")
-            write_json(
-                {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
-                out / "federation.json",
-            )
+        given = context.run_config if config is None else config
+        _run(grid, {"run": str(context.run_id), **{k: v for k, v in given.items() if v}}, listener)
 
     return server_app
 
 
-def _path(context: Context, key: str) -> Path:
-    value = context.run_config.get(key)
+def _run(grid: Grid, config: Config, listener: Listener) -> None:
+    study = read_study(_path(config, "study"))
+    seed, run = int(str(config.get("seed", 0))), str(config["run"])
+    outcome = Federation(study, grid, run=run, seed=seed, listener=listener).train_and_judge()
+    if "out" not in config:
+        return
+    out = _path(config, "out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_model(study, outcome, out / "model.safetensors")
+    write_rounds(outcome, out / "rounds.csv")
+    write_json(
+        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
+        out / "federation.json",
+    )
+
+
+def _path(config: Config, key: str) -> Path:
+    value = config.get(key)
     if not value:
         raise OptionError(
             f"the run's configuration has no {key}",

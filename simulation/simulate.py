@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import tomli_w
 import torch
-from flwr.app import Context, RecordDict, UserConfig
+from flwr.app import Context, RecordDict
 
 from fedward.client.app import open_site
 from fedward.models.registry import build
 from fedward.privacy.ledger import Ledger
-from fedward.server.app import make_app
+from fedward.server.app import Config, make_app
 from fedward.server.events import Event, Listener, Outcome
 from fedward.server.run_folder import write_json
 from fedward.simulation.baselines import baselines, run_baselines
@@ -24,6 +24,7 @@ from fedward.simulation.curves import draw_curves
 from fedward.simulation.download import fetch
 from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
 from fedward.simulation.hospitals import make_hospitals
+from fedward.simulation.ray_engine import run_on_ray
 from fedward.simulation.result import (
     AllMetrics,
     HospitalRecords,
@@ -47,6 +48,7 @@ class Options:
         seed: Of everything that is drawn.
         baselines: Also train the pooled and the local models.
         workers: Processes; all usable cores if None.
+        engine: `processes` of this machine, or `ray` for a cluster.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class Options:
     seed: int = 0
     baselines: bool = True
     workers: int | None = None
+    engine: Literal["processes", "ray"] = "processes"
 
 
 def with_hospitals(study: Study, hospitals: int | None) -> Study:
@@ -147,21 +150,23 @@ def _federate(
 
     file = options.out / "study.toml"
     file.write_bytes(tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)).encode())
-    config: UserConfig = {
-        "study": str(file),
-        "out": str(options.out),
-        "seed": options.seed,
-        "run": "simulation",
-    }
+    out = str(options.out.resolve())
+    config = {"study": str(file.resolve()), "out": out, "seed": options.seed, "run": "simulation"}
+    if options.engine == "ray":
+        run_on_ray(config, hospitals, listen)
+    else:
+        _run_here(config, hospitals, workers, listen)
+    return outcomes[0]
+
+
+def _run_here(config: Config, hospitals: Sequence[Path], workers: int, listener: Listener) -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # one a hospital: the number of threads changes the last bits
     try:
         with InProcessGrid(hospitals, workers=workers) as grid:
-            context = Context(1, 0, UserConfig(), RecordDict(), config)
-            make_app(listen)(grid, context)
+            make_app(listener, config)(grid, Context(1, 0, {}, RecordDict(), {}))
     finally:
         torch.set_num_threads(threads)
-    return outcomes[0]
 
 
 def _fresh(out: Path) -> Path:
@@ -204,8 +209,3 @@ def _spent(path: Path, study: Study) -> Spent:
 def _records(path: Path, study: Study) -> HospitalRecords:
     parts = open_site(path).load(study.digest()).parts
     return HospitalRecords(**{part: len(records) for part, records in parts.items()})
-
-
-def remove_run(out: Path) -> None:
-    """Delete a run folder of a run that failed before it made anything."""
-    shutil.rmtree(out, ignore_errors=True)
