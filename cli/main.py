@@ -5,9 +5,7 @@ Commands import what they need when they run, so that help and a faulty study do
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -50,6 +48,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def configure(
+    context: typer.Context,
     *,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the code an error arose.")
@@ -62,9 +61,7 @@ def configure(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
-    logging.getLogger("flwr").setLevel(logging.DEBUG if debug else logging.ERROR)
-    if not debug:
-        warnings.filterwarnings("ignore")
+    context.obj = debug
 
 
 def main() -> None:

@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedward.cli.console import messages
-from fedward.client.site import noise_multiplier
-from fedward.privacy.accounting import SampledGaussian, epsilon_of
+from fedward.privacy.schedule import epsilon_after
 from fedward.server.events import (
     Answered,
     Event,
@@ -22,7 +21,6 @@ from fedward.server.events import (
     RoundFinished,
     RoundStarted,
 )
-from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
 
@@ -40,17 +38,6 @@ def watch(study: Study) -> Iterator[Listener]:
             live.update(view.picture())
 
         yield listen
-
-
-def epsilon_after(study: Study, rounds: int) -> float | None:
-    """Epsilon at a hospital that took part in this many rounds; None where privacy is off."""
-    privacy, training = study.privacy, study.training
-    if not isinstance(privacy, LocalPrivacy):
-        return None
-    count = training.local_steps or (training.local_epochs or 1) * privacy.steps_per_epoch
-    sigma = noise_multiplier(privacy, count * training.rounds)
-    steps = SampledGaussian(sigma, privacy.sampling_rate, count * rounds)
-    return epsilon_of([steps], privacy.delta, privacy.accountant)
 
 
 class _PlainLines:

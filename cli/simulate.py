@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def simulate(
+    context: typer.Context,
     *,
     study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
     data: Annotated[
@@ -54,8 +55,11 @@ def simulate(
     """
     read_study(study)  # a faulty study is told at once; the imports below take seconds
     from fedward.cli.progress import watch
+    from fedward.cli.quiet import quiet_libraries
     from fedward.simulation import simulate as simulation
 
+    if not context.obj:
+        quiet_libraries()
     contract = simulation.with_hospitals(read_study(study), hospitals)
     folder = out or _new_folder(contract.study.name)
     options = simulation.Options(folder, data, seed, baselines, workers, engine)

@@ -26,9 +26,10 @@ from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
 from fedward.models.task import Classification
-from fedward.privacy.accounting import SampledGaussian, calibrate
+from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Charge, Ledger
 from fedward.privacy.plain_sum import contribution
+from fedward.privacy.schedule import noise_of, steps_of_round
 from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
 from fedward.study.errors import FedwardError, RefusedError, TrainingError
 from fedward.study.messages import (
@@ -171,10 +172,10 @@ class Site:
                 generator=self._generator(request, "order"),
             )
         declared = self._declared()
-        count = training.local_steps or (training.local_epochs or 1) * privacy.steps_per_epoch
+        count = steps_of_round(study)
         # One run has one noise multiplier, also after a restart; finding it takes seconds.
         sigma = self.ledger.noise_multiplier(study=request.study, run=request.run)
-        sigma = sigma or noise_multiplier(privacy, count * training.rounds)
+        sigma = sigma or noise_of(study, privacy)
         charge = Charge(
             request.study,
             request.run,
@@ -204,16 +205,3 @@ class Site:
         seed = None if pretended is None else pretended.seed
         names = (self.hospital.name, request.study, request.run, request.round, purpose)
         return generator(seed, *names, device=device)
-
-
-def noise_multiplier(privacy: LocalPrivacy, steps: int) -> float:
-    """The study's noise multiplier, or the one that spends its epsilon in this many steps."""
-    if privacy.noise_multiplier is not None:
-        return privacy.noise_multiplier
-    return calibrate(
-        float(privacy.epsilon or 0),
-        privacy.delta,
-        privacy.sampling_rate,
-        steps,
-        privacy.accountant,
-    )

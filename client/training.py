@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -53,8 +55,15 @@ def train(
 
 
 def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
-    """The optimizer that a study names, over the model's trainable parameters."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The optimizer that a study names, over the model's trainable parameters.
+
+    Weight decay pulls on matrices and kernels only, not on biases and norm layers.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
     rate, decay = training.learning_rate, training.weight_decay
     match training.optimizer:
         case "sgd":

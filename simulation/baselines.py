@@ -17,12 +17,16 @@ from fedward.client.app import make_app, open_site
 from fedward.client.data.records import Parts, Records
 from fedward.client.hospital import HospitalFile, Limits
 from fedward.client.site import Site
+from fedward.privacy.schedule import noise_of
 from fedward.server.events import Metrics
 from fedward.server.federation import Federation
 from fedward.simulation.grid import InProcessGrid, start_workers
 from fedward.study.aggregation import FedAvg
 from fedward.study.messages import Part
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Participation, Study
+
+Noise = dict[str, LocalPrivacy]
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,18 @@ def run_baselines(
     wanted: Sequence[Baseline], study: Study, *, seed: int, workers: int
 ) -> dict[str, Metrics]:
     """Test metrics of each baseline, by name; `pooled` is the pooled one."""
+    noise = _noise(study)
     if workers <= 1:
-        return {baseline.name: run_baseline(baseline, study, seed) for baseline in wanted}
+        return {baseline.name: run_baseline(baseline, study, seed, noise) for baseline in wanted}
     with start_workers(workers) as pool:
-        coming = {b.name: pool.submit(run_baseline, b, study, seed) for b in wanted}
+        coming = {b.name: pool.submit(run_baseline, b, study, seed, noise) for b in wanted}
         return {name: future.result() for name, future in coming.items()}
 
 
-def run_baseline(baseline: Baseline, study: Study, seed: int) -> Metrics:
+def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics:
     """Train one baseline and judge it on the test part."""
     alone = study.model_copy(
-        update={"aggregation": FedAvg(), "participation": Participation(hospitals=1)}
+        update={"aggregation": FedAvg(), "participation": Participation(hospitals=1), **noise}
     )
     with TemporaryDirectory() as folder:
         site = _site_of(baseline, study, alone, Path(folder))
@@ -71,6 +76,15 @@ def run_baseline(baseline: Baseline, study: Study, seed: int) -> Metrics:
                 alone, grid, run=f"baseline-{baseline.name}", seed=seed
             ).train_and_judge()
     return outcome.test
+
+
+def _noise(study: Study) -> Noise:
+    """The privacy of the baselines: the study's noise, found already."""
+    privacy = study.privacy
+    if not isinstance(privacy, LocalPrivacy):
+        return {}
+    update = {"epsilon": None, "noise_multiplier": noise_of(study, privacy)}
+    return {"privacy": privacy.model_copy(update=update)}
 
 
 def _site_of(baseline: Baseline, study: Study, alone: Study, folder: Path) -> Site:

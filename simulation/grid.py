@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -189,6 +190,7 @@ def start_workers(count: int) -> ProcessPoolExecutor:
 def _start_worker(log_level: int) -> None:
     torch.set_num_threads(1)  # as the parent does: the number of threads changes the last bits
     logging.getLogger("flwr").setLevel(log_level)
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # harmless in Opacus
     _take_identity(run_id=1)
 
 

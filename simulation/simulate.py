@@ -16,6 +16,7 @@ from flwr.app import Context, RecordDict
 from fedward.client.app import open_site
 from fedward.models.registry import build
 from fedward.privacy.ledger import Ledger
+from fedward.privacy.schedule import epsilon_after
 from fedward.server.app import Config, make_app
 from fedward.server.events import Event, Listener, Outcome
 from fedward.server.run_folder import write_json
@@ -98,6 +99,7 @@ def simulate(
     out = _fresh(options.out)
     workers = options.workers or usable_cores()
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
+    epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
     hospitals = make_hospitals(
         study, _data(study, options, say), out / "hospitals", seed=options.seed
     )

@@ -49,22 +49,33 @@ class StratifiedParts(Frozen):
 
 
 class Feature(Frozen):
-    """One column: `(value - center) / scale`, or one 0/1 input for each of its categories."""
+    """One column of a table.
+
+    Attributes:
+        center: Subtracted from a number.
+        scale: Divided by, after that.
+        categories: The column's values, if it is no number: one 0/1 input for each.
+        absent: A number that means "not measured": the input is then 0, and a second input is 1.
+    """
 
     center: float = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
     categories: Annotated[tuple[Scalar, ...], Field(min_length=2)] | None = None
+    absent: float | None = None
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Feature:
-        if self.categories is not None and (self.center, self.scale) != (0.0, 1.0):
-            raise ValueError("either categories or center and scale, not both")
+        numeric = (self.center, self.scale, self.absent) != (0.0, 1.0, None)
+        if self.categories is not None and numeric:
+            raise ValueError("either categories, or center, scale and absent")
         return self
 
     @property
     def width(self) -> int:
         """Inputs of the model that this column becomes."""
-        return 1 if self.categories is None else len(self.categories)
+        if self.categories is not None:
+            return len(self.categories)
+        return 1 if self.absent is None else 2
 
 
 class _AnyData(Frozen):

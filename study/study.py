@@ -87,7 +87,7 @@ class Training(Frozen):
         optimizer: The hospital's optimizer; its state starts anew in each round.
         learning_rate: Step size.
         momentum: Momentum of `sgd`.
-        weight_decay: L2 penalty (decoupled in `adamw`).
+        weight_decay: L2 penalty on matrices and kernels, not on biases (decoupled in `adamw`).
     """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]

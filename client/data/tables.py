@@ -147,7 +147,11 @@ def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.f
             todo="mend the value, or name its mark in [data] missing of hospital.toml",
             where=where,
         )
-    return ((numbers - feature.center) / feature.scale)[:, None]
+    scaled = (numbers - feature.center) / feature.scale
+    if feature.absent is None:
+        return scaled[:, None]
+    absent = numbers == feature.absent
+    return np.stack([np.where(absent, 0.0, scaled), absent], axis=1)
 
 
 def _one_hot(

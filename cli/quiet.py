@@ -1,0 +1,16 @@
+"""Keeping libraries from talking between a command's own lines."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Let Flower and Opacus log errors only, and Python warnings stay with developers.
+
+    Flower sets its level when it is imported, so this comes after the imports.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("opacus").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
