@@ -16,11 +16,12 @@ from fedward.server.events import (
     Answered,
     Event,
     Listener,
-    Metrics,
+    Outcome,
     Refused,
     RoundFinished,
     RoundStarted,
 )
+from fedward.server.sentences import judged, refusal_sentence, sentence
 from fedward.study.study import Study
 
 
@@ -47,19 +48,11 @@ class _PlainLines:
         self._study = study
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Refused):
-            messages.print(_refusal(event), markup=False)
-        if isinstance(event, RoundFinished):
-            words = [
-                f"round {event.round}/{self._study.training.rounds}",
-                f"{event.answered} hospitals",
-                f"{event.seconds:.2f} s",
-                *_judged(event.metrics, event.round - 1),
-            ]
-            epsilon = epsilon_after(self._study, event.round)
-            messages.print(
-                "  ".join([*words, *([] if epsilon is None else [f"epsilon {epsilon:.2f}"])])
-            )
+        line = None if isinstance(event, Outcome) else sentence(event)
+        if line is None:
+            return
+        spent = _epsilon(self._study, event.round) if isinstance(event, RoundFinished) else []
+        messages.print("  ".join([line, *spent]), markup=False)
 
 
 class _LiveView:
@@ -89,12 +82,11 @@ class _LiveView:
             case Answered():
                 self._bars.update(self._hospitals, advance=1, said=event.hospital)
             case Refused():
-                self._refusals.append(_refusal(event))
+                self._refusals.append(refusal_sentence(event))
             case RoundFinished():
                 self._bars.update(self._rounds, completed=event.round)
-                epsilon = epsilon_after(self._study, event.round)
-                spent = [] if epsilon is None else [f"epsilon {epsilon:.2f}"]
-                self._figures = [*_judged(event.metrics, event.round - 1), *spent]
+                figures = judged(event.metrics, rounds=event.round - 1)
+                self._figures = [*figures, *_epsilon(self._study, event.round)]
 
     def picture(self) -> Group:
         """What is on the screen now."""
@@ -103,15 +95,6 @@ class _LiveView:
         return Group(self._bars, table, *self._refusals[-3:])
 
 
-def _judged(metrics: Metrics | None, rounds: int) -> list[str]:
-    if metrics is None:
-        return []
-    named = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
-    known = [f"{named[k]} {metrics[k]:.3f}" for k in named if metrics[k] is not None]
-    return [f"after {rounds} rounds:", *known]
-
-
-def _refusal(event: Refused) -> str:
-    refusal = event.refusal
-    todo = f"; {refusal.todo}" if refusal.todo else ""
-    return f"round {event.round}: hospital {refusal.hospital}: {refusal.what}{todo}"
+def _epsilon(study: Study, rounds: int) -> list[str]:
+    epsilon = epsilon_after(study, rounds)
+    return [] if epsilon is None else [f"epsilon {epsilon:.2f}"]

@@ -8,20 +8,21 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedward.server.events import Listener, nobody
+from fedward.server.events import Listener
 from fedward.server.federation import Federation
 from fedward.server.run_folder import write_json, write_model, write_rounds
+from fedward.server.sentences import log_event
 from fedward.study.errors import OptionError
 from fedward.study.study import read_study
 
 Config = Mapping[str, object]
 
 
-def make_app(listener: Listener = nobody, config: Config | None = None) -> ServerApp:
+def make_app(listener: Listener = log_event, config: Config | None = None) -> ServerApp:
     """A ServerApp that tells a listener what happens.
 
     Args:
-        listener: Is told what happens.
+        listener: Is told what happens; writes to Flower's log by default.
         config: `study` (path of the study file), `out` (folder for the results; none are written
             if it is empty), `seed` and `run` (the run's name); the run's own configuration if None.
     """

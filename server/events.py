@@ -42,6 +42,7 @@ class RoundFinished:
 
     Attributes:
         round: From 1.
+        rounds: Of the whole run.
         seconds: From the first request to the new model.
         answered: Hospitals in the mean.
         part: Part that `metrics` were taken on.
@@ -49,6 +50,7 @@ class RoundFinished:
     """
 
     round: int
+    rounds: int
     seconds: float
     answered: int
     part: Part | None

@@ -101,6 +101,7 @@ class Federation:
         after = optimizer.step(server_round, model, gathered.total)
         return after, RoundFinished(
             round=server_round,
+            rounds=self._study.training.rounds,
             seconds=time.monotonic() - started,
             answered=len(gathered.answered),
             part=monitor,

@@ -5,7 +5,9 @@ A strategy that works on a mean cannot tell the difference, so it works on a sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -48,15 +50,16 @@ class ServerOptimizer:
         Raises:
             FederationError: The strategy did not make a finite model.
         """
-        asked = self._strategy.configure_train(
-            server_round, _record(model), ConfigRecord(), self._grid
-        )
         mean = (model + total.update).astype(np.float32)
         content = RecordDict(
             {"arrays": _record(mean), "metrics": MetricRecord({"num-examples": total.weight})}
         )
-        replies = [Message(content, reply_to=message) for message in asked]
-        arrays, _ = self._strategy.aggregate_train(server_round, replies)
+        with _without_flower_log():
+            asked = self._strategy.configure_train(
+                server_round, _record(model), ConfigRecord(), self._grid
+            )
+            replies = [Message(content, reply_to=message) for message in asked]
+            arrays, _ = self._strategy.aggregate_train(server_round, replies)
         after: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
         if after is None or not np.isfinite(after).all():
             raise FederationError(
@@ -64,6 +67,18 @@ class ServerOptimizer:
                 todo="lower [aggregation] server_learning_rate or [training] learning_rate",
             )
         return after.astype(np.float32)
+
+
+@contextmanager
+def _without_flower_log() -> Iterator[None]:
+    """A strategy would log that one node took part: the mean."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _record(model: Vector) -> ArrayRecord:

@@ -1,0 +1,53 @@
+"""Events as lines of text, for logs and plain terminals."""
+
+from __future__ import annotations
+
+import logging
+
+from fedward.server.events import Event, Metrics, Outcome, Refused, RoundFinished
+
+_NAMES = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
+_LOG = logging.getLogger("flwr.fedward")  # below Flower's logger, whose handlers stream it
+
+
+def log_event(event: Event) -> None:
+    """A listener that writes what happens to Flower's log."""
+    if (line := sentence(event)) is not None:
+        _LOG.info(line)
+
+
+def sentence(event: Event) -> str | None:
+    """One line for what a reader of a log wants to know; None for the rest."""
+    match event:
+        case Refused():
+            return refusal_sentence(event)
+        case RoundFinished():
+            words = [
+                f"round {event.round}",
+                f"{event.answered} hospitals",
+                f"{event.seconds:.2f} s",
+            ]
+            return "  ".join([*words, *judged(event.metrics, rounds=event.round - 1)])
+        case Outcome():
+            return "  ".join(["final model, test part:", *known_figures(event.test)])
+        case _:
+            return None
+
+
+def refusal_sentence(event: Refused) -> str:
+    """Who declined or failed, why, and what to do."""
+    refusal = event.refusal
+    todo = f"; {refusal.todo}" if refusal.todo else ""
+    return f"round {event.round}: hospital {refusal.hospital}: {refusal.what}{todo}"
+
+
+def judged(metrics: Metrics | None, *, rounds: int) -> list[str]:
+    """The figures of a model after so many rounds; none where nothing was measured."""
+    return [] if metrics is None else [f"after {rounds} rounds:", *known_figures(metrics)]
+
+
+def known_figures(metrics: Metrics) -> list[str]:
+    """AUC, accuracy and loss, as far as they are known."""
+    return [
+        f"{name} {metrics[key]:.3f}" for key, name in _NAMES.items() if metrics[key] is not None
+    ]
