@@ -50,7 +50,8 @@ pyright: venv  ## A second opinion on the types (fetches Node.js on first use)
 
 check: lint types test  ## Everything that a change must pass
 
-demo: venv  ## Run the example study: three hospitals on this machine
+demo: venv  ## Train the example study: four pretended hospitals on this machine
+	@rm -rf runs/demo
 	$(BIN)/fedward simulate examples/breast-cancer.toml --out runs/demo
 
 clean:  ## Remove what was built; runs/ stays

@@ -13,4 +13,5 @@ def quiet_libraries() -> None:
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("opacus").setLevel(logging.ERROR)
+    logging.getLogger("fedward").setLevel(logging.CRITICAL)  # the command tells errors itself
     warnings.filterwarnings("ignore")

@@ -7,6 +7,7 @@ Approved studies and their records stay loaded between requests.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,8 @@ from fedward.study.messages import (
 )
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+
+_LOG = logging.getLogger("fedward.client")
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,22 @@ class Site:
                 vector = self._train(request)
             else:
                 vector = self._evaluate(request)
-        except FedwardError as error:
-            what = f"{error.where}: {error.what}" if error.where else error.what
-            return Refusal(self.hospital.name, type(error).__name__, what, error.todo)
+        except Exception as error:
+            _LOG.error("round %d: %s: %s", request.round, type(error).__name__, error)
+            _LOG.debug("where it arose", exc_info=True)
+            return self._refusal(error)
         return Contribution(self.hospital.name, vector)
+
+    def _refusal(self, error: Exception) -> Refusal:
+        """What may be told outside: an error about data may quote a patient's record."""
+        name, kind = self.hospital.name, type(error).__name__
+        if isinstance(error, RefusedError | TrainingError):
+            return Refusal(name, kind, error.what, error.todo)
+        if self.hospital.simulation is None:
+            return Refusal(name, kind, "could not finish", "see that hospital's own log")
+        if isinstance(error, FedwardError):
+            return Refusal(name, kind, error.line(), "")
+        return Refusal(name, kind, f"{kind}: {error}", "run again with fedward --debug")
 
     def load(self, digest: str) -> Loaded:
         """An approved study with its model and this hospital's records, on the device.

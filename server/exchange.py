@@ -68,8 +68,9 @@ def exchange(
     while waiting and time.monotonic() < last:
         replies = list(grid.pull_messages(waiting))
         for reply in replies:
-            waiting.discard(reply.metadata.reply_to_message_id)
-            _take(reply, running, layout, gathered, heard)
+            if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
+                waiting.remove(reply.metadata.reply_to_message_id)
+                _take(reply, running, layout, gathered, heard)
         pause = _FIRST_PAUSE if replies else min(2 * pause, _LONGEST_PAUSE)
         if waiting and not replies:
             time.sleep(pause)

@@ -23,7 +23,7 @@ def sentence(event: Event) -> str | None:
             return refusal_sentence(event)
         case RoundFinished():
             words = [
-                f"round {event.round}",
+                f"round {event.round}/{event.rounds}",
                 f"{event.answered} hospitals",
                 f"{event.seconds:.2f} s",
             ]

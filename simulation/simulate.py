@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from fedward.simulation.result import (
     Spent,
     StudyIdentity,
 )
-from fedward.study.errors import OptionError
+from fedward.study.errors import InputError, OptionError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Participation, Study
 
@@ -94,9 +95,21 @@ def simulate(
         say: Told, in a line, what happens around it.
 
     Raises:
-        FedwardError: Anything that keeps the study from finishing.
+        FedwardError: Anything that keeps the study from finishing. Where it is something that was
+            given, nothing is left in the run folder.
     """
     out = _fresh(options.out)
+    try:
+        return _simulate(study, options, listener, say)
+    except InputError:
+        shutil.rmtree(out)
+        raise
+
+
+def _simulate(
+    study: Study, options: Options, listener: Listener, say: Callable[[str], None]
+) -> Result:
+    out = options.out
     workers = options.workers or usable_cores()
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
