@@ -61,6 +61,7 @@ class _LiveView:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._figures: list[str] = []
+        self._epsilon: list[str] = []
         self._refusals: list[str] = []
         self._bars = Progress(
             TextColumn("{task.description:<10}"),
@@ -86,7 +87,8 @@ class _LiveView:
             case RoundFinished():
                 self._bars.update(self._rounds, completed=event.round)
                 figures = judged(event.metrics, rounds=event.round - 1)
-                self._figures = [*figures, *_epsilon(self._study, event.round)]
+                self._epsilon = _epsilon(self._study, event.round) or self._epsilon
+                self._figures = [*figures, *self._epsilon]
 
     def picture(self) -> Group:
         """What is on the screen now."""
@@ -96,5 +98,8 @@ class _LiveView:
 
 
 def _epsilon(study: Study, rounds: int) -> list[str]:
+    """Epsilon after about twenty of the rounds: composing it takes a tenth of a second."""
+    if rounds % max(1, study.training.rounds // 20) and rounds != study.training.rounds:
+        return []
     epsilon = epsilon_after(study, rounds)
     return [] if epsilon is None else [f"epsilon {epsilon:.2f}"]
