@@ -44,7 +44,7 @@ def doctor() -> None:
     for extra, (package, gives) in _EXTRAS.items():
         found = _version(package)
         state = found or f"missing; for {gives}: pip install 'fedward[{extra}]'"
-        output.print(f"  {extra:<14}{state}", markup=False)
+        output.print(f"  {extra:<14}{state}")
     if wrong:
         raise InputError("; ".join(wrong), todo="install Fedward anew from its constraints.txt")
     output.print("All that is needed is here.")

@@ -9,7 +9,10 @@ import sys
 from importlib.metadata import version
 from typing import Annotated
 
+import click
 import typer
+from click.exceptions import NoArgsIsHelpError
+from rich.text import Text
 
 from fedward.cli import doctor, models, simulate, split, study
 from fedward.cli.console import messages, output
@@ -67,13 +70,24 @@ def configure(
 def main() -> None:
     """Run the command line."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        _fail(f"{error.format_message().rstrip('.')}; see {where or 'fedward'} --help")
+        sys.exit(error.exit_code)
     except FedwardError as error:
         if "--debug" in sys.argv:
             raise
-        messages.print(f"[bold red]error:[/] {_plain(error.line())}")
+        _fail(error.line())
         sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _fail(line: str) -> None:
+    messages.print(Text.assemble(("error:", "bold red"), " ", " ".join(line.split())))

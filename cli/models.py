@@ -19,5 +19,5 @@ def models() -> None:
             f"{name} = {list(field.default) if isinstance(field.default, tuple) else field.default}"
             for name, field in family.settings.model_fields.items()
         )
-        table.add_row(family.name, ", ".join(family.inputs), settings.replace("[", r"\["))
+        table.add_row(family.name, ", ".join(family.inputs), settings)
     output.print(table)

@@ -52,7 +52,7 @@ class _PlainLines:
         if line is None:
             return
         spent = _epsilon(self._study, event.round) if isinstance(event, RoundFinished) else []
-        messages.print("  ".join([line, *spent]), markup=False)
+        messages.print("  ".join([line, *spent]))
 
 
 class _LiveView:
@@ -68,7 +68,7 @@ class _LiveView:
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             console=messages,
         )
         self._rounds = self._bars.add_task("rounds", total=study.training.rounds, said="")

@@ -12,6 +12,7 @@ def quiet_libraries() -> None:
     Flower sets its level when it is imported, so this comes after the imports.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    logging.getLogger("opacus").setLevel(logging.ERROR)
+    for name in ("opacus", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("fedward").setLevel(logging.CRITICAL)  # the command tells errors itself
     warnings.filterwarnings("ignore")

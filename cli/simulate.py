@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from fedward.cli.console import messages, output
-from fedward.study.study import read_study
+from fedward.cli.study_file import whole_study
 
 if TYPE_CHECKING:
     from fedward.simulation.result import Metrics, Result
@@ -53,14 +54,14 @@ def simulate(
 
     The same seed gives the same result, bit for bit.
     """
-    read_study(study)  # a faulty study is told at once; the imports below take seconds
+    contract = whole_study(study)
     from fedward.cli.progress import watch
     from fedward.cli.quiet import quiet_libraries
     from fedward.simulation import simulate as simulation
 
     if not context.obj:
         quiet_libraries()
-    contract = simulation.with_hospitals(read_study(study), hospitals)
+    contract = simulation.with_hospitals(contract, hospitals)
     folder = out or _new_folder(contract.study.name)
     options = simulation.Options(folder, data, seed, baselines, workers, engine)
     with watch(contract) as listener:
@@ -95,7 +96,7 @@ def _show(result: Result, folder: Path) -> None:
             "each hospital. The noise of a simulation is seeded: it protects nobody."
         )
     for line in result.failures:
-        output.print(f"Went on without: {line}", markup=False)
+        output.print(f"Went on without: {line}")
     output.print(f"Federated training took {result.seconds:.1f} s.")
     output.print(f"Results: {folder}/result.json   picture: {folder}/curves.png")
     output.print(f"Next: look at the picture, or try  fedward study show {folder}/study.toml")
@@ -118,7 +119,7 @@ def _row(
         _number(metrics.loss),
         "-" if epsilon is None else f"{epsilon:.2f}",
     ]
-    table.add_row(*cells, style="bold" if bold else "")
+    table.add_row(*map(Text, cells), style="bold" if bold else "")
 
 
 def _number(value: float | None) -> str:

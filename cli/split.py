@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from fedward.cli.console import messages, output
+from fedward.cli.study_file import whole_study
 from fedward.study.errors import OptionError
-from fedward.study.study import read_study
 
 
 def split(
@@ -27,17 +27,17 @@ def split(
     Each gets a folder with its hospital.toml, the numbers of its records and the approved study;
     no record is copied. `flwr run .` and real client processes can then work with these folders.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError("is not empty", todo="give another --out", where=str(out))
     from fedward.client.hospital import read_hospital
     from fedward.simulation.download import fetch
     from fedward.simulation.hospitals import make_hospitals
     from fedward.simulation.simulate import with_hospitals
 
-    contract = with_hospitals(read_study(study), hospitals)
+    contract = with_hospitals(whole_study(study), hospitals)
     if data is None and contract.simulation.download is not None:
         data = fetch(contract.simulation.download, say=messages.print)
     for file in make_hospitals(contract, data, out, seed=seed):
         hospital = read_hospital(file)
         declared = hospital.limits.declared_records
-        output.print(f"{hospital.name}: {declared} training records, {file}", markup=False)
+        output.print(f"{hospital.name}: {declared} training records, {file}")

@@ -9,6 +9,7 @@ import tomli_w
 import typer
 
 from fedward.cli.console import output
+from fedward.cli.study_file import parameters_of
 from fedward.study.study import read_study
 
 app = typer.Typer(no_args_is_help=True, help="Check a study file, show it in full, or its digest.")
@@ -18,11 +19,9 @@ _File = Annotated[Path, typer.Argument(help="The study file.", show_default=Fals
 @app.command()
 def check(study: _File) -> None:
     """Read a study and say what is wrong with it, or how large its model is."""
-    from fedward.models.registry import build
-
     contract = read_study(study)
-    size = sum(p.numel() for p in build(contract, seed=0).parameters())
-    output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.", markup=False)
+    size = parameters_of(contract, study)
+    output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.")
 
 
 @app.command()
@@ -35,4 +34,4 @@ def digest(study: _File) -> None:
 def show(study: _File) -> None:
     """Print a study with every default filled in."""
     contract = read_study(study)
-    output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)), markup=False)
+    output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)))

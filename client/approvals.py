@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import NamedTuple
 
-from fedward.study.errors import RefusedError
+from fedward.study.errors import InputError, RefusedError
 from fedward.study.study import Study, read_study
 
+_LOG = logging.getLogger("fedward.client")
 
-def approved_study(folder: Path, digest: str) -> Study:
-    """The approved study with this digest.
+
+class Approval(NamedTuple):
+    """The file that approved a study, as it was when it was read."""
+
+    path: Path
+    changed: int
+
+    def holds(self) -> bool:
+        """Whether the file still stands unchanged: a warm process must notice a withdrawal."""
+        return self.path.exists() and self.path.stat().st_mtime_ns == self.changed
+
+
+def approved_study(folder: Path, digest: str) -> tuple[Study, Path]:
+    """The approved study with this digest, and its file.
 
     Raises:
         RefusedError: No file in the folder is that study.
     """
     for path in sorted(folder.glob("*.toml")):
-        study = read_study(path)
+        try:
+            study = read_study(path)
+        except InputError as error:
+            _LOG.warning("not an approval: %s", error)
+            continue
         if study.digest() == digest:
-            return study
+            return study, path
     raise RefusedError(
         f"study {digest[:12]} is not approved here",
         todo=f"read the study, and put its file into the folder {folder.name} to approve it",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedward.study.errors import HospitalError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
@@ -71,6 +71,12 @@ class FolderSource(Frozen):
     labels: str | None = None
     patient: str = "record"
     rows: str | None = None
+
+    @model_validator(mode="after")
+    def _patients_are_listed(self) -> FolderSource:
+        if self.patient != "record" and self.labels is None:
+            raise ValueError("a table of labels, where the patient is a column")
+        return self
 
 
 class BundledSource(Frozen):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedward.client.approvals import approved_study
+from fedward.client.approvals import Approval, approved_study
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
@@ -71,6 +71,7 @@ class Site:
         self.hospital = hospital
         self._folder = folder
         self._loaded: dict[str, Loaded] = {}
+        self._approvals: dict[str, Approval] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -113,8 +114,12 @@ class Site:
             RefusedError: The study is not approved here.
             InputError: The hospital's data does not offer what the study asks for.
         """
+        approval = self._approvals.get(digest)
+        if approval is not None and not approval.holds():
+            del self._loaded[digest], self._approvals[digest]
         if digest not in self._loaded:
-            study = approved_study(self._folder / self.hospital.studies, digest)
+            study, path = approved_study(self._folder / self.hospital.studies, digest)
+            self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
             parts = read_parts(self.hospital, study, self._folder)
             self.keep(study, parts)
         return self._loaded[digest]

@@ -47,7 +47,7 @@ def edge_of(probability: float) -> int:
 
 def probability_at(edge: int) -> float:
     """The probability that a bin edge stands for."""
-    inside = min(max(edge, 0.5), BINS - 0.5) / BINS
+    inside = min(max(edge, 0.25), BINS - 0.25) / BINS
     z = _SQUEEZE * math.log(inside / (1 - inside))
     return 1 / (1 + math.exp(-z))
 

@@ -50,11 +50,12 @@ class ServerOptimizer:
         Raises:
             FederationError: The strategy did not make a finite model.
         """
-        mean = (model + total.update).astype(np.float32)
+        with np.errstate(over="ignore"):
+            mean = (model + total.update).astype(np.float32)
         content = RecordDict(
             {"arrays": _record(mean), "metrics": MetricRecord({"num-examples": total.weight})}
         )
-        with _without_flower_log():
+        with _without_flower_log(), np.errstate(all="ignore"):  # the result is checked below
             asked = self._strategy.configure_train(
                 server_round, _record(model), ConfigRecord(), self._grid
             )

@@ -21,14 +21,15 @@ def write_model(study: Study, outcome: Outcome, path: Path) -> None:
     """The final model as safetensors, with the study's digest and classes in its metadata."""
     model = build(study, seed=0)
     flat.load(model, outcome.model)
-    metadata = {
+    about = {
         "study": study.study.name,
         "digest": study.digest(),
-        "model": json.dumps(study.model.model_dump(mode="json")),
-        "classes": json.dumps(study.task.classes),
-        "threshold": repr(outcome.threshold),
+        "model": study.model.model_dump(mode="json"),
+        "classes": study.task.classes,
+        "threshold": outcome.threshold,
     }
-    write_aside(path, save(flat.named(model), metadata=metadata))
+    # One key: safetensors writes several in any order, and a run would not repeat to the byte.
+    write_aside(path, save(flat.named(model), metadata={"fedward": json.dumps(about)}))
 
 
 def write_rounds(outcome: Outcome, path: Path) -> None:

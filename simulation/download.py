@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -38,18 +38,27 @@ def fetch(source: Download, *, say: Callable[[str], None], cache: Path | None = 
             todo="try again later, or get the file elsewhere and give it with --data",
             where=source.url,
         )
-    folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
-    aside.write_bytes(content)
-    aside.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror})",
+            todo="set XDG_CACHE_HOME to a folder that can, or give the file with --data",
+            where=str(path),
+        ) from None
     return path
 
 
 def _read(source: Download, path: Path) -> bytes:
     try:
         with urllib.request.urlopen(source.url, timeout=30) as reply:  # noqa: S310 - https only, see Download
+            if not reply.geturl().startswith("https://"):
+                raise ValueError("it sent us to an address without TLS")
             content: bytes = reply.read(_LARGEST)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DataError(
             f"cannot be reached ({getattr(error, 'reason', error)})",
             todo=f"on a connected machine get it, then pass --data {path.name}",

@@ -64,6 +64,7 @@ class InProcessGrid(Grid):
         self._workers = min(workers, len(hospitals))
         self._patience = patience
         self._pool: ProcessPoolExecutor | None = None
+        self._broken = False
         self._waiting: dict[str, tuple[Message, Future[Message] | None]] = {}
         self._pushed = 0
         self.set_run(Run.create_empty(run_id=1))
@@ -113,6 +114,9 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; with workers, work on them begins at once."""
+        if self._broken and self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool, self._broken = None, False
         if self._pool is None and self._workers > 1 and self._patience <= 0:
             self._pool = start_workers(self._workers)
         identifiers = []
@@ -131,7 +135,7 @@ class InProcessGrid(Grid):
         if first is None:
             return []
         message, coming = self._waiting.pop(first)
-        return [self._answer_here(message) if coming is None else _wait_for(coming, message)]
+        return [self._answer_here(message) if coming is None else self._wait(coming, message)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -150,7 +154,20 @@ class InProcessGrid(Grid):
         if self._pool is None:
             return None
         context = self._contexts[message.metadata.dst_node_id]
-        return self._pool.submit(_answer_in_worker, message, context)
+        try:
+            return self._pool.submit(_answer_in_worker, message, context)
+        except BrokenProcessPool as error:  # a worker died while requests were pushed
+            failed: Future[Message] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _wait(self, coming: Future[Message], message: Message) -> Message:
+        try:
+            return coming.result()
+        except BrokenProcessPool:
+            self._broken = True  # the next push starts new workers
+            reason = "the worker process died (out of memory?)"
+            return Message(Error(_CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
 def usable_cores() -> int:
@@ -164,14 +181,6 @@ def answer(client_app: ClientApp, message: Message, context: Context) -> Message
         return client_app(message, context)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        return Message(Error(_CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
-
-
-def _wait_for(coming: Future[Message], message: Message) -> Message:
-    try:
-        return coming.result()
-    except BrokenProcessPool:
-        reason = "the worker process died (out of memory?)"
         return Message(Error(_CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 

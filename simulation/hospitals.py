@@ -23,6 +23,7 @@ from fedward.study.errors import DataError, HospitalError, OptionError
 from fedward.study.frozen import Fault, validate
 from fedward.study.study import Study
 
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}
 _NEEDED_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -62,7 +63,15 @@ def _owners(
     if rule.split == "site":
         if not isinstance(whole.data, CsvSource):
             raise OptionError("a split by site needs a table", todo="choose another split")
-        names, owners = by_site(read_column(whole.data, Path(), str(rule.site))[raw.rows])
+        sites = read_column(whole.data, Path(), str(rule.site))[raw.rows]
+        if not all(map(str.strip, sites)):
+            row = int(raw.rows[[not s.strip() for s in sites]][0])
+            raise DataError(
+                f"row {row + 1}, column {rule.site!r}: the site is missing",
+                todo="fill it in, or choose another split",
+                where=whole.data.path,
+            )
+        names, owners = by_site(sites)
         if len(names) != count:
             raise OptionError(
                 f"column {rule.site!r} names {len(names)} sites, the study wants {count} hospitals",
@@ -99,7 +108,7 @@ def _from_folders(study: Study, data: Path | None, folder: Path, seed: int) -> l
     places = (
         {name: data / file for name, file in listed.items()}
         if listed
-        else {entry.name: entry for entry in sorted(data.iterdir()) if entry.is_dir()}
+        else {e.stem if e.is_file() else e.name: e for e in sorted(data.iterdir()) if _holds(e)}
     )
     if len(places) != study.participation.hospitals:
         raise OptionError(
@@ -111,6 +120,12 @@ def _from_folders(study: Study, data: Path | None, folder: Path, seed: int) -> l
         _from_place(study, name, place, folder / _folder_name(number, name), seed)
         for number, (name, place) in enumerate(places.items())
     ]
+
+
+def _holds(entry: Path) -> bool:
+    """Whether an entry of the folder is a hospital: a folder, or a file that is read."""
+    visible = not entry.name.startswith(".")
+    return visible and (entry.is_dir() or entry.suffix.lower() in _FORMATS)
 
 
 def _from_place(study: Study, name: str, place: Path, folder: Path, seed: int) -> Path:
@@ -140,14 +155,15 @@ def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> Hos
 def _format_of(data: Path) -> str:
     if data.is_dir():
         return "folder"
-    formats = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}
-    if data.suffix.lower() not in formats:
+    if not data.exists():
+        raise DataError("no such file or folder", todo="check the path", where=str(data))
+    if data.suffix.lower() not in _FORMATS:
         raise DataError(
             f"files of type {data.suffix or 'unknown'!r} are not read",
-            todo=f"give a folder of images or one of {', '.join(formats)}",
+            todo=f"give a folder of images or one of {', '.join(_FORMATS)}",
             where=str(data),
         )
-    return formats[data.suffix.lower()]
+    return _FORMATS[data.suffix.lower()]
 
 
 def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:

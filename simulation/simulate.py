@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedward.client.app import open_site
+from fedward.client.data.reading import forget_shared
 from fedward.models.registry import build
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.schedule import epsilon_after
@@ -22,7 +24,6 @@ from fedward.server.app import Config, make_app
 from fedward.server.events import Event, Listener, Outcome
 from fedward.server.run_folder import write_json
 from fedward.simulation.baselines import baselines, run_baselines
-from fedward.simulation.curves import draw_curves
 from fedward.simulation.download import fetch
 from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
 from fedward.simulation.hospitals import make_hospitals
@@ -70,10 +71,11 @@ def with_hospitals(study: Study, hospitals: int | None) -> Study:
     if hospitals is None or hospitals == study.participation.hospitals:
         return study
     now = study.participation
-    if hospitals < now.asked and (now.invited is not None or now.min_hospitals is not None):
+    least = max(now.invited or 1, now.min_hospitals or 1)
+    if hospitals < least:
         raise OptionError(
             f"--hospitals {hospitals} is less than the study's [participation] asks for",
-            todo=f"give at least {now.asked}, or change the study",
+            todo=f"give at least {least}, or change the study",
         )
     participation = Participation(**{**now.model_dump(), "hospitals": hospitals})
     return study.model_copy(update={"participation": participation})
@@ -102,7 +104,8 @@ def simulate(
     try:
         return _simulate(study, options, listener, say)
     except InputError:
-        shutil.rmtree(out)
+        for entry in out.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         raise
 
 
@@ -110,6 +113,8 @@ def _simulate(
     study: Study, options: Options, listener: Listener, say: Callable[[str], None]
 ) -> Result:
     out = options.out
+    open_site.cache_clear()  # an earlier run of this process may have had the same folders
+    forget_shared()
     workers = options.workers or usable_cores()
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
@@ -125,7 +130,8 @@ def _simulate(
         say(f"Training for comparison: one pooled model and {len(hospitals)} local ones")
         # They cost about twice the federated run: workers must be worth their start.
         few = 1 if 2 * outcome.seconds < SECONDS_TO_START_WORKERS else workers
-        compared = run_baselines(baselines(hospitals), study, seed=options.seed, workers=few)
+        with one_thread():
+            compared = run_baselines(baselines(hospitals), study, seed=options.seed, workers=few)
     pooled = compared.pop("pooled", None)
     result = Result(
         fedward=version("fedward"),
@@ -147,6 +153,8 @@ def _simulate(
             for refused in outcome.refusals
         ],
     )
+    from fedward.simulation.curves import draw_curves  # matplotlib may look for fonts first
+
     draw_curves(outcome, result, out / "curves.png")
     write_json(result.model_dump(mode="json"), out / "result.json")
     return result
@@ -175,11 +183,17 @@ def _federate(
 
 
 def _run_here(config: Config, hospitals: Sequence[Path], workers: int, listener: Listener) -> None:
+    with one_thread(), InProcessGrid(hospitals, workers=workers) as grid:
+        make_app(listener, config)(grid, Context(1, 0, {}, RecordDict(), {}))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, as workers have: the number of threads changes the last bits."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one a hospital: the number of threads changes the last bits
+    torch.set_num_threads(1)
     try:
-        with InProcessGrid(hospitals, workers=workers) as grid:
-            make_app(listener, config)(grid, Context(1, 0, {}, RecordDict(), {}))
+        yield
     finally:
         torch.set_num_threads(threads)
 

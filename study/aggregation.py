@@ -40,7 +40,10 @@ class FedAvgM(_Mean):
 
 
 class _Adaptive(_Mean):
-    """Adaptive server optimizers (Reddi et al. 2021, algorithm 2).
+    """Adaptive server optimizers after Reddi et al. 2021, as Flower 1.41 has them.
+
+    They differ from the paper's algorithm 2 in two ways: the second moment starts at 0 and not at
+    tau^2, and FedAdam corrects its step for bias as Kingma and Ba do, counting one round more.
 
     Attributes:
         server_learning_rate: The paper's eta.

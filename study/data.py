@@ -16,6 +16,16 @@ from fedward.study.frozen import Frozen
 Scalar = bool | int | float | str
 
 
+def label_text(label: object) -> str:
+    """One text for 1, 1.0, "1" and "1.0", since files write the same value in many ways."""
+    text = str(label).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
 class GivenParts(Frozen):
     """The hospital's files themselves say which record is for training, validation and test."""
 
@@ -68,6 +78,9 @@ class Feature(Frozen):
         numeric = (self.center, self.scale, self.absent) != (0.0, 1.0, None)
         if self.categories is not None and numeric:
             raise ValueError("either categories, or center, scale and absent")
+        named = [label_text(category) for category in self.categories or ()]
+        if len(set(named)) != len(named):
+            raise ValueError("each category once")
         return self
 
     @property
@@ -89,6 +102,13 @@ class _AnyData(Frozen):
 
     class_values: tuple[tuple[Scalar, ...], ...] | None = None
     parts: Annotated[GivenParts | StratifiedParts, Field(discriminator="by")] = StratifiedParts()
+
+    @model_validator(mode="after")
+    def _one_class_a_label(self) -> _AnyData:
+        named = [label_text(label) for group in self.class_values or () for label in group]
+        if len(set(named)) != len(named):
+            raise ValueError("each label in one group of class_values only")
+        return self
 
 
 class TableData(_AnyData):

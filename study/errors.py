@@ -70,6 +70,17 @@ class _KeyedError(InputError):
         where = f"{file}: {key}" if file else key
         super().__init__(f"given {given}", todo=f"allowed: {allowed}", where=where)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by parts, as every error."""
+        return (_rebuild_keyed, (type(self), vars(self)))
+
+
+def _rebuild_keyed(kind: type[_KeyedError], parts: dict[str, str]) -> _KeyedError:
+    error = kind.__new__(kind)
+    FedwardError.__init__(error, parts["what"], todo=parts["todo"], where=parts["where"])
+    vars(error).update(parts)
+    return error
+
 
 class StudyError(_KeyedError):
     """A key of a study file is unknown, has the wrong type or an impossible value."""

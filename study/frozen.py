@@ -49,11 +49,15 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"no such {what} file", todo="check the path", where=where) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
         raise DataError(
-            f"cannot be read ({error})", todo=f"give a readable {what} file", where=where
+            "cannot be read (it is not UTF-8 text)", todo=f"give a {what} file", where=where
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", todo=f"give a readable {what} file", where=where
+        ) from None
+    except (ValueError, RecursionError) as error:  # absurd numbers and nesting are not TOML's own
         raise DataError(
             f"not valid TOML: {error}", todo="mend the file at that place", where=where
         ) from None
@@ -65,16 +69,22 @@ def validate(kind: type[T], values: Mapping[str, Any]) -> T | Fault:
     The values pass through JSON, where a list may become a tuple while every other type is strict.
     """
     try:
-        return kind.model_validate_json(json.dumps(values, default=str))
+        return kind.model_validate_json(json.dumps(values, default=_as_table))
     except ValidationError as error:
         return _first_fault(kind, error, values)
+
+
+def _as_table(value: object) -> dict[str, str]:
+    """TOML's dates and times, of which no study has any, in a form that no text field takes."""
+    return {type(value).__name__: str(value)}
 
 
 def _first_fault(kind: type[BaseModel], error: ValidationError, values: Mapping[str, Any]) -> Fault:
     faults = error.errors(include_url=False, include_context=True)
     # A misspelt key often makes a needed one missing too: the misspelling is the better message.
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    key = ".".join(_without_tags(fault["loc"], values)) or "the whole file"
+    absent = fault["type"] in {"missing", "extra_forbidden"}
+    key = ".".join(_without_tags(fault["loc"], values, absent=absent)) or "the whole file"
     if fault["type"] == "extra_forbidden":
         return Fault(key, "an unknown key", _known_keys(kind, fault["loc"]))
     if fault["type"] in {"missing", "union_tag_not_found"}:
@@ -98,28 +108,30 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _without_tags(loc: Sequence[str | int], values: Any) -> list[str]:  # noqa: ANN401
-    """The path as the file has it: pydantic puts the tags of unions between the keys."""
+def _without_tags(loc: Sequence[str | int], values: Any, *, absent: bool) -> list[str]:  # noqa: ANN401
+    """The path as the file has it: pydantic puts the tags of unions between the keys.
+
+    Args:
+        loc: Pydantic's path.
+        values: What the file has.
+        absent: Whether the last step may be a key that the file lacks, or should.
+    """
     path: list[str] = []
     for place, step in enumerate(loc):
-        last = place == len(loc) - 1
-        if isinstance(values, Mapping):
-            if step not in values and not last:
-                continue
+        last = absent and place == len(loc) - 1
+        if isinstance(values, Mapping) and (step in values or last):
             path.append(str(step))
             values = values.get(str(step))
-        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+        elif isinstance(values, list | tuple) and isinstance(step, int) and step < len(values):
             path.append(str(step))
             values = values[step]
-        elif not isinstance(values, list):
-            continue
     return path
 
 
 def _known_keys(kind: Any, loc: Sequence[str | int]) -> str:  # noqa: ANN401
     for step in loc[:-1]:
         kind = _inside(kind, step)
-    names = sorted(getattr(kind, "model_fields", {}))
+    names = sorted(getattr(_only_model(kind), "model_fields", {}))
     near = difflib.get_close_matches(str(loc[-1]), names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return ", ".join(names) + hint
@@ -127,6 +139,7 @@ def _known_keys(kind: Any, loc: Sequence[str | int]) -> str:  # noqa: ANN401
 
 def _inside(kind: Any, step: str | int) -> Any:  # noqa: ANN401
     """The type that one step of a path leads to."""
+    kind = _only_model(kind)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(step))
         return field.annotation if field else kind
@@ -138,6 +151,15 @@ def _inside(kind: Any, step: str | int) -> Any:  # noqa: ANN401
         models = [k for k in inner if hasattr(k, "model_fields")]
         return tagged[0] if tagged else _inside(models[0], step) if models else kind
     return inner[-1] if origin is dict else inner[0] if inner else kind
+
+
+def _only_model(kind: Any) -> Any:  # noqa: ANN401
+    """The model inside an annotation or an optional one; anything else as it is."""
+    if typing.get_origin(kind) is Annotated:
+        return _only_model(typing.get_args(kind)[0])
+    models = [k for k in typing.get_args(kind) if hasattr(_only_model(k), "model_fields")]
+    alone = typing.get_origin(kind) in {typing.Union, types.UnionType} and len(models) == 1
+    return _only_model(models[0]) if alone else kind
 
 
 def _tags(kind: Any) -> set[object]:  # noqa: ANN401

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fedward.study.aggregation import Aggregation, FedAvg
 from fedward.study.data import Data, StratifiedParts
@@ -26,12 +26,16 @@ from fedward.study.simulation import Simulation
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
+_Plain = bool | int | FiniteFloat | str
+Setting = _Plain | tuple[_Plain, ...]
+
+
 class About(Frozen):
     """What the study is called, and the version of the file format that it is written in."""
 
     name: Name
     title: str = ""
-    format: Literal[1] = 1
+    format: Annotated[int, Field(ge=1, le=1)] = 1
 
 
 class Task(Frozen):
@@ -56,6 +60,9 @@ class Task(Frozen):
             raise ValueError(f"exactly 2 classes when kind is binary, not {len(self.classes)}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes with different names")
+        numbers = {str(number): name for number, name in enumerate(self.classes)}
+        if confused := [name for name in self.classes if numbers.get(name, name) != name]:
+            raise ValueError(f"classes not named by another's number, as {confused[0]!r} is")
         if self.kind == "multiclass" and self.threshold != 0.5:
             raise ValueError("a threshold only when kind is binary")
         return self
@@ -64,13 +71,13 @@ class Task(Frozen):
 class ModelChoice(BaseModel):
     """The model's name in the registry; every further key is a setting of that model."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-    __pydantic_extra__: dict[str, JsonValue]
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Setting]
 
     name: str
 
     @property
-    def settings(self) -> dict[str, JsonValue]:
+    def settings(self) -> dict[str, Setting]:
         """The keys beside the name, for the model's family to read."""
         return dict(self.__pydantic_extra__)
 
@@ -180,10 +187,13 @@ class Study(Frozen):
     def canonical(self) -> bytes:
         """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8, defaults in.
 
-        Two files that mean the same study have the same canonical form. The table `simulation`
-        is left out.
+        Two files that mean the same study have the same canonical form: a whole number is written
+        without a point, and features, whose order matters, are a list of pairs. The table
+        `simulation` is left out.
         """
-        contract = self.model_dump(mode="json", exclude={"simulation"})
+        contract = _whole(self.model_dump(mode="json", exclude={"simulation"}))
+        if "features" in contract["data"]:
+            contract["data"]["features"] = list(contract["data"]["features"].items())
         return json.dumps(
             contract, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode()
@@ -191,6 +201,15 @@ class Study(Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical form, as 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The same value with 1 in place of 1.0, and 0 in place of -0.0."""
+    if isinstance(value, dict):
+        return {key: _whole(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_whole(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def parse_study(values: dict[str, Any]) -> Study:

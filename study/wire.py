@@ -26,6 +26,7 @@ from fedward.study.messages import (
 
 _VECTOR = "vector"
 _TERMS = "terms"
+_BYTES = "float32 little-endian"
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -69,7 +70,8 @@ def unpack_evaluate_request(records: RecordDict) -> EvaluateRequest:
 def pack_answer(answer: Answer) -> RecordDict:
     """Flower records of an answer."""
     if isinstance(answer, Refusal):
-        return RecordDict({_TERMS: ConfigRecord(asdict(answer))})
+        texts = {key: _printable(text) for key, text in asdict(answer).items()}
+        return RecordDict({_TERMS: ConfigRecord({**texts})})
     return _records(answer.vector, {"hospital": answer.hospital})
 
 
@@ -99,8 +101,9 @@ def _scalars(request: Request) -> dict[str, Any]:
 
 
 def _records(vector: Vector, terms: dict[str, Any]) -> RecordDict:
-    arrays = ArrayRecord({_VECTOR: Array(np.ascontiguousarray(vector, dtype=np.float32))})
-    return RecordDict({"arrays": arrays, _TERMS: ConfigRecord(terms)})
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    array = Array("float32", (len(vector),), _BYTES, data)
+    return RecordDict({"arrays": ArrayRecord({_VECTOR: array}), _TERMS: ConfigRecord(terms)})
 
 
 def _terms(records: RecordDict) -> ConfigRecord:
@@ -111,26 +114,32 @@ def _terms(records: RecordDict) -> ConfigRecord:
 
 
 def _vector(records: RecordDict) -> Vector:
+    """The vector, without a copy: plain little-endian numbers leave nothing to parse."""
     try:
         array = records.array_records["arrays"][_VECTOR]
     except KeyError:
         raise _malformed("no vector") from None
-    if array.dtype != "float32" or len(array.shape) != 1:
-        raise _malformed(f"an array of {array.dtype} {array.shape}, expected float32 (n,)")
-    vector: Vector = array.numpy()
-    return vector
+    if array.stype != _BYTES or array.dtype != "float32" or len(array.data) % 4:
+        raise _malformed(f"an array of {array.dtype!r} as {array.stype!r}")
+    if tuple(array.shape) != (len(array.data) // 4,):
+        raise _malformed(f"an array of shape {tuple(array.shape)} in {len(array.data)} bytes")
+    return np.frombuffer(array.data, dtype="<f4")
 
 
 def _text(terms: ConfigRecord, key: str) -> str:
     value = terms.get(key)
-    if not isinstance(value, str) or len(value) > 10_000:
+    if not isinstance(value, str) or len(value) > 10_000 or not value.isprintable():
         raise _malformed(f"no text {key!r}")
     return value
 
 
+def _printable(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _round(terms: ConfigRecord) -> int:
     value = terms.get("round")
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or value < 0:
         raise _malformed("no round")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from fedward.study.study import Study
 
 _ARCHIVE_PARTS = {"train": "train", "validation": "val", "test": "test"}
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+Pixels = NDArray[np.float32]
 
 
 def read_images(source: NpzSource | FolderSource, study: Study, folder: Path) -> RawRecords:
@@ -55,20 +58,26 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
         patients = (
             None
             if source.patient == "record"
-            else [_entry(archive, f"{p}{source.patient}", path) for p in prefixes.values()]
+            else [
+                _entry(archive, f"{p}{source.patient}", path).reshape(-1) for p in prefixes.values()
+            ]
         )
-    for piece, names in zip(images, labels, strict=True):
-        if len(piece) != len(names):
+    for what, entries in (("labels", labels), ("patients", patients or images)):
+        if list(map(len, entries)) != list(map(len, images)):
             raise DataError(
-                f"{len(piece)} images but {len(names)} labels",
-                todo="give one label an image",
+                f"{sum(map(len, images))} images but {sum(map(len, entries))} {what}",
+                todo="give one for each image",
                 where=str(path),
             )
     count = sum(map(len, images))
     where = str(path)
     return RawRecords(
-        inputs=_scaled(np.concatenate([_channels_first(p, data, where) for p in images]), data),
-        labels=class_numbers(list(np.concatenate(labels)), data, study.task, where=where),
+        inputs=_scaled(
+            np.concatenate([_unit(_channels_first(p, data, where)) for p in images]), data, where
+        ),
+        labels=class_numbers(
+            list(np.concatenate(labels)), data, study.task, where=where, rows=range(count)
+        ),
         patients=np.arange(count) if patients is None else numbered(np.concatenate(patients)),
         rows=np.arange(count),
         parts=None
@@ -78,22 +87,17 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
 
 
 def _open_archive(path: Path) -> NpzFile:
+    if not path.is_file():
+        raise DataError("no such file", todo="check the path", where=str(path))
+    todo = "give an .npz file with images and labels"
+    if not zipfile.is_zipfile(path):
+        raise DataError("is no NumPy archive, or was cut short", todo=todo, where=str(path))
     try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError("no such file", todo="check the path", where=str(path)) from None
+        archive: NpzFile = np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(
-            f"cannot be read as a NumPy archive ({error})",
-            todo="give an .npz file with images and labels",
-            where=str(path),
+            f"cannot be read as a NumPy archive ({error})", todo=todo, where=str(path)
         ) from None
-    if not isinstance(archive, NpzFile):
-        raise DataError(
-            "is a single array, not an archive",
-            todo="give an .npz file with images and labels",
-            where=str(path),
-        )
     return archive
 
 
@@ -104,10 +108,12 @@ def _entry(archive: NpzFile, key: str, path: Path) -> NDArray[np.generic]:
         raise DataError(
             f"has no entry {key!r}", todo=f"found: {', '.join(archive.files)}", where=str(path)
         ) from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(
             f"entry {key!r} cannot be read ({error})", todo="mend the file", where=str(path)
         ) from None
+    if entry.ndim == 0:
+        raise DataError(f"entry {key!r} is no array", todo="mend the file", where=str(path))
     return entry
 
 
@@ -116,6 +122,10 @@ def _channels_first(
 ) -> NDArray[np.generic]:
     """Images as (n, channels, height, width), from archives that leave channels out or last."""
     channels, height, width = data.shape
+    if images.dtype.kind not in "uif":
+        raise DataError(
+            f"images of type {images.dtype}", todo="give whole or real numbers", where=where
+        )
     if images.shape[1:] == (height, width) and channels == 1:
         return images[:, None]
     if images.shape[1:] == (height, width, channels):
@@ -129,14 +139,21 @@ def _channels_first(
     )
 
 
-def _scaled(pixels: NDArray[np.generic], data: ImageData) -> NDArray[np.float32]:
+def _unit(pixels: NDArray[np.generic]) -> Pixels:
     """Full range of an integer type becomes 0 to 1; floating-point pixels are taken as they are."""
-    full = np.iinfo(pixels.dtype.str).max if np.issubdtype(pixels.dtype, np.integer) else 1
-    scaled: NDArray[np.float32] = pixels.astype(np.float32)
-    scaled /= np.float32(full)
-    scaled -= np.float32(data.center)
-    scaled /= np.float32(data.scale)
-    return scaled
+    full = np.iinfo(pixels.dtype.str).max if pixels.dtype.kind in "ui" else 1
+    unit: Pixels = pixels.astype(np.float32)
+    unit /= np.float32(full)
+    return unit
+
+
+def _scaled(unit: Pixels, data: ImageData, where: str) -> Pixels:
+    """As the study says, in place."""
+    unit -= np.float32(data.center)
+    unit /= np.float32(data.scale)
+    if not np.isfinite(unit).all():
+        raise DataError("a pixel is not finite (NaN or infinity)", todo="mend it", where=where)
+    return unit
 
 
 class _Listed(NamedTuple):
@@ -155,9 +172,11 @@ def _read_folder(path: Path, source: FolderSource, data: ImageData, study: Study
             "holds no PNG or JPEG files", todo="one sub-folder a class", where=str(path)
         )
     parts = [image.part for image in listed]
+    where = str(path)
+    names = [image.label for image in listed]
     return RawRecords(
-        inputs=_scaled(np.stack([_pixels(image.file, data) for image in listed]), data),
-        labels=class_numbers([image.label for image in listed], data, study.task, where=str(path)),
+        inputs=_scaled(np.stack([_pixels(image.file, data) for image in listed]), data, where),
+        labels=class_numbers(names, data, study.task, where=where, rows=range(len(names))),
         patients=numbered(np.array([image.patient for image in listed])),
         rows=np.arange(len(listed)),
         parts=np.array(parts, dtype=str) if all(parts) else None,
@@ -174,7 +193,7 @@ def _listed_by_class(path: Path) -> list[_Listed]:
 def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
     table = path / str(source.labels)
     try:
-        with table.open(newline="", encoding="utf-8") as lines:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
     except FileNotFoundError:
         raise DataError("no such file", todo="check the path", where=str(table)) from None
@@ -189,6 +208,10 @@ def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
             todo=f"columns found: {', '.join(rows[0])}",
             where=str(table),
         )
+    if short := [number for number, row in enumerate(rows) if None in row.values()]:
+        raise DataError(
+            f"row {short[0] + 1} has too few columns", todo="mend the table", where=str(table)
+        )
     column = "file" if source.patient == "record" else source.patient
     return [
         _Listed(path / row["file"], row["label"], row[column], row.get("part") or None)
@@ -196,8 +219,8 @@ def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
     ]
 
 
-def _pixels(file: Path, data: ImageData) -> NDArray[np.uint8]:
-    """One image's pixels, shape (channels, height, width)."""
+def _pixels(file: Path, data: ImageData) -> Pixels:
+    """One image's pixels, shape (channels, height, width), from 0 to 1."""
     channels, height, width = data.shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -214,7 +237,8 @@ def _pixels(file: Path, data: ImageData) -> NDArray[np.uint8]:
                     todo=f"the study needs {width} wide and {height} high",
                     where=str(file),
                 )
-            pixels = np.asarray(image.convert(mode), dtype=np.uint8)
+            deep = image.mode.startswith("I;16")  # convert() would cut sixteen bits to eight
+            pixels = np.asarray(image if deep and channels == 1 else image.convert(mode))
     except FileNotFoundError:
         raise DataError(
             "no such image", todo="check the table of labels", where=str(file)
@@ -225,4 +249,4 @@ def _pixels(file: Path, data: ImageData) -> NDArray[np.uint8]:
             todo="replace the file or take it out",
             where=str(file),
         ) from None
-    return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    return _unit(pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0))

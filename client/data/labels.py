@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.study.data import Data, Scalar
+from fedward.study.data import Data, Scalar, label_text
 from fedward.study.errors import DataError
 from fedward.study.study import Task
 
 
 def class_numbers(
-    raw: Sequence[object], data: Data, task: Task, *, where: str, first_row: int = 0
+    raw: Sequence[object], data: Data, task: Task, *, where: str, rows: Sequence[int]
 ) -> NDArray[np.int64]:
     """The class number of each raw label, shape (n,).
 
@@ -22,18 +22,18 @@ def class_numbers(
         data: The study's data, which may say which raw labels mean a class.
         task: The study's classes.
         where: File and column, for the error.
-        first_row: Number of the first record, as a person counts them, for the error.
+        rows: Number of each record in its file, from 0, for the error.
 
     Raises:
         DataError: A label means no class; the message names the record.
     """
     meaning = _meaning(data, task)
     numbers = np.empty(len(raw), dtype=np.int64)
-    for place, label in enumerate(raw):
-        number = meaning.get(_key(label))
+    for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
+        number = meaning.get(label_text(label))
         if number is None:
             raise DataError(
-                f"label {str(label)!r} of record {place + first_row} is none of the classes",
+                f"label {str(label)!r} of record {row + 1} is none of the classes",
                 todo=f"allowed: {', '.join(meaning)}",
                 where=where,
             )
@@ -46,14 +46,4 @@ def _meaning(data: Data, task: Task) -> dict[str, int]:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]
     else:
         values = [list(group) for group in data.class_values]
-    return {_key(value): number for number, group in enumerate(values) for value in group}
-
-
-def _key(label: object) -> str:
-    """One text for 1, 1.0, "1" and "1.0", since files write the same class in many ways."""
-    text = str(label).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else text
+    return {label_text(value): number for number, group in enumerate(values) for value in group}

@@ -43,7 +43,27 @@ def assign(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -
             todo='set by = "random" in the study\'s [data.parts]',
             where=where,
         )
-    return raw.parts
+    return _as_given(raw, raw.parts, where=where)
+
+
+def _as_given(raw: RawRecords, parts: Assignment, *, where: str) -> Assignment:
+    if (unknown := ~np.isin(parts, PARTS)).any():
+        place = int(np.flatnonzero(unknown)[0])
+        raise DataError(
+            f"record {int(raw.rows[place]) + 1} is for the part {str(parts[place])!r}",
+            todo=f"allowed: {', '.join(PARTS)}",
+            where=where,
+        )
+    order = np.lexsort((parts, raw.patients))
+    same = raw.patients[order][1:] == raw.patients[order][:-1]
+    if (torn := same & (parts[order][1:] != parts[order][:-1])).any():
+        row = int(raw.rows[order[1:][torn]].min())
+        raise DataError(
+            f"the patient of record {row + 1} is in two parts",
+            todo="put all of a patient's records into one part",
+            where=where,
+        )
+    return parts
 
 
 def _at_random(raw: RawRecords, rule: StratifiedParts, *, where: str) -> Assignment:
@@ -68,9 +88,12 @@ def _at_random(raw: RawRecords, rule: StratifiedParts, *, where: str) -> Assignm
 def _cut(
     chosen: NDArray[np.int64], labels: NDArray[np.int64], keep: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Two random pieces, neither empty; classes keep their shares if there are enough of each."""
+    """Two random pieces, neither empty if two can be; classes keep their shares if they can."""
+    if len(chosen) < 2:
+        return chosen, chosen[:0]
     of_chosen = labels[chosen]
-    kept = min(max(int(len(chosen) * keep), 1), len(chosen) - 1)
+    # Shares such as .7 and .1 add up to a hair less than .8: no patient may be lost to that.
+    kept = min(max(int(len(chosen) * keep + 1e-9), 1), len(chosen) - 1)
     classes, counts = np.unique(of_chosen, return_counts=True)
     enough = len(classes) > 1 and counts.min() > 2
     room = min(kept, len(chosen) - kept) >= len(classes)

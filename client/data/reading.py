@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedward.client.data.images import read_images
 from fedward.client.data.parts import divide
@@ -40,13 +41,13 @@ def read_all(source: Source, study: Study, folder: Path) -> RawRecords:
     """All records of a source, before they are divided into parts."""
     if source.rows is None:
         return _read(source, study, folder)
-    rows = _rows(folder / source.rows)
     whole = source.model_copy(update={"rows": None, **_whole_path(source, folder)})
-    shared = _Shared(study.digest(), whole.model_dump_json())
+    shared = _Shared(study.digest(), whole.model_dump_json(), _changed(whole))
     if shared not in _SHARED:
         _SHARED.clear()
         _SHARED[shared] = _read(whole, study, folder)
     raw = _SHARED[shared]
+    rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
     return raw.chosen(np.isin(raw.rows, rows))
 
 
@@ -55,9 +56,15 @@ class _Shared(NamedTuple):
 
     study: str
     source: str
+    changed: int
 
 
 _SHARED: dict[_Shared, RawRecords] = {}
+
+
+def forget_shared() -> None:
+    """Read files anew from now on."""
+    _SHARED.clear()
 
 
 def _whole_path(source: Source, folder: Path) -> dict[str, str]:
@@ -72,11 +79,25 @@ def _read(source: Source, study: Study, folder: Path) -> RawRecords:
     return read_images(source, study, folder)
 
 
-def _rows(path: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _changed(source: Source) -> int:
+    """When the data was last changed, in nanoseconds; 0 for what cannot change."""
+    if isinstance(source, BundledSource) or not Path(source.path).exists():
+        return 0
+    return Path(source.path).stat().st_mtime_ns
+
+
+def _rows(path: Path, *, records: int) -> NDArray[np.int64]:
+    """Row numbers, each in [0, records)."""
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"row numbers cannot be read ({error})", todo="write the split anew", where=str(path)
         ) from None
-    return rows.astype(np.int64)  # type: ignore[no-any-return]
+    good = isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.ndim == 1
+    if not good or (len(rows) and not (rows.min() >= 0 and rows.max() < records)):
+        raise DataError(
+            f"are not row numbers below {records}", todo="write the split anew", where=str(path)
+        )
+    numbers: NDArray[np.int64] = rows.astype(np.int64)
+    return numbers

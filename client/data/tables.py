@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedward.study.errors import DataError
 from fedward.study.study import Study
 
 Strings = pd.DataFrame
+_LARGEST = 1e18  # its square is still a float32
 
 
 def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) -> RawRecords:
@@ -48,7 +50,7 @@ def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) ->
         data,
         study.task,
         where=f"{where}: column {data.label!r}",
-        first_row=1,
+        rows=list(rows),
     )
     patients = whole[source.patient].to_numpy() if _patient_column(source) else rows
     return RawRecords(
@@ -82,19 +84,21 @@ def _cells(source: CsvSource | BundledSource, folder: Path) -> tuple[str, String
         return f"scikit-learn's {source.name}", _bundled()
     path = folder / source.path
     try:
-        cells = pd.read_csv(
-            path,
-            sep=source.delimiter,
-            header=None if source.columns else 0,
-            names=list(source.columns) if source.columns else None,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length
+            cells = pd.read_csv(
+                path,
+                sep=source.delimiter,
+                header=None if source.columns else 0,
+                names=list(source.columns) if source.columns else None,
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                index_col=False,
+            )
     except FileNotFoundError:
         raise DataError("no such file", todo="check the path", where=str(path)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
         ) from None
@@ -138,16 +142,16 @@ def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.f
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
     if feature.categories is not None:
         return _one_hot(cells, numbers, feature, where)
-    bad = ~np.isfinite(numbers)
+    scaled = (numbers - feature.center) / feature.scale
+    bad = ~(np.abs(scaled) <= _LARGEST)
     if bad.any():
         place = int(np.flatnonzero(bad)[0])
         raise DataError(
             f"row {int(cells.index[place]) + 1}, column {cells.name!r}: "
-            f"{cells.iloc[place]!r} is not a finite number",
+            f"{cells.iloc[place]!r} is not a finite number of ordinary size",
             todo="mend the value, or name its mark in [data] missing of hospital.toml",
             where=where,
         )
-    scaled = (numbers - feature.center) / feature.scale
     if feature.absent is None:
         return scaled[:, None]
     absent = numbers == feature.absent

@@ -1,0 +1,150 @@
+"""The hospital's own file: written and read again, and every fault named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedward.client.hospital import (
+    BundledSource,
+    CsvSource,
+    FolderSource,
+    HospitalFile,
+    Limits,
+    NpzSource,
+    Pretended,
+    read_hospital,
+    write_hospital,
+)
+from fedward.study.errors import DataError, HospitalError
+
+SMALL: dict[str, object] = {"name": "north", "data": {"format": "csv", "path": "a.csv"}}
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+rows = st.none() | st.just("rows.npy")
+sources = st.one_of(
+    st.builds(
+        CsvSource,
+        format=st.just("csv"),
+        path=text,
+        columns=st.none() | st.lists(text, max_size=3).map(tuple),
+        delimiter=st.sampled_from([",", ";", "\t", "|"]),
+        missing=st.lists(text, max_size=3).map(tuple),
+        patient=text,
+        rows=rows,
+    ),
+    st.builds(NpzSource, format=st.just("npz"), path=text, patient=text, rows=rows),
+    st.builds(
+        FolderSource, format=st.just("folder"), path=text, labels=st.just("l.csv"), rows=rows
+    ),
+    st.builds(BundledSource, format=st.just("bundled"), name=st.just("breast-cancer"), rows=rows),
+)
+hospitals = st.builds(
+    HospitalFile,
+    name=text.filter(lambda name: all(ord(sign) > 0x1F for sign in name)),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
+    studies=text,
+    state=text,
+    data=sources,
+    limits=st.builds(
+        Limits,
+        epsilon=st.none() | st.floats(1e-6, 1e6),
+        declared_records=st.none() | st.integers(1, 10**9),
+    ),
+    simulation=st.none() | st.builds(Pretended, seed=st.integers(0, 2**63 - 1)),
+)
+
+
+@given(hospital=hospitals)
+def test_a_hospital_written_and_read_again_is_the_same(
+    hospital: HospitalFile, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("hospital") / "north" / "hospital.toml"
+
+    write_hospital(hospital, path)
+
+    assert read_hospital(path) == hospital
+    assert [file.name for file in path.parent.iterdir()] == ["hospital.toml"]
+
+
+def test_writing_again_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "hospital.toml"
+    for name in ("north", "south"):
+        write_hospital(HospitalFile.model_validate_json(_json(name)), path)
+
+    assert read_hospital(path).name == "south"
+
+
+def _json(name: str) -> str:
+    return f'{{"name": "{name}", "data": {{"format": "csv", "path": "a.csv"}}}}'
+
+
+def read(tmp_path: Path, values: dict[str, object]) -> HospitalFile:
+    path = tmp_path / "hospital.toml"
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
+    return read_hospital(path)
+
+
+def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
+    hospital = read(tmp_path, SMALL)
+
+    assert (hospital.device, hospital.studies, hospital.state) == ("auto", "studies", "state")
+    assert hospital.limits == Limits(epsilon=None, declared_records=None)
+    assert hospital.simulation is None
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "says"),
+    [
+        ({"nmae": "a"}, "nmae", "did you mean name?"),
+        ({"name": ""}, "name", ""),
+        ({"name": "two\nlines"}, "name", ""),
+        ({"name": 3}, "name", "string"),
+        ({"device": "gpu"}, "device", "cuda"),
+        ({"data": {"format": "xml", "path": "a"}}, "data.format", "csv"),
+        ({"data": {"path": "a"}}, "data", "format"),
+        ({"data": {"format": "csv"}}, "data.path", "needed"),
+        ({"data": {"format": "csv", "path": 3}}, "data.path", "string"),
+        ({"data": {"format": "csv", "path": "a", "delimeter": ";"}}, "data.delimeter", "delimiter"),
+        (
+            {"data": {"format": "csv", "path": "a", "delimiter": ";;"}},
+            "data.delimiter",
+            "at most 1",
+        ),
+        # Each file would be a patient of its own, and patients be split without a word.
+        ({"data": {"format": "folder", "path": "a", "patient": "who"}}, "data", "labels"),
+        ({"data": {"format": "bundled", "name": "iris"}}, "data.name", "breast-cancer"),
+        ({"limits": {"epsilon": 0}}, "limits.epsilon", "greater than 0"),
+        ({"limits": {"epsilon": float("inf")}}, "limits.epsilon", "finite"),
+        ({"limits": {"epsilon": "3"}}, "limits.epsilon", "number"),
+        ({"limits": {"declared_records": 1.5}}, "limits.declared_records", "integer"),
+        ({"limits": {"declared_records": 0}}, "limits.declared_records", "greater"),
+        ({"limits": {"eps": 1}}, "limits.eps", "epsilon"),
+        ({"simulation": {"seed": -1}}, "simulation.seed", "greater"),
+        ({"simulation": {"sed": 1}}, "simulation.sed", "did you mean seed?"),
+    ],
+)
+def test_a_fault_is_named_with_file_and_key(
+    change: dict[str, object], key: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HospitalError) as caught:
+        read(tmp_path, {**SMALL, **change})
+
+    assert caught.value.key == key
+    assert says in caught.value.allowed
+    assert str(tmp_path / "hospital.toml") in caught.value.line()
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff", None])
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "hospital.toml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(DataError) as caught:
+        read_hospital(path)
+    assert caught.value.where == str(path)

@@ -1,0 +1,719 @@
+"""The study file: what it refuses and how it says so, and the digest that hospitals approve."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedward.study.errors import DataError, StudyError
+from fedward.study.study import Study, parse_study, read_study
+
+Values = dict[str, Any]
+ValuesWith = Callable[[Mapping[str, object]], Values]
+
+LOCAL: Values = {"mode": "local", "epsilon": 1.0, "delta": 1e-5, "sampling_rate": 0.1}
+IMAGES: Values = {"kind": "images", "shape": [1, 8, 8]}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def error_of(values: Values) -> StudyError:
+    with pytest.raises(StudyError) as caught:
+        parse_study(values)
+    return caught.value
+
+
+# --- Bad keys -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("trainning", "training"),
+        ("study.nam", "name"),
+        ("task.treshold", "threshold"),
+        ("training.learning_rat", "learning_rate"),
+        ("participation.min_hospital", "min_hospitals"),
+        ("data.lable", "label"),
+        ("data.features.age.centre", "center"),
+        ("data.parts.tset", "test"),
+        ("aggregation.beta1", "beta_1"),
+        ("privacy.samplingrate", "sampling_rate"),
+        ("simulation.aplha", "alpha"),
+        ("simulation.download.urll", "url"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(
+    path: str, near: str, values_with: ValuesWith
+) -> None:
+    values = values_with(
+        {
+            "data.parts": {"by": "random"},
+            "aggregation": {"strategy": "fedadam"},
+            "privacy": LOCAL,
+            "simulation.download": {"url": "https://x.org/a.csv", "md5": "0" * 32},
+        }
+    )
+    place = values
+    *tables, key = path.split(".")
+    for table in tables:
+        place = place[table]
+    place[key] = 1
+
+    error = error_of(values)
+
+    assert error.key == path
+    assert "unknown key" in error.given
+    assert f"did you mean {near}?" in error.allowed
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "given"),
+    [
+        ({"training.rounds": "3"}, "training.rounds", '"3"'),
+        ({"training.rounds": 1.5}, "training.rounds", "1.5"),
+        ({"training.rounds": 3.0}, "training.rounds", "3.0"),
+        ({"training.rounds": True}, "training.rounds", "true"),
+        ({"training.rounds": 0}, "training.rounds", "0"),
+        ({"training.learning_rate": "0.1"}, "training.learning_rate", '"0.1"'),
+        ({"training.learning_rate": True}, "training.learning_rate", "true"),
+        ({"training.learning_rate": 0}, "training.learning_rate", "0"),
+        ({"training.learning_rate": float("nan")}, "training.learning_rate", "NaN"),
+        ({"training.learning_rate": float("inf")}, "training.learning_rate", "Infinity"),
+        ({"training.momentum": 1}, "training.momentum", "1"),
+        ({"training.batch_size": "al"}, "training.batch_size", '"al"'),
+        ({"training.batch_size": 0}, "training.batch_size", "0"),
+        ({"training.batch_size": 2.5}, "training.batch_size", "2.5"),
+        ({"training.optimizer": "sdg"}, "training.optimizer", '"sdg"'),
+        ({"training": 3}, "training", "3"),
+        ({"study.name": "Tiny Study"}, "study.name", '"Tiny Study"'),
+        ({"study.name": 3}, "study.name", "3"),
+        ({"study.format": 2}, "study.format", "2"),
+        ({"study.format": True}, "study.format", "true"),
+        ({"task.kind": "regression"}, "task.kind", '"regression"'),
+        ({"task.threshold": 1}, "task.threshold", "1"),
+        ({"task.threshold": "max_auc"}, "task.threshold", '"max_auc"'),
+        ({"task.threshold": "0.5"}, "task.threshold", '"0.5"'),
+        ({"task.threshold": float("nan")}, "task.threshold", "NaN"),
+        ({"task.classes": "ab"}, "task.classes", '"ab"'),
+        ({"task.classes": ["a", 3]}, "task.classes.1", "3"),
+        ({"model": "mlp"}, "model", '"mlp"'),
+        ({"model.name": 3}, "model.name", "3"),
+        ({"data.kind": "tabel"}, "data.kind", "'tabel'"),
+        ({"data.label": 3}, "data.label", "3"),
+        ({"data.missing": "skip"}, "data.missing", '"skip"'),
+        ({"data.features.age": 3}, "data.features.age", "3"),
+        ({"data.features.age.center": "55"}, "data.features.age.center", '"55"'),
+        ({"data.features.age.scale": 0}, "data.features.age.scale", "0"),
+        ({"data.features.age.scale": float("inf")}, "data.features.age.scale", "Infinity"),
+        ({"data.features.sex.categories": ["f"]}, "data.features.sex.categories", '["f"]'),
+        ({"data.class_values": 3}, "data.class_values", "3"),
+        ({"data.parts": {"by": "chance"}}, "data.parts.by", "'chance'"),
+        ({"data.parts": {"by": "random", "train": 0}}, "data.parts.train", "0"),
+        ({"data.parts": {"by": "random", "seed": -1}}, "data.parts.seed", "-1"),
+        ({"data.parts": {"by": "random", "seed": 1.0}}, "data.parts.seed", "1.0"),
+        ({"data": IMAGES | {"shape": [1, 0, 8]}}, "data.shape.1", "0"),
+        ({"data": IMAGES | {"scale": 0}}, "data.scale", "0"),
+        ({"aggregation": {"strategy": "fedaverage"}}, "aggregation.strategy", "'fedaverage'"),
+        (
+            {"aggregation": {"strategy": "fedprox", "proximal_mu": -1}},
+            "aggregation.proximal_mu",
+            "-1",
+        ),
+        ({"aggregation": {"strategy": "fedadam", "beta_1": 1}}, "aggregation.beta_1", "1"),
+        ({"aggregation": "fedavg"}, "aggregation", '"fedavg"'),
+        ({"privacy": {"mode": "on"}}, "privacy.mode", "'on'"),
+        ({"privacy": LOCAL | {"sampling_rate": 1.1}}, "privacy.sampling_rate", "1.1"),
+        ({"privacy": LOCAL | {"sampling_rate": 0}}, "privacy.sampling_rate", "0"),
+        ({"privacy": LOCAL | {"delta": 1}}, "privacy.delta", "1"),
+        ({"privacy": LOCAL | {"delta": 0}}, "privacy.delta", "0"),
+        ({"privacy": LOCAL | {"epsilon": float("inf")}}, "privacy.epsilon", "Infinity"),
+        ({"privacy": LOCAL | {"clipping_norm": 0}}, "privacy.clipping_norm", "0"),
+        ({"privacy": LOCAL | {"accountant": "gdp"}}, "privacy.accountant", '"gdp"'),
+        ({"participation.hospitals": 0}, "participation.hospitals", "0"),
+        ({"participation.deadline_seconds": -1}, "participation.deadline_seconds", "-1"),
+        ({"simulation": {"split": "random"}}, "simulation.split", '"random"'),
+        ({"simulation": {"split": "quantity", "shares": [1, 0]}}, "simulation.shares.1", "0"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key_in_the_file(
+    changes: Values, key: str, given: str, values_with: ValuesWith
+) -> None:
+    error = error_of(values_with(changes))
+
+    assert (error.key, error.given) == (key, given)
+    assert error.allowed
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "says"),
+    [
+        ({"task.classes": ["a", "b", "c"]}, "task", "2 classes"),
+        ({"task.classes": ["a", "a"]}, "task", "different names"),
+        (
+            {"task": {"kind": "multiclass", "classes": ["a", "b"], "threshold": 0.3}},
+            "task",
+            "threshold",
+        ),
+        ({"training.local_steps": 5}, "training", "local_epochs and local_steps"),
+        ({"training.momentum": 0.9, "training.optimizer": "adam"}, "training", "momentum"),
+        ({"participation.min_hospitals": 4}, "participation", "min_hospitals"),
+        ({"participation.invited": 4}, "participation", "invited"),
+        (
+            {"participation.invited": 2, "participation.min_hospitals": 3},
+            "participation",
+            "min_hospitals",
+        ),
+        (
+            {"data.parts": {"by": "random", "train": 0.5, "validation": 0.1, "test": 0.2}},
+            "data.parts",
+            "train + validation + test",
+        ),
+        ({"data.label": "age"}, "data", "label"),
+        ({"data.features.sex.center": 3.0}, "data.features.sex", "categories"),
+        ({"data.features.sex.absent": 0}, "data.features.sex", "categories"),
+        (
+            {"privacy": LOCAL | {"noise_multiplier": 1.0}},
+            "privacy",
+            "epsilon and noise_multiplier",
+        ),
+        (
+            {"privacy": {k: v for k, v in LOCAL.items() if k != "epsilon"}},
+            "privacy",
+            "epsilon and noise_multiplier",
+        ),
+        ({"simulation": {"split": "site"}}, "simulation", "site"),
+        ({"simulation": {"split": "quantity"}}, "simulation", "shares"),
+        ({"simulation": {"files": {"a": "a.csv"}}}, "simulation", "files"),
+    ],
+)
+def test_numbers_that_do_not_fit_together_are_refused_at_their_table(
+    changes: Values, key: str, says: str, values_with: ValuesWith
+) -> None:
+    error = error_of(values_with(changes))
+
+    assert error.key == key
+    assert says in error.allowed
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {
+                "task.threshold": "max_accuracy",
+                "data.parts": {"by": "random", "train": 0.8, "validation": 0, "test": 0.2},
+            },
+            "data.parts.validation",
+        ),
+        ({"data.class_values": [[0], [1], [2]]}, "data.class_values"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(
+    changes: Values, says: str, values_with: ValuesWith
+) -> None:
+    assert says in error_of(values_with(changes)).line()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.class_values": [[0, 1], [1, 2]]},
+        {"data.class_values": [[0], [0.0]]},
+        {"data.class_values": [["0"], [0]]},
+    ],
+)
+def test_a_raw_label_means_one_class_only(changes: Values, values_with: ValuesWith) -> None:
+    assert "class_values" in error_of(values_with(changes)).line()
+
+
+def test_a_class_named_by_the_number_of_another_is_refused(values_with: ValuesWith) -> None:
+    # A file's label 1 would be the class named "1" (number 0) and the class of number 1 ("0").
+    assert "classes" in error_of(values_with({"task.classes": ["1", "0"]})).line()
+
+
+def test_classes_named_by_their_own_numbers_are_fine(values_with: ValuesWith) -> None:
+    assert parse_study(values_with({"task.classes": ["0", "1"]})).task.classes == ("0", "1")
+
+
+@pytest.mark.parametrize("categories", [["f", "f"], [1, 1.0], ["f", "m", "f"]])
+def test_a_category_stands_once(categories: list[object], values_with: ValuesWith) -> None:
+    error = error_of(values_with({"data.features.sex.categories": categories}))
+
+    assert error.key.startswith("data.features.sex")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("study", "name"),
+        ("task", "kind"),
+        ("task", "classes"),
+        ("model", "name"),
+        ("data", "label"),
+        ("data", "features"),
+        ("training", "rounds"),
+        ("training", "learning_rate"),
+        ("participation", "hospitals"),
+    ],
+)
+def test_a_needed_key_that_is_missing_is_named(
+    table: str, key: str, values_with: ValuesWith
+) -> None:
+    values = values_with({})
+    del values[table][key]
+
+    error = error_of(values)
+
+    assert (error.key, error.given) == (f"{table}.{key}", "nothing")
+
+
+@pytest.mark.parametrize("table", ["study", "task", "model", "data", "training", "participation"])
+def test_a_needed_table_that_is_missing_is_named(table: str, values_with: ValuesWith) -> None:
+    values = values_with({})
+    del values[table]
+
+    error = error_of(values)
+
+    assert (error.key, error.given) == (table, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("table", "tag"), [("data", "kind"), ("aggregation", "strategy"), ("privacy", "mode")]
+)
+def test_a_table_of_several_kinds_needs_its_kind(
+    table: str, tag: str, values_with: ValuesWith
+) -> None:
+    error = error_of(values_with({table: {}}))
+
+    assert error.key == table
+    assert tag in error.allowed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")]])
+def test_a_setting_of_a_model_is_finite_too(value: object, values_with: ValuesWith) -> None:
+    # Without this, the study is taken and its digest cannot be computed.
+    assert error_of(values_with({"model.dropout": value})).key.startswith("model.dropout")
+
+
+def test_a_misspelling_is_told_before_the_key_that_it_leaves_missing(
+    values_with: ValuesWith,
+) -> None:
+    values = values_with({"training.learning_rat": 0.1})
+    del values["training"]["learning_rate"]
+
+    assert error_of(values).key == "training.learning_rat"
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def test_a_study_is_read_from_its_file(tmp_path: Path, values_with: ValuesWith) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(tomli_w.dumps(values_with({})), encoding="utf-8")
+
+    assert read_study(path) == parse_study(values_with({}))
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path: Path, values_with: ValuesWith) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(tomli_w.dumps(values_with({"training.rounds": 0})), encoding="utf-8")
+
+    with pytest.raises(StudyError) as caught:
+        read_study(path)
+    assert caught.value.line() == (
+        f"{path}: training.rounds: given 0; allowed: greater than or equal to 1"
+    )
+
+
+@pytest.mark.parametrize("content", [b"[study", b"\xff\xfe", None])
+def test_a_file_that_is_no_study_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(DataError) as caught:
+        read_study(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_example_is_a_study(path: Path) -> None:
+    assert len(read_study(path).digest()) == 64
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+        max_leaves=5,
+    ),
+    path=st.sampled_from(
+        [
+            *("study", "task.classes", "model", "data", "data.features", "data.features.age"),
+            *("data.parts", "training.batch_size", "aggregation", "privacy", "participation"),
+            *("simulation", "simulation.source", "simulation.download", "data.class_values"),
+        ]
+    ),
+)
+def test_no_value_anywhere_makes_more_than_a_study_error(
+    value: object, path: str, values_with: ValuesWith
+) -> None:
+    found = parsed(values_with({path: value}))
+
+    if isinstance(found, StudyError):
+        assert found.key
+        assert found.allowed
+    else:
+        assert len(found.digest()) == 64
+
+
+def parsed(values: Values) -> Study | StudyError:
+    """The study, or the one kind of error that there may be."""
+    try:
+        return parse_study(values)
+    except StudyError as error:
+        return error
+
+
+# --- The digest -----------------------------------------------------------------------------------
+
+
+# Written by hand, from what `canonical` promises.
+CANONICAL = (
+    '{"aggregation":{"strategy":"fedavg","weighting":"examples"},'
+    '"data":{"class_values":null,"features":['
+    '["age",{"absent":null,"categories":null,"center":55,"scale":10}],'
+    '["sex",{"absent":null,"categories":["f","m"],"center":0,"scale":1}]],'
+    '"kind":"table","label":"diagnosis","missing":"refuse",'
+    '"parts":{"by":"random","seed":0,"test":0.2,"train":0.7,"validation":0.1}},'
+    '"model":{"hidden":[4],"name":"mlp"},'
+    '"participation":{"deadline_seconds":3600,"hospitals":3,"invited":null,'
+    '"min_hospitals":null,"wait_seconds":600},'
+    '"privacy":{"mode":"off"},'
+    '"study":{"format":1,"name":"tiny","title":""},'
+    '"task":{"classes":["benign","malignant"],"kind":"binary","threshold":0.5},'
+    '"training":{"batch_size":32,"learning_rate":0.1,"local_epochs":1,"local_steps":null,'
+    '"momentum":0,"optimizer":"sgd","rounds":3,"weight_decay":0}}'
+)
+PINNED = "8039f281a39938af66ba168693e31d39e1ea9f3714cdd82811b02469b8c2c6b8"
+
+
+def test_the_canonical_form_and_digest_of_a_known_study_are_known(values_with: ValuesWith) -> None:
+    """If this fails, every hospital has to approve every study anew: raise `format`, or undo it."""
+    study = parse_study(values_with({}))
+
+    assert study.canonical().decode() == CANONICAL
+    assert study.digest() == PINNED
+
+
+def test_the_digest_is_the_sha256_of_the_canonical_form(values_with: ValuesWith) -> None:
+    study = parse_study(values_with({"study.title": "Größe"}))
+
+    assert study.digest() == hashlib.sha256(study.canonical()).hexdigest()
+    assert "Größe".encode() in study.canonical()
+
+
+def test_the_canonical_form_is_sorted_json_without_spaces(values_with: ValuesWith) -> None:
+    canonical = parse_study(values_with({})).canonical().decode()
+
+    again = json.dumps(
+        json.loads(canonical), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    assert canonical == again
+
+
+WRITTEN = """
+[study]
+name = "tiny"
+[task]
+kind = "binary"
+classes = ["benign", "malignant"]
+[model]
+name = "mlp"
+hidden = [4]
+[data]
+kind = "table"
+label = "diagnosis"
+[data.features]
+age = { center = 55.0, scale = 10.0 }
+sex = { categories = ["f", "m"] }
+[training]
+rounds = 3
+local_epochs = 1
+learning_rate = 0.1
+[participation]
+hospitals = 3
+"""
+
+WRITTEN_ANOTHER_WAY = """
+# who
+participation.hospitals = 3
+participation.wait_seconds = 600       # a default, written out
+aggregation = { strategy = "fedavg", weighting = "examples" }
+privacy.mode = "off"
+
+[training]
+learning_rate   = 1e-1
+local_epochs = 1
+rounds = 0x3
+batch_size = 32
+weight_decay = 0
+
+[model]
+hidden = [
+    4,
+]
+name = 'mlp'
+
+[task]
+threshold = 0.5
+classes = [ "benign" , "malignant" ]
+kind = "binary"
+
+[data]
+label = "diagnosis"
+missing = "refuse"
+kind = "table"
+features = { age = { scale = 10, center = 55 }, sex = { categories = ["f", "m"] } }
+parts = { by = "random", test = 0.2, train = 0.7, validation = 0.1, seed = 0 }
+
+[study]
+format = 1
+title = ""
+name = "tiny"
+
+[simulation]
+split = "dirichlet"
+alpha = 0.1
+"""
+
+
+def test_the_same_study_in_other_words_has_the_same_digest(values_with: ValuesWith) -> None:
+    one, other = (parse_study(tomllib.loads(text)) for text in (WRITTEN, WRITTEN_ANOTHER_WAY))
+
+    assert one.digest() == other.digest() == parse_study(values_with({})).digest()
+
+
+def turned(value: object) -> object:
+    """The same values with the keys of every table the other way round."""
+    if isinstance(value, dict):
+        return {key: turned(value[key]) for key in reversed(value)}
+    return value
+
+
+def test_the_order_of_tables_and_keys_does_not_matter_but_that_of_features_does(
+    values_with: ValuesWith,
+) -> None:
+    values = values_with({})
+    reordered = turned(values)
+    assert isinstance(reordered, dict)
+    reordered["data"]["features"] = values["data"]["features"]
+
+    assert parse_study(reordered).digest() == parse_study(values).digest()
+
+
+def test_the_order_of_features_changes_the_digest(values_with: ValuesWith) -> None:
+    """The features' order is that of the model's inputs: another order is another model."""
+    values = values_with({})
+    other = copy.deepcopy(values)
+    other["data"]["features"] = dict(reversed(values["data"]["features"].items()))
+
+    assert parse_study(other).digest() != parse_study(values).digest()
+
+
+@pytest.mark.parametrize(
+    "simulation",
+    [
+        {"split": "dirichlet", "alpha": 0.1},
+        {"split": "site", "site": "hospital"},
+        {"source": {"format": "csv", "delimiter": ";"}},
+        {"download": {"url": "https://example.org/a.csv", "md5": "0" * 32}},
+    ],
+)
+def test_no_simulation_changes_the_digest(simulation: Values, values_with: ValuesWith) -> None:
+    changed = parse_study(values_with({"simulation": simulation}))
+
+    assert changed.digest() == parse_study(values_with({})).digest()
+
+
+CHANGES: list[Values] = [
+    {"study.name": "other"},
+    {"study.title": "Other"},
+    {"task.classes": ["malignant", "benign"]},
+    {"task.threshold": 0.4},
+    {"task.threshold": "max_accuracy"},
+    {"task.kind": "multiclass"},
+    {"model.name": "small_cnn"},
+    {"model.hidden": [5]},
+    {"model.hidden": [4, 4]},
+    {"model.other": 1},
+    {"data.label": "finding"},
+    {"data.missing": "drop"},
+    {"data.features.age.center": 54.0},
+    {"data.features.age.scale": 11.0},
+    {"data.features.age.absent": 0.0},
+    {"data.features.weight": {}},
+    {"data.features.sex.categories": ["m", "f"]},
+    {"data.features.sex.categories": ["f", "m", "x"]},
+    {"data.class_values": [[0], [1]]},
+    {"data.class_values": [[1], [0]]},
+    {"data.parts": {"by": "file"}},
+    {"data.parts": {"by": "random", "seed": 1}},
+    {"data.parts": {"by": "random", "train": 0.6, "validation": 0.2}},
+    {"data": IMAGES},
+    {"data": IMAGES | {"shape": [1, 8, 9]}},
+    {"data": IMAGES | {"center": 0.4}},
+    {"training.rounds": 4},
+    {"training.local_epochs": 2},
+    {"training.batch_size": 31},
+    {"training.batch_size": "all"},
+    {"training.optimizer": "adam"},
+    {"training.learning_rate": 0.2},
+    {"training.momentum": 0.9},
+    {"training.weight_decay": 0.01},
+    {"aggregation": {"strategy": "fedavg", "weighting": "uniform"}},
+    {"aggregation": {"strategy": "fedprox", "proximal_mu": 0.0}},
+    {"aggregation": {"strategy": "fedprox", "proximal_mu": 0.1}},
+    {"aggregation": {"strategy": "fedavgm"}},
+    {"aggregation": {"strategy": "fedavgm", "server_momentum": 0.5}},
+    {"aggregation": {"strategy": "fedadagrad"}},
+    {"aggregation": {"strategy": "fedadam"}},
+    {"aggregation": {"strategy": "fedadam", "tau": 0.1}},
+    {"aggregation": {"strategy": "fedyogi"}},
+    {"privacy": LOCAL},
+    {"privacy": LOCAL | {"epsilon": 2.0}},
+    {"privacy": LOCAL | {"delta": 1e-6}},
+    {"privacy": LOCAL | {"clipping_norm": 2.0}},
+    {"privacy": LOCAL | {"sampling_rate": 0.2}},
+    {"privacy": LOCAL | {"accountant": "rdp"}},
+    {"participation.hospitals": 4},
+    {"participation.invited": 2},
+    {"participation.min_hospitals": 2},
+    {"participation.wait_seconds": 1.0},
+    {"participation.deadline_seconds": 1.0},
+]
+
+
+def test_every_change_of_the_contract_changes_the_digest(values_with: ValuesWith) -> None:
+    digests = [parse_study(values_with(changes)).digest() for changes in [{}, *CHANGES]]
+
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"data.features.sex.categories": [1, 2]}, {"data.features.sex.categories": [1.0, 2.0]}),
+        ({"data.class_values": [[0], [1]]}, {"data.class_values": [[0.0], [1.0]]}),
+        ({"model.dropout": 1}, {"model.dropout": 1.0}),
+        ({"data.features.age.center": 0.0}, {"data.features.age.center": -0.0}),
+    ],
+)
+def test_one_number_written_in_two_ways_gives_one_digest(
+    one: Values, other: Values, values_with: ValuesWith
+) -> None:
+    digests = {parse_study(values_with(changes)).digest() for changes in (one, other)}
+
+    assert len(digests) == 1
+
+
+def test_a_study_cannot_be_changed(values_with: ValuesWith) -> None:
+    study = parse_study(values_with({}))
+
+    with pytest.raises(ValidationError):
+        study.training.rounds = 1000
+    with pytest.raises(ValidationError):
+        study.model.name = "other"
+    study.model.settings["hidden"] = 1024
+
+    assert study.digest() == parse_study(values_with({})).digest()
+
+
+anything = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(1e-6, 1e6)
+name = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
+feature = st.one_of(
+    st.fixed_dictionaries({}, optional={"center": anything, "scale": positive}),
+    st.fixed_dictionaries({"absent": anything}),
+    st.lists(st.integers(-99, 99), min_size=2, max_size=4, unique=True).map(
+        lambda categories: {"categories": categories}
+    ),
+    st.lists(name, min_size=2, max_size=4, unique=True).map(lambda names: {"categories": names}),
+)
+change = st.fixed_dictionaries(
+    {},
+    optional={
+        "study.title": name,
+        "task.threshold": st.floats(0.01, 0.99) | st.just("max_balanced_accuracy"),
+        "model.hidden": st.lists(st.integers(1, 64), max_size=3),
+        "data.features": st.dictionaries(
+            name.filter(lambda text: text != "diagnosis"), feature, min_size=1, max_size=3
+        ),
+        "data.missing": st.sampled_from(["refuse", "drop"]),
+        "training.learning_rate": positive,
+        "training.batch_size": st.integers(1, 999) | st.just("all"),
+        "training.weight_decay": positive,
+        "aggregation": st.sampled_from(["fedavg", "fedavgm", "fedadam"]).map(
+            lambda strategy: {"strategy": strategy}
+        ),
+        "privacy": st.builds(lambda delta: LOCAL | {"delta": delta}, st.floats(1e-9, 0.5)),
+        "participation.min_hospitals": st.integers(1, 3),
+        "simulation": st.fixed_dictionaries({"alpha": positive}),
+    },
+)
+
+
+@given(changes=change)
+def test_a_study_written_to_toml_and_read_again_is_the_same(
+    changes: Values, values_with: ValuesWith
+) -> None:
+    study = parse_study(values_with(changes))
+
+    text = tomli_w.dumps(study.model_dump(mode="json", exclude_none=True, exclude={"simulation"}))
+    again = parse_study(tomllib.loads(text))
+
+    assert again.digest() == study.digest()
+    assert isinstance(again, Study)
+
+
+# --- What follows from a study --------------------------------------------------------------------
+
+
+def test_all_hospitals_are_asked_and_needed_if_nothing_is_said(values_with: ValuesWith) -> None:
+    participation = parse_study(values_with({"participation.hospitals": 5})).participation
+
+    assert (participation.asked, participation.fewest) == (5, 5)
+
+
+def test_a_round_needs_all_that_were_invited_if_nothing_is_said(values_with: ValuesWith) -> None:
+    participation = parse_study(values_with({"participation.invited": 2})).participation
+
+    assert (participation.asked, participation.fewest) == (2, 2)
+
+
+def test_the_model_has_one_input_for_each_number_category_and_mark_of_absence(
+    values_with: ValuesWith,
+) -> None:
+    features = {"age": {}, "stage": {"categories": [1, 2, 3]}, "lab": {"absent": 0}}
+
+    assert parse_study(values_with({"data.features": features})).data.input_shape == (1 + 3 + 2,)
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.5, 2), (0.1, 10), (0.03, 33), (0.9, 1)])
+def test_a_private_pass_samples_each_record_once_on_average(
+    rate: float, steps: int, values_with: ValuesWith
+) -> None:
+    study = parse_study(values_with({"privacy": LOCAL | {"sampling_rate": rate}}))
+
+    assert study.steps_per_epoch == steps
