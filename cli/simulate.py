@@ -54,7 +54,7 @@ def simulate(
 
     The same seed gives the same result, bit for bit.
     """
-    contract = whole_study(study)
+    contract, _ = whole_study(study)
     from fedward.cli.progress import watch
     from fedward.cli.quiet import quiet_libraries
     from fedward.simulation import simulate as simulation

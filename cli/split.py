@@ -34,7 +34,8 @@ def split(
     from fedward.simulation.hospitals import make_hospitals
     from fedward.simulation.simulate import with_hospitals
 
-    contract = with_hospitals(whole_study(study), hospitals)
+    whole, _ = whole_study(study)
+    contract = with_hospitals(whole, hospitals)
     if data is None and contract.simulation.download is not None:
         data = fetch(contract.simulation.download, say=messages.print)
     for file in make_hospitals(contract, data, out, seed=seed):

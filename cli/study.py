@@ -9,8 +9,7 @@ import tomli_w
 import typer
 
 from fedward.cli.console import output
-from fedward.cli.study_file import parameters_of
-from fedward.study.study import read_study
+from fedward.cli.study_file import whole_study
 
 app = typer.Typer(no_args_is_help=True, help="Check a study file, show it in full, or its digest.")
 _File = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
@@ -19,19 +18,19 @@ _File = Annotated[Path, typer.Argument(help="The study file.", show_default=Fals
 @app.command()
 def check(study: _File) -> None:
     """Read a study and say what is wrong with it, or how large its model is."""
-    contract = read_study(study)
-    size = parameters_of(contract, study)
+    contract, size = whole_study(study)
     output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.")
 
 
 @app.command()
 def digest(study: _File) -> None:
     """Print the digest by which hospitals approve a study (SHA-256 of its canonical form)."""
-    output.print(read_study(study).digest())
+    contract, _ = whole_study(study)
+    output.print(contract.digest())
 
 
 @app.command()
 def show(study: _File) -> None:
     """Print a study with every default filled in."""
-    contract = read_study(study)
+    contract, _ = whole_study(study)
     output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)))

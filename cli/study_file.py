@@ -8,28 +8,19 @@ from fedward.study.errors import StudyError
 from fedward.study.study import Study, read_study
 
 
-def parameters_of(study: Study, path: Path) -> int:
-    """Build the study's model once, and count its parameters.
+def whole_study(path: Path) -> tuple[Study, int]:
+    """A study with its model's settings filled in, and the number of the model's parameters.
 
     Raises:
-        StudyError: The model's name, or one of its settings; names the file.
+        StudyError: Any key of the file, the model's settings included; names the file.
+        DataError: The file cannot be read.
     """
-    from fedward.models.registry import build
+    read_study(path)  # a faulty file is told at once: the import takes seconds
+    from fedward.models.registry import build, read_settled
 
+    study = read_settled(path)
     try:
         model = build(study, seed=0)
     except StudyError as error:
         raise error.in_file(path) from None
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def whole_study(path: Path) -> Study:
-    """A study whose model was built once.
-
-    Raises:
-        StudyError: Any key of the file, the model's settings included.
-        DataError: The file cannot be read.
-    """
-    study = read_study(path)
-    parameters_of(study, path)
-    return study
+    return study, sum(parameter.numel() for parameter in model.parameters())

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from fedward.models.registry import read_settled
 from fedward.study.errors import InputError, RefusedError
-from fedward.study.study import Study, read_study
+from fedward.study.study import Study
 
 _LOG = logging.getLogger("fedward.client")
 
@@ -31,7 +32,7 @@ def approved_study(folder: Path, digest: str) -> tuple[Study, Path]:
     """
     for path in sorted(folder.glob("*.toml")):
         try:
-            study = read_study(path)
+            study = read_settled(path)
         except InputError as error:
             _LOG.warning("not an approval: %s", error)
             continue

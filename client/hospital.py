@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fedward.study.errors import HospitalError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
@@ -114,6 +114,12 @@ class Pretended(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a name of printable characters")
+    return name
+
+
 class HospitalFile(Frozen):
     """A whole hospital file, read and checked.
 
@@ -127,7 +133,7 @@ class HospitalFile(Frozen):
         simulation: Set in a simulation only.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     studies: str = "studies"
     state: str = "state"

@@ -37,6 +37,7 @@ from fedward.study.messages import (
     Answer,
     Contribution,
     EvaluateRequest,
+    Part,
     Refusal,
     Request,
     TrainRequest,
@@ -136,19 +137,22 @@ class Site:
     def _train(self, request: TrainRequest) -> Vector:
         loaded = self.load(request.study)
         study, records = loaded.study, loaded.parts["train"]
-        # Private steps hook the network they train: each round gets its own copy.
-        model = copy.deepcopy(self._model_of(loaded, request.model))
+        self._allow(study, request.monitor)
+        model = self._model_of(loaded, request.model)
+        if isinstance(study.privacy, LocalPrivacy):
+            model = copy.deepcopy(model)  # private steps hook the network that they train
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
             sums = metric_sums(model, loaded.parts[request.monitor], loaded.task)
         steps = self._steps(request, study, records)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._generator(request, "layers").initial_seed())
+            self._seed_layers(self._generator(request, "layers").initial_seed())
             train(model, records, study, loaded.task, steps)
         return contribution(flat.flatten(model) - request.model, self._weight(study, records), sums)
 
     def _evaluate(self, request: EvaluateRequest) -> Vector:
         loaded = self.load(request.study)
+        self._allow(loaded.study, request.part)
         model = self._model_of(loaded, request.model)
         sums = metric_sums(model, loaded.parts[request.part], loaded.task)
         return contribution(np.zeros(0, dtype=np.float32), 0.0, sums)
@@ -162,6 +166,14 @@ class Site:
                 todo="run the same version of fedward on both sides",
             ) from error
         return loaded.model
+
+    def _allow(self, study: Study, part: Part | None) -> None:
+        """With privacy on, nothing of the training records leaves but the noised update."""
+        if part == "train" and isinstance(study.privacy, LocalPrivacy):
+            raise RefusedError(
+                "a private study does not report metrics of its training records",
+                todo="ask for validation or test",
+            )
 
     def _weight(self, study: Study, records: Records) -> float:
         """What this hospital counts in the mean; public if privacy is on, so never its count."""
@@ -217,6 +229,12 @@ class Site:
             sampling=self._generator(request, "sample"),
             noise=self._generator(request, "noise", device=str(self.device)),
         )
+
+    def _seed_layers(self, seed: int) -> None:
+        """Layers with randomness of their own, as dropout, draw from the device's generator."""
+        torch.default_generator.manual_seed(seed)  # manual_seed() visits every device: slower
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _generator(
         self, request: TrainRequest, purpose: str, device: str = "cpu"

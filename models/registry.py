@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from fedward.models import mlp, small_cnn
 from fedward.models.family import Family
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
-from fedward.study.study import Study
+from fedward.study.study import ModelChoice, Study, read_study
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
 
@@ -35,6 +36,34 @@ def build(study: Study, *, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return family.build(settings, shape, len(study.task.classes))
+
+
+def settled(study: Study) -> Study:
+    """The study with every setting of its model written out, so that its digest covers them all.
+
+    A default that another version of Fedward has changed then makes another digest, not another
+    model under the same one.
+
+    Raises:
+        StudyError: As for `build`.
+    """
+    settings = _settings(study, _family(study))
+    model = ModelChoice(name=study.model.name, **settings.model_dump())
+    return study.model_copy(update={"model": model})
+
+
+def read_settled(path: Path) -> Study:
+    """Read a study file, the settings of its model included.
+
+    Raises:
+        StudyError: A key is unknown, has the wrong type or an impossible value.
+        DataError: The file cannot be read.
+    """
+    study = read_study(path)
+    try:
+        return settled(study)
+    except StudyError as error:
+        raise error.in_file(path) from None
 
 
 def _family(study: Study) -> Family:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from opacus.accountants import create_accountant
 from opacus.accountants.utils import get_noise_multiplier
+
+from fedward.study.errors import OptionError
 
 Accountant = Literal["prv", "rdp"]
 
@@ -38,16 +41,24 @@ def calibrate(
         sampling_rate: In (0, 1].
         steps: How many, >= 1.
         accountant: Which accountant composes.
+
+    Raises:
+        OptionError: The accountant finds no noise for this budget.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # RDP says when its range of orders ended
-        sigma: float = get_noise_multiplier(
-            target_epsilon=epsilon,
-            target_delta=delta,
-            sample_rate=sampling_rate,
-            steps=steps,
-            accountant=accountant,
-        )
+    try:
+        with _quiet():
+            sigma: float = get_noise_multiplier(
+                target_epsilon=epsilon,
+                target_delta=delta,
+                sample_rate=sampling_rate,
+                steps=steps,
+                accountant=accountant,
+            )
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"no noise found for epsilon {epsilon:g} in {steps} steps ({error})",
+            todo='change [privacy] epsilon, or set accountant = "rdp"',
+        ) from None
     return sigma
 
 
@@ -69,6 +80,14 @@ def _composed(history: tuple[SampledGaussian, ...], delta: float, accountant: Ac
         return 0.0
     composer = create_accountant(accountant)
     composer.history = [tuple(event) for event in history]
+    with _quiet():
+        return float(composer.get_epsilon(delta=delta))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """RDP warns where its range of orders ends, PRV where a density underflows: both stay valid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return float(composer.get_epsilon(delta=delta))
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield

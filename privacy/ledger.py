@@ -7,7 +7,8 @@ and never overspend it. The total is always composed anew from all charges.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,10 +103,17 @@ class Ledger:
         with self._open() as db:
             return epsilon_of(_history(db), delta, accountant)
 
-    def _open(self) -> closing[sqlite3.Connection]:
-        db = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-        db.execute("PRAGMA synchronous = FULL")
-        return closing(db)
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
+                db.execute("PRAGMA synchronous = FULL")
+                yield db
+        except sqlite3.DatabaseError as error:
+            raise RefusedError(
+                f"the privacy ledger cannot be used ({error})",
+                todo="restore it from a backup; without it no budget can be spent",
+            ) from None
 
 
 def _refuse_above(

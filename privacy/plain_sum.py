@@ -59,7 +59,9 @@ def contribution(update: Vector, weight: float, metrics: NDArray[np.float64]) ->
     Raises:
         TrainingError: A value is NaN or infinite: such an update must never reach a mean.
     """
-    vector = np.concatenate([update * np.float32(weight), [weight], metrics]).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        weighted = update.astype(np.float64) * weight
+        vector = np.concatenate([weighted, [weight], metrics]).astype(np.float32)
     if not np.isfinite(vector).all():
         raise TrainingError(
             "the update is not finite (NaN or infinity)",
@@ -80,12 +82,22 @@ class PlainSum:
         """Add one contribution.
 
         Raises:
-            TrainingError: The vector is not finite; the sum is unchanged.
+            TrainingError: The vector has another length, a value that is not finite, or a negative
+                weight; the sum is unchanged.
         """
+        if vector.shape != self._sum.shape:
+            raise TrainingError(
+                "sent a vector of another length; it was left out",
+                todo="run the same version of fedward on both sides",
+            )
         if not np.isfinite(vector).all():
             raise TrainingError(
                 "sent an update that is not finite (NaN or infinity); it was left out",
                 todo="check that hospital's data and its version of fedward",
+            )
+        if vector[self._layout.parameters] < 0:
+            raise TrainingError(
+                "sent a negative weight; it was left out", todo="check that hospital's fedward"
             )
         self._sum += vector
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedward.models.registry import read_settled
 from fedward.server.events import Listener
 from fedward.server.federation import Federation
 from fedward.server.run_folder import write_json, write_model, write_rounds
 from fedward.server.sentences import log_event
 from fedward.study.errors import OptionError
-from fedward.study.study import read_study
 
 Config = Mapping[str, object]
 
@@ -37,7 +37,7 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
 
 def _run(grid: Grid, config: Config, listener: Listener) -> None:
-    study = read_study(_path(config, "study"))
+    study = read_settled(_path(config, "study"))
     seed, run = int(str(config.get("seed", 0))), str(config["run"])
     outcome = Federation(study, grid, run=run, seed=seed, listener=listener).train_and_judge()
     if "out" not in config:

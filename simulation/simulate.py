@@ -17,7 +17,7 @@ from flwr.app import Context, RecordDict
 
 from fedward.client.app import open_site
 from fedward.client.data.reading import forget_shared
-from fedward.models.registry import build
+from fedward.models.registry import build, settled
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.schedule import epsilon_after
 from fedward.server.app import Config, make_app
@@ -116,6 +116,7 @@ def _simulate(
     open_site.cache_clear()  # an earlier run of this process may have had the same folders
     forget_shared()
     workers = options.workers or usable_cores()
+    study = settled(study)
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
     hospitals = make_hospitals(

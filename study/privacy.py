@@ -24,7 +24,8 @@ class LocalPrivacy(Frozen):
     """Every hospital adds the full noise to its own DP-SGD (Abadi et al. 2016, algorithm 1).
 
     Attributes:
-        epsilon: Budget of the whole run at each hospital, from which the noise is derived.
+        epsilon: Budget of the whole run at each hospital, from which the noise is derived; more
+            than 50 would promise nothing.
         noise_multiplier: The noise itself (sigma), instead of a budget.
         delta: Probability with which the promise may fail; below 1 over the number of records.
         clipping_norm: Largest L2 norm that one record's gradient may have (C).
@@ -33,7 +34,7 @@ class LocalPrivacy(Frozen):
     """
 
     mode: Literal["local"]
-    epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
+    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
     noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)]
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0

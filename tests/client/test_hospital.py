@@ -45,7 +45,7 @@ sources = st.one_of(
 )
 hospitals = st.builds(
     HospitalFile,
-    name=text.filter(lambda name: all(ord(sign) > 0x1F for sign in name)),
+    name=text.filter(str.isprintable),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
     studies=text,
     state=text,

@@ -411,12 +411,14 @@ def test_a_real_hospital_tells_nobody_what_stands_in_its_data(study: Study, hous
         assert secret not in said
 
 
-def test_a_study_without_a_fitting_model_is_a_refusal(study_with: StudyWith, house: House) -> None:
+def test_a_study_without_a_fitting_model_is_no_approval(
+    study_with: StudyWith, house: House
+) -> None:
     study = study_with({"model": {"name": "mpl"}})
     house.approve(study)
     asked = TrainRequest(study.digest(), "r", 1, np.zeros(3, dtype=np.float32))
 
-    assert refusal_of(house.site(**SEED).answer(asked)).error == "StudyError"
+    assert refusal_of(house.site(**SEED).answer(asked)).error == "RefusedError"
 
 
 @pytest.mark.parametrize("privacy", [False, True])

@@ -11,6 +11,7 @@ import torch
 
 from fedward.client.hospital import read_hospital
 from fedward.client.site import Site
+from fedward.models.registry import settled
 from fedward.simulation.hospitals import make_hospitals
 from fedward.study.errors import DataError, FedwardError, InputError, OptionError
 from fedward.study.study import Study, parse_study, read_study
@@ -167,7 +168,7 @@ def test_a_folder_with_one_table_a_hospital_needs_no_list(tables: Path, tmp_path
 def test_a_folder_with_one_folder_of_images_a_hospital(tmp_path: Path) -> None:
     for number, name in enumerate(("berlin", "oslo")):
         write_images(tmp_path / "data" / name, 10 + 6 * number)
-    study = image_study(participation={"hospitals": 2}, simulation={"split": "folders"})
+    study = settled(image_study(participation={"hospitals": 2}, simulation={"split": "folders"}))
     files = make_hospitals(study, tmp_path / "data", tmp_path / "hospitals", seed=0)
 
     assert [read_hospital(file).name for file in files] == ["berlin", "oslo"]
@@ -177,7 +178,7 @@ def test_a_folder_with_one_folder_of_images_a_hospital(tmp_path: Path) -> None:
 
 def test_one_folder_of_images_is_divided(tmp_path: Path) -> None:
     write_images(tmp_path / "data", 40)
-    study = image_study(participation={"hospitals": 2}, simulation={"split": "iid"})
+    study = settled(image_study(participation={"hospitals": 2}, simulation={"split": "iid"}))
     files = make_hospitals(study, tmp_path / "data", tmp_path / "hospitals", seed=0)
 
     loaded = [site(file).load(study.digest()).parts.values() for file in files]

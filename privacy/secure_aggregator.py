@@ -1,0 +1,106 @@
+"""The aggregator's side of secure aggregation: adds masked vectors up, and then takes masks away.
+
+It holds one running sum, never two hospitals' vectors. It is trusted for availability only: every
+rule that protects a hospital is checked by the hospitals.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedward.privacy.masks import add_masks
+from fedward.privacy.protocol_errors import BadShare, TooFew
+from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
+from fedward.privacy.shamir import combine
+
+
+class SecureSum:
+    """One attempt at one round's sum."""
+
+    def __init__(self, attempt: Attempt, *, size: int, threshold: int) -> None:
+        """Start from zero.
+
+        Args:
+            attempt: Whom is asked.
+            size: Length of the vectors.
+            threshold: Shares that rebuild a self mask, and the fewest survivors (t).
+        """
+        self._attempt = attempt
+        self._threshold = threshold
+        self._words: Words = np.zeros(size, dtype=np.uint32)
+        self._shares: dict[str, dict[str, bytes]] = {}
+        self._answers: dict[str, Unmasking] = {}
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The hospitals whose vectors are in the sum."""
+        return tuple(sorted(self._shares))
+
+    def add(self, hospital: str, masked: Masked) -> None:
+        """Add one hospital's masked vector; the vector is not kept.
+
+        Raises:
+            BadShare: The hospital was not invited, answered before, or its shares are not for the
+                invited; the sum is unchanged.
+        """
+        invited = self._attempt.invited
+        if hospital not in invited or hospital in self._shares:
+            raise BadShare(f"{hospital} is not invited, or answered twice", todo="leave it out")
+        if set(masked.shares) != set(invited) or masked.words.shape != self._words.shape:
+            raise BadShare(f"{hospital} sent shares for others", todo="leave it out")
+        np.add(self._words, masked.words, out=self._words)
+        self._shares[hospital] = dict(masked.shares)
+
+    def unmask_requests(self) -> dict[str, UnmaskRequest]:
+        """What to ask of each survivor.
+
+        Raises:
+            TooFew: Too few survived for anybody to answer.
+        """
+        survivors = self.survivors
+        if len(survivors) < self._threshold:
+            raise TooFew(
+                f"{len(survivors)} hospitals answered, {self._threshold} are needed",
+                todo="repeat the round",
+            )
+        return {
+            holder: UnmaskRequest(
+                self._attempt,
+                survivors,
+                {sender: self._shares[sender][holder] for sender in survivors},
+            )
+            for holder in survivors
+        }
+
+    def take(self, hospital: str, answer: Unmasking) -> None:
+        """Keep one survivor's answer."""
+        self._answers[hospital] = answer
+
+    def total(self) -> Words:
+        """The sum over the survivors, shape (size,), uint32.
+
+        Raises:
+            TooFew: Too few answered to rebuild the self masks, or a survivor is silent while
+                somebody had dropped: its pair masks with those cannot be taken away.
+            BadShare: The shares do not fit together.
+        """
+        dropped = [name for name in self._attempt.invited if name not in self._shares]
+        silent = [name for name in self.survivors if name not in self._answers]
+        if len(self._answers) < self._threshold or (dropped and silent):
+            raise TooFew(
+                f"{len(self._answers)} of {len(self.survivors)} survivors helped to unmask",
+                todo="repeat the round",
+            )
+        masks = [(self._self_seed(name), -1) for name in self.survivors]
+        for survivor, answer in self._answers.items():
+            # The survivor added it if its name comes first; taking it away is the opposite.
+            masks += [(answer.pair_seeds[name], -1 if survivor < name else 1) for name in dropped]
+        add_masks(self._words, masks)
+        return self._words
+
+    def _self_seed(self, hospital: str) -> bytes:
+        try:
+            shares = [answer.self_shares[hospital] for answer in self._answers.values()]
+        except KeyError:
+            raise BadShare(f"a share of {hospital} is missing", todo="repeat the round") from None
+        return combine(shares, threshold=self._threshold)

@@ -1,0 +1,192 @@
+"""The hospital's side of secure aggregation: a request in, an answer out, or a named refusal.
+
+Bonawitz et al. 2017 (pairwise masks, self masks, shares), with adverts signed by identities that
+the aggregator did not issue, and one key agreement for a whole run. Everything that must be
+remembered between two requests is in the journal; everything else is computed from the request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedward.privacy.advert import Advert, RunKey, check_advert, make_advert
+from fedward.privacy.identity import Identity
+from fedward.privacy.journal import Journal
+from fedward.privacy.key_schedule import pair_seed, round_context, seal_key, self_seed
+from fedward.privacy.masks import add_masks
+from fedward.privacy.protocol_errors import BadAdvert, BadRequest, TooFew
+from fedward.privacy.roster import Roster
+from fedward.privacy.sealing import seal, unseal
+from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
+from fedward.privacy.shamir import split
+from fedward.privacy.threshold import shares_needed
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom a hospital trusts how far, as the study says.
+
+    Attributes:
+        colluding: Hospitals that may collude with the aggregator (c).
+        min_honest: Fewest honest hospitals that a revealed sum may contain (k), at least 2.
+    """
+
+    colluding: int
+    min_honest: int
+
+    def threshold(self, invited: int) -> int:
+        """Shares that rebuild a self mask, and the fewest survivors that are unmasked for (t)."""
+        return shares_needed(
+            hospitals=invited, colluding=self.colluding, min_honest=self.min_honest
+        )
+
+
+class SecureHospital:
+    """One hospital in one run."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        identity: Identity,
+        run_key: RunKey,
+        roster: Roster,
+        trust: Trust,
+        journal: Journal,
+    ) -> None:
+        """Take what the hospital has: its keys, the consortium's roster, the study's terms."""
+        self._name = name
+        self._identity = identity
+        self._run_key = run_key
+        self._roster = roster
+        self._trust = trust
+        self._journal = journal
+
+    def advertise(self, *, study: str, run: str) -> Advert:
+        """This hospital's signed public key for a run."""
+        return make_advert(self._identity, self._run_key, study=study, run=run, hospital=self._name)
+
+    def mask(self, attempt: Attempt, words: Words) -> Masked:
+        """Mask an encoded vector for one attempt, in place.
+
+        Args:
+            attempt: Whom it is masked with.
+            words: The encoded contribution, shape (n,), uint32; holds the masked one afterwards.
+
+        Raises:
+            BadAdvert: An advert is forged, of another run, doubled, or this hospital's is not its.
+            TooFew: Fewer hospitals are invited than the study's terms need.
+            Replayed: This attempt was answered before.
+        """
+        threshold = self._check(attempt)
+        update_id = hashlib.sha256(words.data).digest()
+        context = _context(attempt)
+        self._journal.begin(
+            run=attempt.run,
+            server_round=attempt.round,
+            attempt=attempt.attempt,
+            context=context,
+            update_id=update_id,
+        )
+        shared = self._agree(attempt)
+        own = self_seed()
+        add_masks(words, [(own, 1), *self._pair_masks(shared, context)])
+        shares = split(own, threshold=threshold, holders=len(attempt.invited))
+        sealed = {
+            holder: self._seal_for(holder, share, shared, context)
+            for holder, share in zip(attempt.invited, shares, strict=True)
+        }
+        return Masked(words, sealed)
+
+    def unmask(self, request: UnmaskRequest) -> Unmasking:
+        """Help to unmask the sum over the survivors, once.
+
+        Raises:
+            BadAdvert: As for `mask`.
+            BadRequest: The survivors are not among the invited, or this hospital is none of them,
+                or shares are missing, or nothing was masked for this attempt.
+            TooFew: Fewer survivors than the study's terms need.
+            BadSeal: A share was changed, or sealed for somebody or something else.
+            Replayed: It was unmasked before.
+        """
+        attempt = request.attempt
+        threshold = self._check(attempt)
+        survivors = self._survivors(request, threshold)
+        context = _context(attempt)
+        shared = self._agree(attempt)
+        opened = {
+            sender: self._unseal_from(sender, request.shares[sender], shared, context)
+            for sender in survivors
+        }
+        self._journal.unmask(context=context, survivors=survivors)
+        dropped = [name for name in attempt.invited if name not in request.survivors]
+        seeds = {name: pair_seed(shared[name], context, self._name, name) for name in dropped}
+        return Unmasking(self_shares=opened, pair_seeds=seeds)
+
+    def _check(self, attempt: Attempt) -> int:
+        """The threshold, once every advert was checked."""
+        for advert in attempt.adverts:
+            check_advert(advert, self._roster, study=attempt.study, run=attempt.run)
+        names = attempt.invited
+        if len(set(names)) != len(names):
+            raise BadAdvert("a hospital is invited twice", todo="see the aggregator's log")
+        own = [a for a in attempt.adverts if a.hospital == self._name]
+        if len(own) != 1 or own[0].public_key != self._run_key.public:
+            raise BadAdvert("this hospital is not invited with its own key", todo="advertise again")
+        try:
+            return self._trust.threshold(len(names))
+        except ValueError as error:
+            raise TooFew(str(error), todo="invite more hospitals") from None
+
+    def _survivors(self, request: UnmaskRequest, threshold: int) -> tuple[str, ...]:
+        survivors = tuple(sorted(request.survivors))
+        invited = set(request.attempt.invited)
+        if len(set(survivors)) != len(survivors) or not set(survivors) <= invited:
+            raise BadRequest("survivors who were not invited", todo="see the aggregator's log")
+        if self._name not in survivors or set(request.shares) != set(survivors):
+            raise BadRequest(
+                "asked to unmask without this hospital, or without the survivors' shares",
+                todo="see the aggregator's log",
+            )
+        if len(survivors) < threshold:
+            raise TooFew(
+                f"{len(survivors)} survivors, the study's terms need {threshold}",
+                todo="the aggregator must repeat the round",
+            )
+        return survivors
+
+    def _agree(self, attempt: Attempt) -> dict[str, bytes]:
+        """The secret shared with each invited hospital, this one included."""
+        return {a.hospital: self._run_key.agree(a.public_key) for a in attempt.adverts}
+
+    def _pair_masks(self, shared: Mapping[str, bytes], context: bytes) -> list[tuple[bytes, int]]:
+        """A pair's masks cancel: the hospital whose name comes first adds, the other subtracts."""
+        return [
+            (pair_seed(secret, context, self._name, other), 1 if self._name < other else -1)
+            for other, secret in sorted(shared.items())
+            if other != self._name
+        ]
+
+    def _seal_for(
+        self, holder: str, share: bytes, shared: Mapping[str, bytes], context: bytes
+    ) -> bytes:
+        key = seal_key(shared[holder], context, self._name, holder)
+        return seal(key, share, bound_to=context)
+
+    def _unseal_from(
+        self, sender: str, token: bytes, shared: Mapping[str, bytes], context: bytes
+    ) -> bytes:
+        key = seal_key(shared[sender], context, sender, self._name)
+        return unseal(key, token, bound_to=context)
+
+
+def _context(attempt: Attempt) -> bytes:
+    return round_context(
+        study=attempt.study,
+        run=attempt.run,
+        round=attempt.round,
+        attempt=attempt.attempt,
+        adverts=attempt.adverts,
+    )

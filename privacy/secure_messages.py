@@ -1,0 +1,78 @@
+"""What hospitals and aggregator say to each other in secure aggregation, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.privacy.advert import Advert
+
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at one round: what every hospital's masks are bound to.
+
+    Attributes:
+        study: Digest of the study.
+        run: Name of the run.
+        round: From 1.
+        attempt: From 1; a repeated round counts up.
+        adverts: The adverts of the invited hospitals (U).
+    """
+
+    study: str
+    run: str
+    round: int
+    attempt: int
+    adverts: tuple[Advert, ...]
+
+    @property
+    def invited(self) -> tuple[str, ...]:
+        """Names of the invited hospitals, sorted."""
+        return tuple(sorted(advert.hospital for advert in self.adverts))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A hospital's answer to an attempt.
+
+    Attributes:
+        words: The masked vector, shape (n,), uint32.
+        shares: For each invited hospital, its sealed share of this hospital's self mask.
+    """
+
+    words: Words
+    shares: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class UnmaskRequest:
+    """What the aggregator asks of a survivor.
+
+    Attributes:
+        attempt: The attempt to unmask.
+        survivors: The hospitals whose masked vectors were added up (V).
+        shares: The sealed shares that survivors addressed to this one, by their sender.
+    """
+
+    attempt: Attempt
+    survivors: tuple[str, ...]
+    shares: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """A survivor's answer.
+
+    Attributes:
+        self_shares: Its share of each survivor's self mask.
+        pair_seeds: Its pair seed with each hospital that dropped out.
+    """
+
+    self_shares: Mapping[str, bytes]
+    pair_seeds: Mapping[str, bytes]

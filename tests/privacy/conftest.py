@@ -1,0 +1,62 @@
+"""A small study as values, and ways to change one key of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from fedward.study.study import Study, parse_study
+
+settings.register_profile(
+    "fedward", derandomize=True, deadline=None, database=None, max_examples=50
+)
+settings.load_profile("fedward")
+
+Values = dict[str, Any]
+ValuesWith = Callable[[Mapping[str, object]], Values]
+
+SMALL: Values = {
+    "study": {"name": "tiny"},
+    "task": {"kind": "binary", "classes": ["benign", "malignant"]},
+    "model": {"name": "mlp", "hidden": [4]},
+    "data": {
+        "kind": "table",
+        "label": "diagnosis",
+        "features": {
+            "age": {"center": 55.0, "scale": 10.0},
+            "sex": {"categories": ["f", "m"]},
+        },
+    },
+    "training": {"rounds": 3, "local_epochs": 1, "learning_rate": 0.1},
+    "participation": {"hospitals": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def values_with() -> ValuesWith:
+    """The small study's values, with `{"training.rounds": 5}` set in them."""
+
+    def changed(changes: Mapping[str, object]) -> Values:
+        values = copy.deepcopy(SMALL)
+        for path, value in changes.items():
+            *tables, key = path.split(".")
+            place = values
+            for table in tables:
+                place = place.setdefault(table, {})
+            place[key] = copy.deepcopy(value)
+        return values
+
+    return changed
+
+
+StudyWith = Callable[[Mapping[str, object]], Study]
+
+
+@pytest.fixture(scope="session")
+def study_with(values_with: ValuesWith) -> StudyWith:
+    """The small study, with `{"training.rounds": 5}` set in it."""
+    return lambda changes: parse_study(values_with(changes))
