@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -87,35 +88,28 @@ def _record(model: Vector) -> ArrayRecord:
 
 
 def _flower_strategy(aggregation: Aggregation) -> flower.FedAvg:
+    alone: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
     match aggregation:
         case FedAvg() | FedProx():  # FedProx differs in the hospitals only
-            return flower.FedAvg(min_train_nodes=1, min_available_nodes=1)
-        case FedAvgM(server_learning_rate=rate, server_momentum=momentum):
+            return flower.FedAvg(**alone)
+        case FedAvgM():
             return flower.FedAvgM(
-                min_train_nodes=1,
-                min_available_nodes=1,
-                server_learning_rate=rate,
-                server_momentum=momentum,
+                **alone,
+                server_learning_rate=aggregation.server_learning_rate,
+                server_momentum=aggregation.server_momentum,
             )
-        case FedAdagrad(server_learning_rate=rate, tau=tau):
-            return flower.FedAdagrad(min_train_nodes=1, min_available_nodes=1, eta=rate, tau=tau)
-        case FedAdam(server_learning_rate=rate, tau=tau, beta_1=beta_1, beta_2=beta_2):
-            return flower.FedAdam(
-                min_train_nodes=1,
-                min_available_nodes=1,
-                eta=rate,
-                tau=tau,
-                beta_1=beta_1,
-                beta_2=beta_2,
+        case FedAdagrad():
+            return flower.FedAdagrad(
+                **alone, eta=aggregation.server_learning_rate, tau=aggregation.tau
             )
-        case FedYogi(server_learning_rate=rate, tau=tau, beta_1=beta_1, beta_2=beta_2):
-            return flower.FedYogi(
-                min_train_nodes=1,
-                min_available_nodes=1,
-                eta=rate,
-                tau=tau,
-                beta_1=beta_1,
-                beta_2=beta_2,
+        case FedAdam() | FedYogi():
+            kind = flower.FedAdam if isinstance(aggregation, FedAdam) else flower.FedYogi
+            return kind(
+                **alone,
+                eta=aggregation.server_learning_rate,
+                tau=aggregation.tau,
+                beta_1=aggregation.beta_1,
+                beta_2=aggregation.beta_2,
             )
 
 
