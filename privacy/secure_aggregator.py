@@ -6,6 +6,9 @@ rule that protects a hospital is checked by the hospitals.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+
 import numpy as np
 
 from fedward.privacy.masks import add_masks
@@ -29,6 +32,7 @@ class SecureSum:
         self._threshold = threshold
         self._words: Words = np.zeros(size, dtype=np.uint32)
         self._shares: dict[str, dict[str, bytes]] = {}
+        self._commitments: dict[str, bytes] = {}
         self._answers: dict[str, Unmasking] = {}
 
     @property
@@ -50,6 +54,7 @@ class SecureSum:
             raise BadShare(f"{hospital} sent shares for others", todo="leave it out")
         np.add(self._words, masked.words, out=self._words)
         self._shares[hospital] = dict(masked.shares)
+        self._commitments[hospital] = masked.commitment
 
     def unmask_requests(self) -> dict[str, UnmaskRequest]:
         """What to ask of each survivor.
@@ -73,7 +78,17 @@ class SecureSum:
         }
 
     def take(self, hospital: str, answer: Unmasking) -> None:
-        """Keep one survivor's answer."""
+        """Keep one survivor's answer.
+
+        Raises:
+            BadShare: It is no survivor's, or not about the survivors and those that dropped out.
+        """
+        survivors = set(self.survivors)
+        dropped = set(self._attempt.invited) - survivors
+        if hospital not in survivors or hospital in self._answers:
+            raise BadShare(f"{hospital} was not asked to unmask", todo="leave it out")
+        if set(answer.self_shares) != survivors or set(answer.pair_seeds) != dropped:
+            raise BadShare(f"{hospital} sent other shares than asked", todo="leave it out")
         self._answers[hospital] = answer
 
     def total(self) -> Words:
@@ -99,8 +114,8 @@ class SecureSum:
         return self._words
 
     def _self_seed(self, hospital: str) -> bytes:
-        try:
-            shares = [answer.self_shares[hospital] for answer in self._answers.values()]
-        except KeyError:
-            raise BadShare(f"a share of {hospital} is missing", todo="repeat the round") from None
-        return combine(shares, threshold=self._threshold)
+        shares = [answer.self_shares[hospital] for answer in self._answers.values()]
+        seed = combine(shares, threshold=self._threshold)
+        if not hmac.compare_digest(hashlib.sha256(seed).digest(), self._commitments[hospital]):
+            raise BadShare(f"shares of {hospital} are false", todo="repeat the round")
+        return seed

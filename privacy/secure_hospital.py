@@ -16,7 +16,7 @@ from fedward.privacy.identity import Identity
 from fedward.privacy.journal import Journal
 from fedward.privacy.key_schedule import pair_seed, round_context, seal_key, self_seed
 from fedward.privacy.masks import add_masks
-from fedward.privacy.protocol_errors import BadAdvert, BadRequest, TooFew
+from fedward.privacy.protocol_errors import BadAdvert, BadRequest, BadSeal, TooFew
 from fedward.privacy.roster import Roster
 from fedward.privacy.sealing import seal, unseal
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
@@ -98,7 +98,7 @@ class SecureHospital:
             holder: self._seal_for(holder, share, shared, context)
             for holder, share in zip(attempt.invited, shares, strict=True)
         }
-        return Masked(words, sealed)
+        return Masked(words, sealed, hashlib.sha256(own).digest())
 
     def unmask(self, request: UnmaskRequest) -> Unmasking:
         """Help to unmask the sum over the survivors, once.
@@ -179,7 +179,10 @@ class SecureHospital:
         self, sender: str, token: bytes, shared: Mapping[str, bytes], context: bytes
     ) -> bytes:
         key = seal_key(shared[sender], context, sender, self._name)
-        return unseal(key, token, bound_to=context)
+        try:
+            return unseal(key, token, bound_to=context)
+        except BadSeal as error:
+            raise BadSeal(f"the share of {sender}: {error.what}", todo=error.todo) from None
 
 
 def _context(attempt: Attempt) -> bytes:
@@ -189,4 +192,5 @@ def _context(attempt: Attempt) -> bytes:
         round=attempt.round,
         attempt=attempt.attempt,
         adverts=attempt.adverts,
+        told=attempt.told,
     )

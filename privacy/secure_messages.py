@@ -22,6 +22,10 @@ class Attempt:
         run: Name of the run.
         round: From 1.
         attempt: From 1; a repeated round counts up.
+        told: Digest of the request that this hospital was given: its model, its parts, its layout.
+            A hospital computes it from what it received, so hospitals that were told different
+            things have different masks, and a lie makes noise instead of a leak (Pasquini, Francati
+            and Ateniese 2022).
         adverts: The adverts of the invited hospitals (U).
     """
 
@@ -29,6 +33,7 @@ class Attempt:
     run: str
     round: int
     attempt: int
+    told: bytes
     adverts: tuple[Advert, ...]
 
     @property
@@ -44,10 +49,12 @@ class Masked:
     Attributes:
         words: The masked vector, shape (n,), uint32.
         shares: For each invited hospital, its sealed share of this hospital's self mask.
+        commitment: SHA-256 of the self mask's seed, by which false shares are noticed.
     """
 
     words: Words
     shares: Mapping[str, bytes]
+    commitment: bytes
 
 
 @dataclass(frozen=True)
