@@ -147,7 +147,7 @@ class Site:
         steps = self._steps(request, study, records)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
-            train(model, records, study, loaded.task, steps)
+            train(model, records, study, loaded.task, steps, server_round=request.round)
         return contribution(flat.flatten(model) - request.model, self._weight(study, records), sums)
 
     def _evaluate(self, request: EvaluateRequest) -> Vector:

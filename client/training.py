@@ -22,6 +22,8 @@ def train(
     study: Study,
     task: Classification,
     steps: LocalSteps,
+    *,
+    server_round: int = 1,
 ) -> None:
     """Train a model in place for one round.
 
@@ -31,11 +33,12 @@ def train(
         study: Says how to train.
         task: Gives the loss.
         steps: Makes each step's gradient, plainly or privately.
+        server_round: From 1; the learning rate may depend on it.
 
     Raises:
         TrainingError: A layer or a step failed.
     """
-    optimizer = make_optimizer(model, study.training)
+    optimizer = make_optimizer(model, study.training, server_round)
     pull = _proximal_mu(study)
     start = [parameter.detach().clone() for parameter in model.parameters()] if pull else []
     model.train()
@@ -54,7 +57,7 @@ def train(
         ) from error
 
 
-def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+def make_optimizer(model: nn.Module, training: Training, server_round: int = 1) -> Optimizer:
     """The optimizer that a study names, over the model's trainable parameters.
 
     Weight decay pulls on matrices and kernels only, not on biases and norm layers.
@@ -64,7 +67,7 @@ def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
         {"params": [p for p in parameters if p.ndim >= 2]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    rate, decay = training.learning_rate, training.weight_decay
+    rate, decay = training.learning_rate_of(server_round), training.weight_decay
     match training.optimizer:
         case "sgd":
             return SGD(trainable, lr=rate, momentum=training.momentum, weight_decay=decay)

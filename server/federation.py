@@ -11,7 +11,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedward.models import flat
-from fedward.models.registry import build
+from fedward.models.registry import build, settled
 from fedward.models.task import Classification, Sums
 from fedward.privacy.plain_sum import Layout
 from fedward.server.events import (
@@ -48,7 +48,7 @@ class Federation:
             seed: Of the first model's weights and of who is invited.
             listener: Is told what happens.
         """
-        self._study = study
+        self._study = study = settled(study)
         self._grid = grid
         self._run = run
         self._seed = seed

@@ -17,6 +17,7 @@ from fedward.client.data.reading import read_all
 from fedward.client.data.records import RawRecords
 from fedward.client.data.tables import read_column
 from fedward.client.hospital import CsvSource, HospitalFile, write_hospital
+from fedward.models.registry import settled
 from fedward.simulation.splitting import Owners, by_site, split
 from fedward.study.data import GivenParts
 from fedward.study.errors import DataError, HospitalError, OptionError
@@ -39,6 +40,7 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
     Raises:
         InputError: The data cannot be read or divided as the study says.
     """
+    study = settled(study)  # what hospitals approve names every setting of the model
     if study.simulation.split == "folders":
         return _from_folders(study, data, folder, seed)
     whole = _hospital_file("whole", study, data, seed)

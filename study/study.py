@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,9 @@ class Training(Frozen):
         local_steps: Steps in one round, instead of passes.
         batch_size: Records in a step, or `all`. With privacy on the sampling rate takes its place.
         optimizer: The hospital's optimizer; its state starts anew in each round.
-        learning_rate: Step size.
+        learning_rate: Step size of the first round.
+        schedule: `constant`, or `cosine`: the step size falls over the rounds, from the first's to
+            nearly nothing, along half a cosine (Loshchilov and Hutter 2017, eq. 5).
         momentum: Momentum of `sgd`.
         weight_decay: L2 penalty on matrices and kernels, not on biases (decoupled in `adamw`).
     """
@@ -103,6 +106,7 @@ class Training(Frozen):
     batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "cosine"] = "constant"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
@@ -113,6 +117,13 @@ class Training(Frozen):
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum only with optimizer sgd, not {self.optimizer}")
         return self
+
+    def learning_rate_of(self, server_round: int) -> float:
+        """Step size in a round, counted from 1."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (server_round - 1) / self.rounds
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
 class Participation(Frozen):

@@ -301,3 +301,24 @@ def test_running_out_of_memory_is_a_training_error(study_with: StudyWith) -> Non
 
     with pytest.raises(TrainingError, match="out of memory on cpu"):
         trained(study_with({}), start=Greedy())
+
+
+@pytest.mark.parametrize(
+    ("server_round", "rate"), [(1, 0.4), (2, 0.341421356), (3, 0.2), (4, 0.058578644)]
+)
+def test_a_cosine_schedule_falls_along_half_a_cosine(
+    server_round: int, rate: float, study_with: StudyWith
+) -> None:
+    study = study_with(
+        {"training.rounds": 4, "training.learning_rate": 0.4, "training.schedule": "cosine"}
+    )
+    optimizer = make_optimizer(build(study, seed=1), study.training, server_round)
+
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 2)
+
+
+def test_a_constant_schedule_stays(study_with: StudyWith) -> None:
+    study = study_with({"training.rounds": 4, "training.learning_rate": 0.4})
+    optimizer = make_optimizer(build(study, seed=1), study.training, 4)
+
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.4]

@@ -404,9 +404,9 @@ CANONICAL = (
     '"study":{"format":1,"name":"tiny","title":""},'
     '"task":{"classes":["benign","malignant"],"kind":"binary","threshold":0.5},'
     '"training":{"batch_size":32,"learning_rate":0.1,"local_epochs":1,"local_steps":null,'
-    '"momentum":0,"optimizer":"sgd","rounds":3,"weight_decay":0}}'
+    '"momentum":0,"optimizer":"sgd","rounds":3,"schedule":"constant","weight_decay":0}}'
 )
-PINNED = "8039f281a39938af66ba168693e31d39e1ea9f3714cdd82811b02469b8c2c6b8"
+PINNED = "1c7125bb719a40e448cf615b89a241d388545b796189ab54c313609f7eb493ba"
 
 
 def test_the_canonical_form_and_digest_of_a_known_study_are_known(values_with: ValuesWith) -> None:
