@@ -6,6 +6,7 @@ Commands import what they need when they run, so that help and a faulty study do
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -80,9 +81,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except FedwardError as error:
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
         _fail(error.line())
         sys.exit(error.exit_code)
+    except Exception as error:  # an error of ours: one line too, and where to look
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}; run again with fedward --debug and report it")
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped")
         sys.exit(130)

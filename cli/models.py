@@ -12,7 +12,7 @@ def models() -> None:
     from fedward.models.registry import FAMILIES
 
     table = Table()
-    for column in ("model", "a record is", r"settings of \[model] and their defaults"):
+    for column in ("model", "a record is", "settings of [model] and their defaults"):
         table.add_column(column)
     for family in FAMILIES.values():
         settings = ", ".join(

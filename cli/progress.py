@@ -102,4 +102,4 @@ def _epsilon(study: Study, rounds: int) -> list[str]:
     if rounds % max(1, study.training.rounds // 20) and rounds != study.training.rounds:
         return []
     epsilon = epsilon_after(study, rounds)
-    return [] if epsilon is None else [f"epsilon {epsilon:.2f}"]
+    return [] if epsilon is None else [f"epsilon <= {epsilon:.2f}"]

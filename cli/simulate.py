@@ -28,7 +28,9 @@ def simulate(
     hospitals: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; new by default, below runs/.")
     ] = None,
@@ -80,8 +82,8 @@ def _show(result: Result, folder: Path) -> None:
     records = {name: counts.train for name, counts in result.hospitals.items()}
     total = sum(records.values())
     spent = [entry.epsilon for entry in result.privacy.values() if entry.epsilon is not None]
-    epsilon = max(spent, default=None)  # the baselines were trained under the same privacy
-    _row(table, "federated", total, result.metrics.federated, epsilon, bold=True)
+    _row(table, "federated", total, result.metrics.federated, max(spent, default=None), bold=True)
+    epsilon = result.epsilon_baselines
     if result.metrics.pooled is not None:
         _row(table, "pooled", total, result.metrics.pooled, epsilon)
     for name, metrics in list(result.metrics.local.items())[:20]:

@@ -20,7 +20,7 @@ def split(
     hospitals: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the split.")] = 0,
 ) -> None:
     """Divide a data set among pretended hospitals.
 

@@ -32,7 +32,7 @@ from fedward.privacy.ledger import Charge, Ledger
 from fedward.privacy.plain_sum import contribution
 from fedward.privacy.schedule import noise_of, steps_of_round
 from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
-from fedward.study.errors import FedwardError, RefusedError, TrainingError
+from fedward.study.errors import BudgetError, FedwardError, RefusedError, TrainingError
 from fedward.study.messages import (
     Answer,
     Contribution,
@@ -45,6 +45,7 @@ from fedward.study.messages import (
 )
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+from fedward.study.version import VERSION
 
 _LOG = logging.getLogger("fedward.client")
 
@@ -87,6 +88,7 @@ class Site:
     def answer(self, request: Request) -> Answer:
         """Answer a request; what the hospital cannot or will not do becomes a typed refusal."""
         try:
+            _same_version(request)
             if isinstance(request, TrainRequest):
                 vector = self._train(request)
             else:
@@ -100,9 +102,12 @@ class Site:
     def _refusal(self, error: Exception) -> Refusal:
         """What may be told outside: an error about data may quote a patient's record."""
         name, kind = self.hospital.name, type(error).__name__
+        pretended = self.hospital.simulation is not None
+        if isinstance(error, BudgetError) and not pretended:  # what is spent is nobody's business
+            return Refusal(name, kind, "its privacy budget does not allow this", "ask it")
         if isinstance(error, RefusedError | TrainingError):
             return Refusal(name, kind, error.what, error.todo)
-        if self.hospital.simulation is None:
+        if not pretended:
             return Refusal(name, kind, "could not finish", "see that hospital's own log")
         if isinstance(error, FedwardError):
             return Refusal(name, kind, error.line(), "")
@@ -241,5 +246,15 @@ class Site:
     ) -> torch.Generator:
         pretended = self.hospital.simulation
         seed = None if pretended is None else pretended.seed
-        names = (self.hospital.name, request.study, request.run, request.round, purpose)
+        study = self._loaded[request.study].study.study.name  # a digest changes with every default
+        names = (self.hospital.name, study, request.run, request.round, purpose)
         return generator(seed, *names, device=device)
+
+
+def _same_version(request: Request) -> None:
+    """Two versions may mean different things by one message."""
+    if request.version != VERSION:
+        raise RefusedError(
+            f"this hospital runs fedward {VERSION}, the server {request.version}",
+            todo="install the same version on both sides",
+        )

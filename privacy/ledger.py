@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
-from fedward.study.errors import RefusedError
+from fedward.study.errors import BudgetError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS charge (
@@ -70,7 +70,7 @@ class Ledger:
             accountant: Which accountant composes.
 
         Raises:
-            RefusedError: The total would pass the hospital's cap; nothing is written.
+            BudgetError: The total would pass the hospital's cap; nothing is written.
         """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
@@ -110,7 +110,7 @@ class Ledger:
                 db.execute("PRAGMA synchronous = FULL")
                 yield db
         except sqlite3.DatabaseError as error:
-            raise RefusedError(
+            raise BudgetError(
                 f"the privacy ledger cannot be used ({error})",
                 todo="restore it from a backup; without it no budget can be spent",
             ) from None
@@ -123,7 +123,7 @@ def _refuse_above(
     if total <= cap:
         return
     spent = epsilon_of(history, delta, accountant)
-    raise RefusedError(
+    raise BudgetError(
         f"round {charge.round} would bring epsilon to {total:.3g}, above this hospital's cap of "
         f"{cap:g} ({spent:.3g} is spent)",
         todo="raise [limits] epsilon in hospital.toml, or ask for a smaller study",

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint32]
 
+SEED_SIZE = 32
+"""Bytes of a seed."""
+
 _CHUNK = 1 << 16  # words: zeros and stream take 256 KiB each, in the second cache
 _ZEROS = bytes(4 * _CHUNK)
 _BLOCK = 4  # words in one AES block: a stream can start at any of them
-_SEED_SIZE = 32
 _WORTH_A_THREAD = 1 << 17  # words
 
 
@@ -99,7 +101,7 @@ def _check(vector: Words, seeds: Sequence[tuple[bytes, int]], threads: int | Non
         raise ValueError(f"a vector of uint32 is wanted, not {vector.dtype} {vector.shape}")
     if not (vector.flags.c_contiguous and vector.flags.writeable):
         raise ValueError("the vector must be contiguous and writable")
-    if any(len(seed) != _SEED_SIZE or sign not in (1, -1) for seed, sign in seeds):
-        raise ValueError(f"a mask is wanted by a seed of {_SEED_SIZE} bytes and the sign 1 or -1")
+    if any(len(seed) != SEED_SIZE or sign not in (1, -1) for seed, sign in seeds):
+        raise ValueError(f"a mask is wanted by a seed of {SEED_SIZE} bytes and the sign 1 or -1")
     if threads is not None and threads < 1:
         raise ValueError(f"at least one thread is wanted, not {threads}")

@@ -11,7 +11,7 @@ import hmac
 
 import numpy as np
 
-from fedward.privacy.masks import add_masks
+from fedward.privacy.masks import SEED_SIZE, add_masks
 from fedward.privacy.protocol_errors import BadShare, TooFew
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
 from fedward.privacy.shamir import combine
@@ -34,6 +34,8 @@ class SecureSum:
         self._shares: dict[str, dict[str, bytes]] = {}
         self._commitments: dict[str, bytes] = {}
         self._answers: dict[str, Unmasking] = {}
+        self._asked = False
+        self._unmasked = False
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -44,20 +46,26 @@ class SecureSum:
         """Add one hospital's masked vector; the vector is not kept.
 
         Raises:
-            BadShare: The hospital was not invited, answered before, or its shares are not for the
-                invited; the sum is unchanged.
+            BadShare: The hospital was not invited, answered before or when the survivors had been
+                asked to unmask, its shares are not for the invited, or its vector is of another
+                kind; the sum is unchanged.
         """
         invited = self._attempt.invited
-        if hospital not in invited or hospital in self._shares:
-            raise BadShare(f"{hospital} is not invited, or answered twice", todo="leave it out")
-        if set(masked.shares) != set(invited) or masked.words.shape != self._words.shape:
+        if hospital not in invited or hospital in self._shares or self._asked:
+            raise BadShare(
+                f"{hospital} is not invited, answered twice or too late", todo="leave it out"
+            )
+        words = masked.words
+        if words.shape != self._words.shape or words.dtype != self._words.dtype:
+            raise BadShare(f"{hospital} sent another kind of vector", todo="leave it out")
+        if set(masked.shares) != set(invited):
             raise BadShare(f"{hospital} sent shares for others", todo="leave it out")
         np.add(self._words, masked.words, out=self._words)
         self._shares[hospital] = dict(masked.shares)
         self._commitments[hospital] = masked.commitment
 
     def unmask_requests(self) -> dict[str, UnmaskRequest]:
-        """What to ask of each survivor.
+        """What to ask of each survivor; from then on the survivors are settled.
 
         Raises:
             TooFew: Too few survived for anybody to answer.
@@ -68,6 +76,7 @@ class SecureSum:
                 f"{len(survivors)} hospitals answered, {self._threshold} are needed",
                 todo="repeat the round",
             )
+        self._asked = True
         return {
             holder: UnmaskRequest(
                 self._attempt,
@@ -89,16 +98,20 @@ class SecureSum:
             raise BadShare(f"{hospital} was not asked to unmask", todo="leave it out")
         if set(answer.self_shares) != survivors or set(answer.pair_seeds) != dropped:
             raise BadShare(f"{hospital} sent other shares than asked", todo="leave it out")
+        if any(len(seed) != SEED_SIZE for seed in answer.pair_seeds.values()):
+            raise BadShare(f"{hospital} sent what is no seed", todo="leave it out")
         self._answers[hospital] = answer
 
     def total(self) -> Words:
-        """The sum over the survivors, shape (size,), uint32.
+        """The sum over the survivors, shape (size,), uint32; the same array each time.
 
         Raises:
             TooFew: Too few answered to rebuild the self masks, or a survivor is silent while
                 somebody had dropped: its pair masks with those cannot be taken away.
             BadShare: The shares do not fit together.
         """
+        if self._unmasked:
+            return self._words
         dropped = [name for name in self._attempt.invited if name not in self._shares]
         silent = [name for name in self.survivors if name not in self._answers]
         if len(self._answers) < self._threshold or (dropped and silent):
@@ -111,6 +124,7 @@ class SecureSum:
             # The survivor added it if its name comes first; taking it away is the opposite.
             masks += [(answer.pair_seeds[name], -1 if survivor < name else 1) for name in dropped]
         add_masks(self._words, masks)
+        self._unmasked = True
         return self._words
 
     def _self_seed(self, hospital: str) -> bytes:

@@ -23,6 +23,8 @@ from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRe
 from fedward.privacy.shamir import split
 from fedward.privacy.threshold import shares_needed
 
+_NUMBERS = 2**63  # what the journal can hold
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -77,12 +79,14 @@ class SecureHospital:
 
         Raises:
             BadAdvert: An advert is forged, of another run, doubled, or this hospital's is not its.
+            BadRequest: The round or the attempt is no number from 1.
             TooFew: Fewer hospitals are invited than the study's terms need.
             Replayed: This attempt was answered before.
         """
         threshold = self._check(attempt)
         update_id = hashlib.sha256(words.data).digest()
         context = _context(attempt)
+        shared = self._agree(attempt)  # a key that cannot be used must not use up the attempt
         self._journal.begin(
             run=attempt.run,
             server_round=attempt.round,
@@ -90,7 +94,6 @@ class SecureHospital:
             context=context,
             update_id=update_id,
         )
-        shared = self._agree(attempt)
         own = self_seed()
         add_masks(words, [(own, 1), *self._pair_masks(shared, context)])
         shares = split(own, threshold=threshold, holders=len(attempt.invited))
@@ -127,6 +130,8 @@ class SecureHospital:
 
     def _check(self, attempt: Attempt) -> int:
         """The threshold, once every advert was checked."""
+        if not (1 <= attempt.round < _NUMBERS and 1 <= attempt.attempt < _NUMBERS):
+            raise BadRequest("no such round or attempt", todo="see the aggregator's log")
         for advert in attempt.adverts:
             check_advert(advert, self._roster, study=attempt.study, run=attempt.run)
         names = attempt.invited

@@ -6,6 +6,7 @@ leaves the gradient of a step in the parameters. "No privacy" is an object too.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class PrivateSteps(LocalSteps):
                 f"the model cannot be trained privately: {faults[0]}",
                 todo="choose a model without batch normalisation (see fedward models)",
             )
+        # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self._model = GradSampleModule(model, loss_reduction="sum")
         self._optimizer = DPOptimizer(
             optimizer,

@@ -45,6 +45,7 @@ class RoundFinished:
         rounds: Of the whole run.
         seconds: From the first request to the new model.
         answered: Hospitals in the mean.
+        silent: Hospitals that said nothing until the deadline.
         part: Part that `metrics` were taken on.
         metrics: Of the model as it was before this round.
     """
@@ -53,6 +54,7 @@ class RoundFinished:
     rounds: int
     seconds: float
     answered: int
+    silent: int
     part: Part | None
     metrics: Metrics | None
 

@@ -98,6 +98,7 @@ def _take(
             return
         node = answer.hospital
         running.add(answer.vector)
+        reply.content.array_records["arrays"].clear()  # Flower's messages outlive their last use
     except (FedwardError, ValueError) as error:
         what, todo = (
             (error.what, error.todo) if isinstance(error, FedwardError) else (str(error), "")

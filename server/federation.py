@@ -104,6 +104,7 @@ class Federation:
             rounds=self._study.training.rounds,
             seconds=time.monotonic() - started,
             answered=len(gathered.answered),
+            silent=gathered.silent,
             part=monitor,
             metrics=self._metrics(gathered.total.metrics) if monitor else None,
         )

@@ -1,6 +1,7 @@
 """The server's optimizer: Flower's strategies, given the mean of a round as if it were one reply.
 
-A strategy that works on a mean cannot tell the difference, so it works on a secure sum too.
+A strategy that works on a mean cannot tell the difference, so it works on a secure sum too. Tested
+on flwr 1.41; private of Flower here: `Run`, which its abstract grid asks for.
 """
 
 from __future__ import annotations

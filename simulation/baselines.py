@@ -22,6 +22,7 @@ from fedward.server.events import Metrics
 from fedward.server.federation import Federation
 from fedward.simulation.grid import InProcessGrid, start_workers
 from fedward.study.aggregation import FedAvg
+from fedward.study.errors import FedwardError
 from fedward.study.messages import Part
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Participation, Study
@@ -53,14 +54,22 @@ def baselines(hospitals: Sequence[Path]) -> list[Baseline]:
 
 def run_baselines(
     wanted: Sequence[Baseline], study: Study, *, seed: int, workers: int
-) -> dict[str, Metrics]:
-    """Test metrics of each baseline, by name; `pooled` is the pooled one."""
+) -> dict[str, Metrics | FedwardError]:
+    """Test metrics of each baseline by name, or why there are none; `pooled` is the pooled one."""
     noise = _noise(study)
     if workers <= 1:
-        return {baseline.name: run_baseline(baseline, study, seed, noise) for baseline in wanted}
+        return {b.name: _tried(b, study, seed, noise) for b in wanted}
     with start_workers(workers) as pool:
-        coming = {b.name: pool.submit(run_baseline, b, study, seed, noise) for b in wanted}
+        coming = {b.name: pool.submit(_tried, b, study, seed, noise) for b in wanted}
         return {name: future.result() for name, future in coming.items()}
+
+
+def _tried(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics | FedwardError:
+    """A baseline that fails must not take the federated result with it."""
+    try:
+        return run_baseline(baseline, study, seed, noise)
+    except FedwardError as error:
+        return error
 
 
 def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics:

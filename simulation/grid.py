@@ -1,8 +1,8 @@
 """A Flower grid without a network: messages go straight to the hospitals' ClientApp.
 
 Replies come back in the order in which the requests were pushed, whatever worker was first, so that
-sums are added in one order and a seed repeats a run bit for bit. Tested on flwr 1.41; what is
-private of Flower here: `TaskIdentity`, and setting a message's identifier.
+sums are added in one order and a seed repeats a run bit for bit. Tested on flwr 1.41; private of
+Flower here: `TaskIdentity`, `Run`, `NodeInfo`, and setting a message's identifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -199,7 +198,6 @@ def start_workers(count: int) -> ProcessPoolExecutor:
 def _start_worker(log_level: int) -> None:
     torch.set_num_threads(1)  # as the parent does: the number of threads changes the last bits
     logging.getLogger("flwr").setLevel(log_level)
-    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # harmless in Opacus
     _take_identity(run_id=1)
 
 

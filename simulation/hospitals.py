@@ -45,6 +45,8 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
         return _from_folders(study, data, folder, seed)
     whole = _hospital_file("whole", study, data, seed)
     raw = read_all(whole.data, study, Path())
+    if not len(raw):
+        raise DataError("holds no records", todo="check --data", where=str(data or "the data set"))
     names, owners = _owners(study, whole, raw, seed)
     files = []
     for number, name in enumerate(names):
@@ -188,7 +190,7 @@ def _training_records(name: str, hospital: HospitalFile, study: Study, folder: P
     if count == 0:
         raise DataError(
             f"is empty: {len(raw)} records, none of them to train on",
-            todo="choose another split or seed, or fewer hospitals",
+            todo="check its files, or choose another split, seed or number of hospitals",
             where=f"hospital {name}",
         )
     return count
@@ -202,4 +204,4 @@ def _letter(number: int) -> str:
 def _folder_name(number: int, name: str) -> str:
     """A folder name that sorts in the nodes' order and is safe on every file system."""
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-    return f"{number + 1:05d}-{safe}"
+    return f"{number + 1:05d}-{safe[:60]}"

@@ -77,6 +77,9 @@ class Result(_Entry):
     rounds: int
     seconds: float = Field(description="the federated run, without baselines")
     seconds_baselines: float
+    epsilon_baselines: float | None = Field(
+        description="of each model for comparison: it takes part in every round"
+    )
     metrics: AllMetrics
     validation: Metrics | None
     privacy: dict[str, Spent]

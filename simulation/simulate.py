@@ -36,7 +36,7 @@ from fedward.simulation.result import (
     Spent,
     StudyIdentity,
 )
-from fedward.study.errors import InputError, OptionError
+from fedward.study.errors import FedwardError, InputError, OptionError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Participation, Study
 
@@ -100,12 +100,15 @@ def simulate(
         FedwardError: Anything that keeps the study from finishing. Where it is something that was
             given, nothing is left in the run folder.
     """
+    made = not options.out.exists()
     out = _fresh(options.out)
     try:
         return _simulate(study, options, listener, say)
     except InputError:
         for entry in out.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if made:
+            out.rmdir()
         raise
 
 
@@ -126,13 +129,19 @@ def _simulate(
         open_site(path).load(study.digest())
     outcome = _federate(study, hospitals, options, workers, listener)
     started = time.monotonic()
-    compared = {}
+    compared: dict[str, Metrics] = {}
+    failures = [*_failures(outcome)]
     if options.baselines:
         say(f"Training for comparison: one pooled model and {len(hospitals)} local ones")
         # They cost about twice the federated run: workers must be worth their start.
         few = 1 if 2 * outcome.seconds < SECONDS_TO_START_WORKERS else workers
         with one_thread():
-            compared = run_baselines(baselines(hospitals), study, seed=options.seed, workers=few)
+            tried = run_baselines(baselines(hospitals), study, seed=options.seed, workers=few)
+        for name, found in tried.items():
+            if isinstance(found, FedwardError):
+                failures.append(f"model for comparison, {name}: {found.what}")
+            else:
+                compared[name] = Metrics(**found)
     pooled = compared.pop("pooled", None)
     result = Result(
         fedward=version("fedward"),
@@ -141,24 +150,30 @@ def _simulate(
         rounds=study.training.rounds,
         seconds=round(outcome.seconds, 3),
         seconds_baselines=round(time.monotonic() - started, 3),
+        epsilon_baselines=epsilon_after(study, study.training.rounds) if compared else None,
         metrics=AllMetrics(
             federated=Metrics(**outcome.test),
-            pooled=None if pooled is None else Metrics(**pooled),
-            local={name: Metrics(**found) for name, found in compared.items()},
+            pooled=pooled,
+            local=compared,
         ),
         validation=None if outcome.validation is None else Metrics(**outcome.validation),
         privacy={open_site(path).hospital.name: _spent(path, study) for path in hospitals},
         hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
-        failures=[
-            f"round {refused.round}: {refused.refusal.hospital}: {refused.refusal.what}"
-            for refused in outcome.refusals
-        ],
+        failures=failures,
     )
     from fedward.simulation.curves import draw_curves  # matplotlib may look for fonts first
 
     draw_curves(outcome, result, out / "curves.png")
     write_json(result.model_dump(mode="json"), out / "result.json")
     return result
+
+
+def _failures(outcome: Outcome) -> Iterator[str]:
+    for refused in outcome.refusals:
+        yield f"round {refused.round}: {refused.refusal.hospital}: {refused.refusal.what}"
+    for finished in outcome.rounds:
+        if finished.silent:
+            yield f"round {finished.round}: {finished.silent} hospitals said nothing in time"
 
 
 def _federate(

@@ -9,6 +9,7 @@
     │   └── MissingExtra              a package that is not installed
     ├── TrainingError                 a hospital could not finish its local work
     ├── RefusedError                  a hospital said no, and may
+    │   └── BudgetError               its privacy budget does not allow it
     └── FederationError               the federation cannot go on
 
 Each error is one line: where, what is wrong, and what to do.
@@ -112,6 +113,10 @@ class TrainingError(FedwardError):
 
 class RefusedError(FedwardError):
     """A hospital declined: the study is not approved there, or its budget is spent."""
+
+
+class BudgetError(RefusedError):
+    """A round would cost more privacy than the hospital allows, or its ledger cannot be used."""
 
 
 class FederationError(FedwardError):

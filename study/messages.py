@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.study.version import VERSION
+
 TRAIN = "train"
 EVALUATE = "evaluate"
 
@@ -34,6 +36,7 @@ class TrainRequest:
         round: From 1.
         model: The round's model, shape (d,), float32.
         monitor: The part whose metric sums ride on the answer; none if None.
+        version: Of Fedward at the server.
     """
 
     study: str
@@ -41,6 +44,7 @@ class TrainRequest:
     round: int
     model: Vector
     monitor: Part | None = None
+    version: str = VERSION
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class EvaluateRequest:
     round: int
     model: Vector
     part: Part
+    version: str = VERSION
 
 
 @dataclass(frozen=True)

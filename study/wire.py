@@ -48,6 +48,7 @@ def unpack_train_request(records: RecordDict) -> TrainRequest:
         round=_round(terms),
         model=_vector(records),
         monitor=_part(terms, "monitor") if "monitor" in terms else None,
+        version=_text(terms, "version"),
     )
 
 
@@ -64,6 +65,7 @@ def unpack_evaluate_request(records: RecordDict) -> EvaluateRequest:
         round=_round(terms),
         model=_vector(records),
         part=_part(terms, "part"),
+        version=_text(terms, "version"),
     )
 
 

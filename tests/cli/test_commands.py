@@ -218,3 +218,10 @@ def test_help_starts_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_models_are_listed_as_a_study_writes_them(fedward: Fedward) -> None:
+    said = fedward("models")
+
+    assert "[model]" in said.out
+    assert "\\" not in said.out

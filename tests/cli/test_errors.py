@@ -83,7 +83,7 @@ def test_data_that_is_not_there(fedward: Fedward, tmp_path: Path) -> None:
 
     assert "absent.csv" in line
     assert "--data" in line
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/*"))
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_data_set_that_cannot_be_fetched(fedward: Fedward, tmp_path: Path) -> None:
@@ -238,3 +238,9 @@ def test_debug_shows_where_an_error_arose(fedward: Fedward, tmp_path: Path) -> N
     assert "Traceback (most recent call last)" in said.err
     assert "StudyError" in said.err
     assert "training.lerning_rate" in said.err.splitlines()[-1]
+
+
+def test_a_seed_that_is_no_seed_is_one_line(fedward: Fedward, tmp_path: Path) -> None:
+    said = fedward("simulate", write_study(tmp_path), "--seed", "99999999999999999999999")
+
+    assert "--seed" in said.only_error()

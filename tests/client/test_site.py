@@ -312,7 +312,7 @@ def test_a_round_above_the_cap_is_refused_and_the_ledger_unchanged(
 
     refusal = refusal_of(site.answer(request(private, 2)))
 
-    assert refusal.error == "RefusedError"
+    assert refusal.error == "BudgetError"
     assert "cap" in refusal.what
     assert file.read_bytes() == before
     assert site.ledger.epsilon(delta=1e-5, accountant="rdp") == one
@@ -324,8 +324,26 @@ def test_a_restart_forgets_no_charge(private: Study, house: House) -> None:
     vector_of(house.site(**SEED, **limits).answer(request(private, 1)))
 
     assert refusal_of(house.site(**SEED, **limits).answer(request(private, 2))).error == (
-        "RefusedError"
+        "BudgetError"
     )
+
+
+def test_a_real_hospital_does_not_tell_what_is_spent(private: Study, house: House) -> None:
+    refusal = refusal_of(
+        house.site(limits={"declared_records": 50, "epsilon": 1e-3}).answer(request(private, 1))
+    )
+
+    assert refusal.error == "BudgetError"
+    assert not any(sign.isdigit() for sign in refusal.what + refusal.todo)
+
+
+def test_a_server_of_another_version_is_refused(study_with: StudyWith, house: House) -> None:
+    study = study_with({})
+    house.approve(study)
+    refusal = refusal_of(house.site(**SEED).answer(request(study, 1, version="0.0.1")))
+
+    assert refusal.error == "RefusedError"
+    assert "0.0.1" in refusal.what
 
 
 def test_training_that_fails_stays_charged(study_with: StudyWith, house: House) -> None:

@@ -561,7 +561,7 @@ def test_an_outcome_without_metrics_still_makes_a_table(tmp_path: Path) -> None:
         threshold=0.5,
         part="validation",
         curve=[None, None],
-        rounds=[RoundFinished(1, 1, 0.5, 2, "validation", None)],
+        rounds=[RoundFinished(1, 1, 0.5, 2, 0, "validation", None)],
     )
     write_rounds(outcome, tmp_path / "rounds.csv")
     write_model(study_of(), outcome, tmp_path / "model.safetensors")

@@ -15,7 +15,7 @@ FIGURES = {"records": 9, "loss": 0.51234, "accuracy": 0.75, "auc": None}
 
 
 def test_a_finished_round_says_how_many_answered_and_how_good_the_model_was() -> None:
-    line = sentence(RoundFinished(4, 9, 1.234, 3, "validation", FIGURES))
+    line = sentence(RoundFinished(4, 9, 1.234, 3, 0, "validation", FIGURES))
 
     assert line is not None
     for word in ("round 4", "3 hospitals", "1.23 s", "after 3 rounds", "accuracy 0.750"):
@@ -52,7 +52,7 @@ def test_smaller_events_are_not_worth_a_line(event: Event) -> None:
 
 
 def test_the_log_gets_the_same_line(caplog: pytest.LogCaptureFixture) -> None:
-    event = RoundFinished(1, 2, 0.5, 3, None, None)
+    event = RoundFinished(1, 2, 0.5, 3, 0, None, None)
     with caplog.at_level(logging.INFO, logger="flwr.fedward"):
         log_event(event)
         log_event(RoundStarted(1, 2, 3))

@@ -337,3 +337,23 @@ def test_fewer_hospitals_are_allowed_down_to_what_the_study_needs(
             with_hospitals(study, least - 1)
         assert isinstance(caught.value, FedwardError)
         assert f"--hospitals {least - 1}" in caught.value.line()
+
+
+def test_a_baseline_that_fails_leaves_the_federated_result(tmp_path: Path) -> None:
+    """One hospital's absurd values make its update infinite: survived, and so must the rest be."""
+    for number, name in enumerate(("north", "south", "west")):
+        write_table(tmp_path / "data" / f"{name}.csv", range(20 * number, 20 * number + 20))
+    bad = tmp_path / "data" / "south.csv"
+    lines = [line.split(",") for line in bad.read_text("utf-8").splitlines()]
+    for cells in lines[1:]:
+        cells[3] = f"{float(cells[3]) * 1e17}"
+    bad.write_text("\n".join(map(",".join, lines)), "utf-8")
+    study = study_of(
+        participation={"min_hospitals": 2},
+        simulation={"split": "folders"},
+    )
+    result = run(study, tmp_path / "run", tmp_path / "data", baselines=True)
+
+    assert result.metrics.pooled is None
+    assert any("pooled" in line for line in result.failures)
+    assert (tmp_path / "run" / "result.json").exists()

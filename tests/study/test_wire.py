@@ -141,7 +141,7 @@ def test_a_vector_with_gaps_in_memory_is_sent_whole() -> None:
 
 # --- Malformed records ----------------------------------------------------------------------------
 
-TRAIN_TERMS: dict[str, Any] = {"study": "ab", "run": "r", "round": 1}
+TRAIN_TERMS: dict[str, Any] = {"study": "ab", "run": "r", "round": 1, "version": "0.1.0"}
 GOOD = np.array([1, 2, 3], dtype=np.float32)
 
 
@@ -251,6 +251,7 @@ def test_a_contribution_of_another_length_is_refused(length: int) -> None:
 
 
 BAD_TERMS: list[dict[str, Any]] = [
+    {"version": 1},
     {"study": None},
     {"study": 3},
     {"study": b"ab"},

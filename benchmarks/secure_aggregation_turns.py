@@ -1,0 +1,64 @@
+"""Timing several sides in turns, and the vectors that they work on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DISTINCT = 4  # masked vectors that stand for those of all hospitals, in turn
+
+Side = Callable[[], float]
+
+
+class Stopwatch:
+    """Seconds spent inside its `running` blocks; what is prepared between them does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When repeats end: after `most`, or after the first that ends beyond `seconds`."""
+
+    most: int
+    seconds: float
+
+
+def in_turns(sides: Mapping[str, Side], limits: Limits) -> dict[str, list[float]]:
+    """What each side measures of itself, in turns; every second time in the opposite order."""
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    started = time.perf_counter()
+    for repeat in range(limits.most):
+        for side in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
+            found[side].append(sides[side]())
+        if time.perf_counter() - started > limits.seconds:
+            break
+    return found
+
+
+def normal_vector(size: int, *, seed: int = 1) -> NDArray[np.float32]:
+    """What an update looks like; its norm is far above the bound, so that clipping has work."""
+    return np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
+
+
+def random_words(size: int, *, seed: int = 1) -> NDArray[np.uint32]:
+    """What a masked vector looks like."""
+    return np.random.default_rng(seed).integers(0, 2**32, size, dtype=np.uint32)
+
+
+def few_in_turn(vectors: Sequence[bytes], count: int) -> Iterator[bytes]:
+    """`count` vectors, from a few: the aggregator's time does not depend on what is in them."""
+    for number in range(count):
+        yield vectors[number % len(vectors)]
