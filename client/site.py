@@ -122,7 +122,8 @@ class Site:
         """
         approval = self._approvals.get(digest)
         if approval is not None and not approval.holds():
-            del self._loaded[digest], self._approvals[digest]
+            del self._approvals[digest]
+            self._loaded.pop(digest, None)  # it is not there if its data could not be read
         if digest not in self._loaded:
             study, path = approved_study(self._folder / self.hospital.studies, digest)
             self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
@@ -143,6 +144,11 @@ class Site:
         loaded = self.load(request.study)
         study, records = loaded.study, loaded.parts["train"]
         self._allow(study, request.monitor)
+        if not 1 <= request.round <= study.training.rounds:
+            raise RefusedError(
+                f"round {request.round} is none of the study's {study.training.rounds}",
+                todo="write a study with more rounds, and have it approved",
+            )
         model = self._model_of(loaded, request.model)
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train

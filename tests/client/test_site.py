@@ -497,3 +497,30 @@ def test_a_refusal_does_not_spoil_the_next_answer(study: Study, house: House) ->
     site.answer(request(study, model=np.zeros(1, dtype=np.float32)))
 
     assert np.array_equal(vector_of(site.answer(request(study))), expected)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_round_that_the_study_does_not_have_is_refused(
+    number: int, study_with: StudyWith, house: House
+) -> None:
+    study = study_with({"training.rounds": 3})
+    house.approve(study)
+
+    assert refusal_of(house.site(**SEED).answer(request(study, number))).error == "RefusedError"
+
+
+def test_a_changed_approval_of_data_that_was_not_there_is_read_anew(
+    study_with: StudyWith, house: House
+) -> None:
+    study = study_with({})
+    house.approve(study)
+    site = house.site(**SEED)
+    table = house.folder / "t.csv"
+    kept = table.read_bytes()
+    table.unlink()
+    assert refusal_of(site.answer(request(study))).error == "DataError"
+    for file in (house.folder / "studies").iterdir():
+        file.touch()
+    table.write_bytes(kept)
+
+    vector_of(site.answer(request(study)))
