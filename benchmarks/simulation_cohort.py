@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from fedward.client.app import open_site
 from fedward.models import flat
-from fedward.models.registry import build
+from fedward.models.registry import build, settled
 from fedward.privacy.steps import Loss, PlainSteps
 from fedward.server.events import Event, RoundFinished
 from fedward.server.federation import Federation
@@ -31,27 +31,29 @@ JUDGED = 500
 
 def study(users: int, cohort: int, rounds: int) -> Study:
     """Every picture is for training: there is nothing to judge on, as in the peer."""
-    return parse_study(
-        {
-            "study": {"name": "cohort"},
-            "task": {"kind": "multiclass", "classes": [f"c{n}" for n in range(CLASSES)]},
-            "model": {"name": "small_cnn", "channels": [16, 32]},
-            "data": {
-                "kind": "images",
-                "shape": list(SHAPE),
-                "center": CENTER,
-                "scale": SCALE,
-                "parts": {"by": "file"},
-            },
-            "training": {
-                "rounds": rounds,
-                "local_epochs": 1,
-                "batch_size": BATCH,
-                "learning_rate": RATE,
-            },
-            "participation": {"hospitals": users, "invited": cohort},
-            "simulation": {"split": "iid"},
-        }
+    return settled(
+        parse_study(
+            {
+                "study": {"name": "cohort"},
+                "task": {"kind": "multiclass", "classes": [f"c{n}" for n in range(CLASSES)]},
+                "model": {"name": "small_cnn", "channels": [16, 32]},
+                "data": {
+                    "kind": "images",
+                    "shape": list(SHAPE),
+                    "center": CENTER,
+                    "scale": SCALE,
+                    "parts": {"by": "file"},
+                },
+                "training": {
+                    "rounds": rounds,
+                    "local_epochs": 1,
+                    "batch_size": BATCH,
+                    "learning_rate": RATE,
+                },
+                "participation": {"hospitals": users, "invited": cohort},
+                "simulation": {"split": "iid"},
+            }
+        )
     )
 
 
