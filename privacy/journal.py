@@ -1,7 +1,7 @@
 """What a hospital has already said in secure aggregation: on disk before an answer leaves.
 
-A round's attempt is used once; an update is never unmasked for two different sets of survivors,
-because the two sums would subtract to a single hospital's update.
+A round's attempt is used once; a round is about one model; and it is never unmasked for two
+different sets of survivors, because the two sums would subtract to a single hospital's update.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     round INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     context BLOB NOT NULL UNIQUE,
-    update_id BLOB NOT NULL,
+    told BLOB NOT NULL,
     survivors TEXT,
     PRIMARY KEY (run, round, attempt)
 )
@@ -30,8 +30,15 @@ CREATE TABLE IF NOT EXISTS attempt (
 class Journal:
     """The attempts that one hospital took part in."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the journal; only its owner may read it."""
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Open or create the journal; only its owner may read it.
+
+        Args:
+            path: The SQLite file.
+            durable: Wait for the disk at every answer. Only a simulation, which protects nobody,
+                may do without.
+        """
+        self._synchronous = "FULL" if durable else "OFF"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         self._path = path
@@ -39,53 +46,74 @@ class Journal:
             db.execute(_SCHEMA)
 
     def begin(
-        self, *, run: str, server_round: int, attempt: int, context: bytes, update_id: bytes
+        self, *, run: str, server_round: int, attempt: int, context: bytes, told: bytes
     ) -> None:
         """Write down that an update is about to leave, masked for this context.
 
         Raises:
-            Replayed: This attempt, or a later one of this round, was used before.
+            Replayed: This attempt, or a later one of this round, was used before, or the round was
+                about another model.
         """
         with self._transaction() as db:
-            row = db.execute(
-                "SELECT MAX(attempt) FROM attempt WHERE run = ? AND round = ?", (run, server_round)
-            ).fetchone()
-            if row[0] is not None and row[0] >= attempt:
+            rows = db.execute(
+                "SELECT attempt, told FROM attempt WHERE run = ? AND round = ?", (run, server_round)
+            ).fetchall()
+            if any(before >= attempt for before, _ in rows):
                 raise Replayed(
                     f"attempt {attempt} of round {server_round} was answered before",
                     todo="the aggregator must count attempts up",
                 )
+            if any(before != told for _, before in rows):
+                raise Replayed(
+                    f"round {server_round} was asked before, about another model",
+                    todo="the aggregator must go on to the next round",
+                )
             db.execute(
-                "INSERT INTO attempt (run, round, attempt, context, update_id)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (run, server_round, attempt, context, update_id),
+                "INSERT INTO attempt (run, round, attempt, context, told) VALUES (?, ?, ?, ?, ?)",
+                (run, server_round, attempt, context, told),
             )
+
+    def told(self, *, run: str, server_round: int, attempt: int) -> bytes:
+        """Digest of what this hospital was told when it masked for an attempt.
+
+        Raises:
+            BadRequest: Nothing was masked for it.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT told FROM attempt WHERE run = ? AND round = ? AND attempt = ?",
+                (run, server_round, attempt),
+            ).fetchone()
+        if row is None:
+            raise _never_masked()
+        told: bytes = row[0]
+        return told
 
     def unmask(self, *, context: bytes, survivors: Collection[str]) -> None:
         """Write down that this attempt is about to be unmasked for these survivors.
 
+        The same survivors may be asked for again: an answer can be lost, and says nothing new the
+        second time.
+
         Raises:
             BadRequest: Nothing was masked for this context.
-            Replayed: It was unmasked before, or its update was for other survivors.
+            Replayed: The round, in this attempt or another, was unmasked for other survivors.
         """
         named = json.dumps(sorted(survivors))
         with self._transaction() as db:
             row = db.execute(
-                "SELECT run, round, update_id, survivors FROM attempt WHERE context = ?", (context,)
+                "SELECT run, round FROM attempt WHERE context = ?", (context,)
             ).fetchone()
             if row is None:
-                raise BadRequest(
-                    "asked to unmask what was never masked here", todo="see the aggregator's log"
-                )
-            run, server_round, update_id, before = row
+                raise _never_masked()
             others = db.execute(
-                "SELECT COUNT(*) FROM attempt WHERE run = ? AND round = ? AND update_id = ?"
+                "SELECT COUNT(*) FROM attempt WHERE run = ? AND round = ?"
                 " AND survivors IS NOT NULL AND survivors != ?",
-                (run, server_round, update_id, named),
+                (*row, named),
             ).fetchone()
-            if before is not None or others[0]:
+            if others[0]:
                 raise Replayed(
-                    f"round {server_round} was unmasked here before",
+                    f"round {row[1]} was unmasked here before, for other survivors",
                     todo="the aggregator must go on to the next round",
                 )
             db.execute("UPDATE attempt SET survivors = ? WHERE context = ?", (named, context))
@@ -93,7 +121,11 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
-            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
+
+
+def _never_masked() -> BadRequest:
+    return BadRequest("asked to unmask what was never masked here", todo="see the aggregator's log")

@@ -21,7 +21,7 @@ from fedward.privacy.roster import Roster
 from fedward.privacy.sealing import seal, unseal
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
 from fedward.privacy.shamir import split
-from fedward.privacy.threshold import shares_needed
+from fedward.study.threshold import shares_needed
 
 _NUMBERS = 2**63  # what the journal can hold
 
@@ -65,6 +65,9 @@ class SecureHospital:
         self._roster = roster
         self._trust = trust
         self._journal = journal
+        # A run's adverts are the same in each of its rounds: checked and agreed with once.
+        self._trusted: set[tuple[str, str, Advert]] = set()
+        self._agreed: dict[bytes, bytes] = {}
 
     def advertise(self, *, study: str, run: str) -> Advert:
         """This hospital's signed public key for a run."""
@@ -81,10 +84,9 @@ class SecureHospital:
             BadAdvert: An advert is forged, of another run, doubled, or this hospital's is not its.
             BadRequest: The round or the attempt is no number from 1.
             TooFew: Fewer hospitals are invited than the study's terms need.
-            Replayed: This attempt was answered before.
+            Replayed: This attempt was answered before, or the round was about another model.
         """
-        threshold = self._check(attempt)
-        update_id = hashlib.sha256(words.data).digest()
+        threshold = self.check(attempt)
         context = _context(attempt)
         shared = self._agree(attempt)  # a key that cannot be used must not use up the attempt
         self._journal.begin(
@@ -92,7 +94,7 @@ class SecureHospital:
             server_round=attempt.round,
             attempt=attempt.attempt,
             context=context,
-            update_id=update_id,
+            told=attempt.told,
         )
         own = self_seed()
         add_masks(words, [(own, 1), *self._pair_masks(shared, context)])
@@ -104,7 +106,7 @@ class SecureHospital:
         return Masked(words, sealed, hashlib.sha256(own).digest())
 
     def unmask(self, request: UnmaskRequest) -> Unmasking:
-        """Help to unmask the sum over the survivors, once.
+        """Help to unmask the sum over the survivors; never for two different sets of them.
 
         Raises:
             BadAdvert: As for `mask`.
@@ -112,10 +114,10 @@ class SecureHospital:
                 or shares are missing, or nothing was masked for this attempt.
             TooFew: Fewer survivors than the study's terms need.
             BadSeal: A share was changed, or sealed for somebody or something else.
-            Replayed: It was unmasked before.
+            Replayed: The round was unmasked before, for other survivors.
         """
         attempt = request.attempt
-        threshold = self._check(attempt)
+        threshold = self.check(attempt)
         survivors = self._survivors(request, threshold)
         context = _context(attempt)
         shared = self._agree(attempt)
@@ -128,12 +130,28 @@ class SecureHospital:
         seeds = {name: pair_seed(shared[name], context, self._name, name) for name in dropped}
         return Unmasking(self_shares=opened, pair_seeds=seeds)
 
-    def _check(self, attempt: Attempt) -> int:
-        """The threshold, once every advert was checked."""
+    def told(self, *, run: str, server_round: int, attempt: int) -> bytes:
+        """Digest of what this hospital was told when it masked for an attempt.
+
+        Raises:
+            BadRequest: Nothing was masked for it.
+        """
+        return self._journal.told(run=run, server_round=server_round, attempt=attempt)
+
+    def check(self, attempt: Attempt) -> int:
+        """The attempt's threshold, if this hospital may mask for it: worth asking before training.
+
+        Raises:
+            BadAdvert: As for `mask`.
+            BadRequest: As for `mask`.
+            TooFew: As for `mask`.
+        """
         if not (1 <= attempt.round < _NUMBERS and 1 <= attempt.attempt < _NUMBERS):
             raise BadRequest("no such round or attempt", todo="see the aggregator's log")
         for advert in attempt.adverts:
-            check_advert(advert, self._roster, study=attempt.study, run=attempt.run)
+            if (attempt.study, attempt.run, advert) not in self._trusted:
+                check_advert(advert, self._roster, study=attempt.study, run=attempt.run)
+                self._trust_advert(attempt, advert)
         names = attempt.invited
         if len(set(names)) != len(names):
             raise BadAdvert("a hospital is invited twice", todo="see the aggregator's log")
@@ -164,7 +182,19 @@ class SecureHospital:
 
     def _agree(self, attempt: Attempt) -> dict[str, bytes]:
         """The secret shared with each invited hospital, this one included."""
-        return {a.hospital: self._run_key.agree(a.public_key) for a in attempt.adverts}
+        return {advert.hospital: self._agree_with(advert.public_key) for advert in attempt.adverts}
+
+    def _agree_with(self, public_key: bytes) -> bytes:
+        if public_key not in self._agreed:
+            if len(self._agreed) > 2 * len(self._roster.members):  # members may sign without end
+                self._agreed.clear()
+            self._agreed[public_key] = self._run_key.agree(public_key)
+        return self._agreed[public_key]
+
+    def _trust_advert(self, attempt: Attempt, advert: Advert) -> None:
+        if len(self._trusted) > 2 * len(self._roster.members):
+            self._trusted.clear()
+        self._trusted.add((attempt.study, attempt.run, advert))
 
     def _pair_masks(self, shared: Mapping[str, bytes], context: bytes) -> list[tuple[bytes, int]]:
         """A pair's masks cancel: the hospital whose name comes first adds, the other subtracts."""

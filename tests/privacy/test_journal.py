@@ -22,7 +22,7 @@ from fedward.privacy.journal import Journal
 from fedward.privacy.protocol_errors import BadRequest, Replayed
 from tests.privacy.conftest import fast_folder
 
-UPDATE = b"u" * 32
+TOLD = b"t" * 32
 V, OTHER_V = ("a", "b", "c"), ("a", "b", "d")
 
 
@@ -36,12 +36,10 @@ def begin(
     *,
     run: str = "r",
     server_round: int = 1,
-    update_id: bytes = UPDATE,
+    told: bytes = TOLD,
 ) -> bytes:
     context = context_of(run, server_round, attempt)
-    journal.begin(
-        run=run, server_round=server_round, attempt=attempt, context=context, update_id=update_id
-    )
+    journal.begin(run=run, server_round=server_round, attempt=attempt, context=context, told=told)
     return context
 
 
@@ -92,17 +90,39 @@ def test_what_was_never_begun_is_not_unmasked(tmp_path: Path) -> None:
         journal.unmask(context=b"", survivors=V)
 
 
-def test_an_attempt_is_unmasked_once_even_for_the_same_survivors(tmp_path: Path) -> None:
+def test_an_attempt_is_unmasked_for_the_same_survivors_only(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     context = begin(journal, 1)
     journal.unmask(context=context, survivors=V)
 
-    for survivors in (V, tuple(reversed(V)), OTHER_V, ()):
+    for survivors in (OTHER_V, (), V[:2], (*V, "d")):
         with pytest.raises(Replayed, match="round 1"):
             journal.unmask(context=context, survivors=survivors)
+    journal.unmask(context=context, survivors=V)
+    journal.unmask(context=context, survivors=tuple(reversed(V)))
 
 
-def test_one_update_has_one_set_of_survivors(tmp_path: Path) -> None:
+def test_a_round_is_about_one_model(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    begin(journal, 1)
+
+    with pytest.raises(Replayed, match="another model"):
+        begin(journal, 2, told=b"another" * 4)
+    begin(journal, 2)
+    begin(journal, 1, server_round=2, told=b"another" * 4)
+
+
+def test_it_remembers_what_was_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    begin(journal, 2, told=b"another" * 4)
+
+    assert journal.told(run="r", server_round=1, attempt=2) == b"another" * 4
+    for run, server_round, attempt in (("r", 1, 1), ("r", 2, 2), ("s", 1, 2)):
+        with pytest.raises(BadRequest, match="never masked here"):
+            journal.told(run=run, server_round=server_round, attempt=attempt)
+
+
+def test_one_round_has_one_set_of_survivors(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     first, second, third = (begin(journal, attempt) for attempt in (1, 2, 3))
     journal.unmask(context=second, survivors=V)
@@ -115,11 +135,10 @@ def test_one_update_has_one_set_of_survivors(tmp_path: Path) -> None:
         journal.unmask(context=context, survivors=tuple(reversed(V)))
 
 
-def test_another_update_round_or_run_has_its_own_survivors(tmp_path: Path) -> None:
+def test_another_round_or_run_has_its_own_survivors(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     contexts = [
         begin(journal, 1),
-        begin(journal, 2, update_id=b"v" * 32),
         begin(journal, 1, server_round=2),
         begin(journal, 1, run="another"),
     ]
@@ -146,7 +165,7 @@ STEPS = st.tuples(
     st.sampled_from(["begin", "unmask", "reopen"]),
     st.integers(1, 2),  # round
     st.integers(1, 4),  # attempt
-    st.integers(1, 2),  # update
+    st.integers(1, 2),  # what was told
     st.integers(1, 2),  # survivors
 )
 
@@ -154,31 +173,31 @@ STEPS = st.tuples(
 @given(st.lists(STEPS, max_size=25))
 def test_any_sequence_is_answered_as_the_rules_say(steps: list[Step]) -> None:
     begun: dict[tuple[int, int], int] = {}
-    told: dict[tuple[int, int], int] = {}
+    unmasked: dict[int, int] = {}
     with fast_folder() as folder:
         journal = Journal(folder / "journal")
-        for what, server_round, attempt, update, survivors in steps:
+        for what, server_round, attempt, model, survivors in steps:
             at = (server_round, attempt)
             if what == "reopen":
                 journal = Journal(folder / "journal")
             elif what == "begin":
-                late = any(r == server_round and a >= attempt for r, a in begun)
-                given = bytes([update]) * 32
-                again = partial(begin, journal, attempt, server_round=server_round, update_id=given)
-                assert late == refused(again)
-                if not late:
-                    begun[at] = update
+                before = {a: told for (r, a), told in begun.items() if r == server_round}
+                wrong = any(a >= attempt or told != model for a, told in before.items())
+                given = bytes([model]) * 32
+                again = partial(begin, journal, attempt, server_round=server_round, told=given)
+                assert wrong == refused(again)
+                if not wrong:
+                    begun[at] = model
             elif at not in begun:
                 with pytest.raises(BadRequest):
                     journal.unmask(context=context_of("r", *at), survivors=[f"{survivors}"])
             else:
-                same = [v for k, v in told.items() if k[0] == at[0] and begun[k] == begun[at]]
-                wrong = at in told or any(v != survivors for v in same)
+                wrong = unmasked.get(server_round, survivors) != survivors
                 context, named = context_of("r", *at), [f"{survivors}"]
                 say = partial(journal.unmask, context=context, survivors=named)
                 assert wrong == refused(say)
                 if not wrong:
-                    told[at] = survivors
+                    unmasked[server_round] = survivors
 
 
 # --- On disk --------------------------------------------------------------------------------------
@@ -193,7 +212,7 @@ def test_it_remembers_when_opened_again(tmp_path: Path) -> None:
 
     once_more = Journal(tmp_path / "journal")
     with pytest.raises(Replayed):
-        once_more.unmask(context=context, survivors=V)
+        once_more.unmask(context=context, survivors=OTHER_V)
     second = begin(once_more, 2)
     with pytest.raises(Replayed):
         once_more.unmask(context=second, survivors=OTHER_V)
@@ -251,6 +270,8 @@ def test_it_waits_for_the_disk(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal")._transaction() as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with Journal(tmp_path / "pretended", durable=False)._transaction() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (0,)
 
 
 def test_it_holds_neither_updates_nor_secrets(tmp_path: Path) -> None:
@@ -260,7 +281,7 @@ def test_it_holds_neither_updates_nor_secrets(tmp_path: Path) -> None:
         rows = db.execute("SELECT * FROM attempt").fetchall()
     db.close()
 
-    assert rows == [("r", 1, 1, context_of("r", 1, 1), UPDATE, '["a", "b", "c"]')]
+    assert rows == [("r", 1, 1, context_of("r", 1, 1), TOLD, '["a", "b", "c"]')]
 
 
 # --- Killed ---------------------------------------------------------------------------------------
@@ -274,7 +295,7 @@ journal = Journal(Path(sys.argv[1]))
 for number in range(1, 100_000):
     context = hashlib.sha256(f"r {number} 1".encode()).digest()
     journal.begin(
-        run="r", server_round=number, attempt=1, context=context, update_id=b"u" * 32
+        run="r", server_round=number, attempt=1, context=context, told=b"t" * 32
     )
     os.write(1, f"begun {number}\\n".encode())
     journal.unmask(context=context, survivors=["a", "b"])
@@ -302,7 +323,7 @@ def test_kill_9_forgets_nothing_that_was_said(lines: int, tmp_path: Path) -> Non
         assert refused(partial(begin, journal, 1, server_round=number))
     for number in unmasked:
         context = context_of("r", number, 1)
-        assert refused(partial(journal.unmask, context=context, survivors=("a", "b")))
+        assert refused(partial(journal.unmask, context=context, survivors=("a", "c")))
     begin(journal, 1, server_round=max(begun) + 2)  # and it can be written to
 
 
@@ -321,8 +342,7 @@ def test_of_threads_that_begin_one_attempt_one_wins(shared: bool) -> None:
             won = []
             for number in range(1, 11):
                 start.wait()
-                update = bytes([racer]) * 32
-                mine = partial(begin, journal, 1, server_round=number, update_id=update)
+                mine = partial(begin, journal, 1, server_round=number, told=bytes([racer]) * 32)
                 won.append(not refused(mine))
             return won
 
@@ -364,7 +384,7 @@ for number in range(1, 21):
             server_round=number,
             attempt=1,
             context=bytes([number]) * 32,
-            update_id=sys.argv[2].encode(),
+            told=sys.argv[2].encode(),
         )
         print(number, flush=True)
     except Replayed:

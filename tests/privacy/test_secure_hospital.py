@@ -338,9 +338,10 @@ def with_attempt(ask: UnmaskRequest, **changes: Unpack[AttemptFields]) -> Unmask
 
 def of_another(scene: Scene, ask: UnmaskRequest, **changes: Unpack[AttemptFields]) -> UnmaskRequest:
     """With b's share of another context, which b did mask for; a never did."""
-    other = scene.consortium.twin("b").mask(
-        replace(scene.attempt, **changes), scene.data["b"].copy()
-    )
+    folder = scene.consortium.folder
+    fresh = folder / f"b.{len(list(folder.iterdir()))}.fresh"  # it may be told otherwise
+    b = scene.consortium.hospital("b", fresh)
+    other = b.mask(replace(scene.attempt, **changes), scene.data["b"].copy())
     return with_share(ask, "b", other.shares["a"])
 
 
@@ -532,19 +533,22 @@ def test_what_is_not_in_the_journal_is_not_unmasked(scene: Scene) -> None:
     scene.finish()
 
 
-def test_an_attempt_is_unmasked_once(scene: Scene) -> None:
+def test_an_attempt_is_unmasked_for_one_set_of_survivors(scene: Scene) -> None:
     before = scene.consortium.twin("a")
     answer = scene.consortium["a"].unmask(scene.request())
 
     assert answer == before.unmask(scene.request())  # what it said is all that it would have said
     assert answer.self_shares.keys() == set(LEFT)
     assert answer.pair_seeds.keys() == {"e"}
-    for survivors in (LEFT, "abcde", "abce", "acde"):
+    for survivors in ("abcde", "abce", "acde"):
         refuses_to_unmask(scene, scene.request("a", survivors), Replayed)
-    again = replace(scene.request(), survivors=tuple(reversed(LEFT)))
-    refuses_to_unmask(scene, again, Replayed)
     reordered = replace(scene.attempt, adverts=scene.attempt.adverts[::-1])
-    refuses_to_unmask(scene, replace(scene.request(), attempt=reordered), Replayed)
+    for same in (
+        scene.request(),  # an answer can be lost on its way, and says nothing new the second time
+        replace(scene.request(), survivors=tuple(reversed(LEFT))),
+        replace(scene.request(), attempt=reordered),
+    ):
+        assert scene.consortium["a"].unmask(same) == answer
 
 
 def test_after_an_answer_forged_requests_keep_their_names_and_rounds_go_on(scene: Scene) -> None:
@@ -560,9 +564,8 @@ def test_after_an_answer_forged_requests_keep_their_names_and_rounds_go_on(scene
 
 def test_an_earlier_attempt_is_unmasked_for_the_same_survivors_only(scene: Scene) -> None:
     """Requests out of order: the second attempt is unmasked, then the third, then the first."""
-    late = {name: scene.data[name] for name in "abcd"}
     third = replace(scene.attempt, attempt=3)
-    masked = scene.consortium.mask(third, late)
+    masked = scene.consortium.mask(third, scene.data)
     scene.consortium["a"].unmask(scene.request())
     shares = {sender: masked[sender].shares["a"] for sender in LEFT}
 
@@ -570,7 +573,8 @@ def test_an_earlier_attempt_is_unmasked_for_the_same_survivors_only(scene: Scene
 
     assert answer.pair_seeds.keys() == {"e"}
     assert answer.pair_seeds["e"] != b""
-    refuses_to_unmask(scene, UnmaskRequest(third, tuple(LEFT), shares), Replayed)
+    others = {sender: masked[sender].shares["a"] for sender in "abce"}
+    refuses_to_unmask(scene, UnmaskRequest(third, tuple("abce"), others), Replayed)
 
 
 def test_an_answer_holds_each_hospital_once(scene: Scene) -> None:

@@ -271,18 +271,6 @@ def test_hospitals_that_start_again_remember() -> None:
         assert set(again.unmask(request_for("a", second, four)).pair_seeds) == {"e"}
 
 
-def test_an_update_trained_anew_may_have_other_survivors() -> None:
-    with consortium_of(4) as consortium:
-        data = data_of(consortium.names, 1, 9)
-        three = {name: data[name] for name in "abc"}
-        unmasked(consortium, summed(consortium, consortium.attempt(), three, 9))
-        anew = data_of(consortium.names, 2, 9)
-
-        found = unmasked(consortium, summed(consortium, consortium.attempt(number=2), anew, 9))
-
-        assert np.array_equal(found, plain_sum(anew.values(), 9))
-
-
 def test_the_next_round_may_have_other_survivors() -> None:
     with consortium_of(4) as consortium:
         data = data_of(consortium.names, 1, 9)

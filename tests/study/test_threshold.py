@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward.privacy.threshold import shares_needed
+from fedward.study.threshold import shares_needed
 
 
 @pytest.mark.parametrize(
