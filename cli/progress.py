@@ -19,9 +19,10 @@ from fedward.server.events import (
     Outcome,
     Refused,
     RoundFinished,
+    RoundLost,
     RoundStarted,
 )
-from fedward.server.sentences import judged, refusal_sentence, sentence
+from fedward.server.sentences import judged, lost_sentence, refusal_sentence, sentence
 from fedward.study.study import Study
 
 
@@ -89,6 +90,8 @@ class _LiveView:
                 figures = judged(event.metrics, rounds=event.round - 1)
                 self._epsilon = _epsilon(self._study, event.round) or self._epsilon
                 self._figures = [*figures, *self._epsilon]
+            case RoundLost():
+                self._refusals.append(lost_sentence(event))
 
     def picture(self) -> Group:
         """What is on the screen now."""

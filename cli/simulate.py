@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +16,7 @@ from fedward.cli.study_file import whole_study
 
 if TYPE_CHECKING:
     from fedward.simulation.result import Metrics, Result
+    from fedward.study.study import Study
 
 
 def simulate(
@@ -43,6 +45,12 @@ def simulate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; all cores by default.")
     ] = None,
+    drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.99, help="Lose each message with this probability, to watch it recover."
+        ),
+    ] = None,
     engine: Annotated[
         Literal["processes", "ray"],
         typer.Option(help="Where hospitals run: processes here, or Flower's engine on Ray."),
@@ -65,17 +73,17 @@ def simulate(
         quiet_libraries()
     contract = simulation.with_hospitals(contract, hospitals)
     folder = out or _new_folder(contract.study.name)
-    options = simulation.Options(folder, data, seed, baselines, workers, engine)
+    options = simulation.Options(folder, data, seed, baselines, workers, engine, drop)
     with watch(contract) as listener:
         result = simulation.simulate(contract, options, listener=listener, say=messages.print)
-    _show(result, folder)
+    _show(result, contract, folder)
 
 
 def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _show(result: Result, folder: Path) -> None:
+def _show(result: Result, study: Study, folder: Path) -> None:
     table = Table(title=f"{result.study.name}: test records of all hospitals", title_justify="left")
     for column in ("model", "trained on", "AUC", "accuracy", "loss", "epsilon"):
         table.add_column(column, justify="left" if column in {"model", "trained on"} else "right")
@@ -97,11 +105,22 @@ def _show(result: Result, folder: Path) -> None:
             f"Privacy: at most epsilon {max(spent):.2f} at delta {delta:g} for each record, at "
             "each hospital. The noise of a simulation is seeded: it protects nobody."
         )
+    output.print(study.sums_sentence())
+    for line in _bounded(result):
+        output.print(line)
     for line in result.failures:
         output.print(f"Went on without: {line}")
     output.print(f"Federated training took {result.seconds:.1f} s.")
     output.print(f"Results: {folder}/result.json   picture: {folder}/curves.png")
     output.print(f"Next: look at the picture, or try  fedward study show {folder}/study.toml")
+
+
+def _bounded(result: Result) -> Iterator[str]:
+    """What the study's bounds did, which somebody may not have meant."""
+    if result.sums.clipped:
+        yield f"{result.sums.clipped} updates were shortened to [aggregation] clip."
+    if result.sums.capped:
+        yield f"{result.sums.capped} hospitals count as no more than [aggregation] max_records."
 
 
 def _row(

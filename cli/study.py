@@ -20,6 +20,7 @@ def check(study: _File) -> None:
     """Read a study and say what is wrong with it, or how large its model is."""
     contract, size = whole_study(study)
     output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.")
+    output.print(contract.sums_sentence())
 
 
 @app.command()

@@ -6,28 +6,47 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedward.client.hospital import read_hospital
 from fedward.client.site import Site
 from fedward.study.errors import OptionError
-from fedward.study.wire import pack_answer, unpack_evaluate_request, unpack_train_request
+from fedward.study.messages import Query, Request
+from fedward.study.wire import (
+    pack_answer,
+    unpack_advertise_query,
+    unpack_evaluate_request,
+    unpack_train_request,
+    unpack_unmask_query,
+)
+
+Unpack = Callable[[RecordDict], Request | Query]
 
 
 def make_app(site_of: Callable[[Context], Site]) -> ClientApp:
     """A ClientApp that lets the site of a context answer."""
     client_app = ClientApp()
 
+    def reply(message: Message, context: Context, unpack: Unpack) -> Message:
+        answer = site_of(context).answer(lambda: unpack(message.content))
+        return Message(pack_answer(answer), reply_to=message)
+
+    @client_app.query("advertise")
+    def advertise(message: Message, context: Context) -> Message:
+        return reply(message, context, unpack_advertise_query)
+
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
-        answer = site_of(context).answer(unpack_train_request(message.content))
-        return Message(pack_answer(answer), reply_to=message)
+        return reply(message, context, unpack_train_request)
 
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        answer = site_of(context).answer(unpack_evaluate_request(message.content))
-        return Message(pack_answer(answer), reply_to=message)
+        return reply(message, context, unpack_evaluate_request)
+
+    @client_app.query("unmask")
+    def unmask(message: Message, context: Context) -> Message:
+        return reply(message, context, unpack_unmask_query)
 
     return client_app
 

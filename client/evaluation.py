@@ -22,3 +22,12 @@ def metric_sums(model: nn.Module, records: Records, task: Classification) -> Sum
         if len(labels):
             total += task.sums(model(inputs), labels)
     return total
+
+
+@torch.inference_mode()
+def mean_loss(model: nn.Module, records: Records, task: Classification) -> float:
+    """The mean of the task's loss over these records; 0 if there are none."""
+    model.eval()
+    pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
+    total = sum(float(task.loss(model(x), y).double().sum()) for x, y in pieces if len(y))
+    return total / max(len(records), 1)

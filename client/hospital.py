@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
+from fedward.privacy.roster import is_name
 from fedward.study.errors import HospitalError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 
@@ -105,6 +106,20 @@ class Limits(Frozen):
     declared_records: Annotated[int, Field(ge=1)] | None = None
 
 
+class Consortium(Frozen):
+    """What makes this hospital a member of a consortium; secure sums need it.
+
+    Attributes:
+        roster: File of the members' names and public keys, signed by the coordinator.
+        coordinator: The coordinator's public key, 64 hexadecimal digits, as compared by telephone.
+        identity: File of this hospital's own private key, which never leaves it.
+    """
+
+    roster: str = "roster.json"
+    coordinator: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    identity: str = "identity.pem"
+
+
 class Pretended(Frozen):
     """Only in a simulation: randomness from a seed, so that a run can be repeated.
 
@@ -114,9 +129,9 @@ class Pretended(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable():
-        raise ValueError("a name of printable characters")
+def _possible(name: str) -> str:
+    if not is_name(name):
+        raise ValueError("1 to 100 printable characters (Unicode NFC), no space at the ends")
     return name
 
 
@@ -127,18 +142,20 @@ class HospitalFile(Frozen):
         name: What the hospital is called in the federation.
         device: `auto` takes CUDA, then MPS, then the CPU.
         studies: Folder of approved study files, relative to this file.
-        state: Folder for the ledger, relative to this file.
+        state: Folder for the ledger and the journal, relative to this file.
         data: Where the records are.
         limits: What the hospital allows at most.
+        consortium: Keys for secure sums; none if the hospital is in no consortium.
         simulation: Set in a simulation only.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+    name: Annotated[str, AfterValidator(_possible)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     studies: str = "studies"
     state: str = "state"
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
+    consortium: Consortium | None = None
     simulation: Pretended | None = None
 
 

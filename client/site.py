@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,27 +21,38 @@ from fedward.client.approvals import Approval, approved_study
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
-from fedward.client.evaluation import metric_sums
+from fedward.client.evaluation import mean_loss, metric_sums
 from fedward.client.hospital import HospitalFile
 from fedward.client.randomness import generator
+from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
 from fedward.models.task import Classification
 from fedward.privacy.accounting import SampledGaussian
+from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Charge, Ledger
-from fedward.privacy.plain_sum import contribution
+from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.schedule import noise_of, steps_of_round
 from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
-from fedward.study.errors import BudgetError, FedwardError, RefusedError, TrainingError
+from fedward.study.aggregation import QFedAvg
+from fedward.study.errors import (
+    BudgetError,
+    FederationError,
+    FedwardError,
+    RefusedError,
+    TrainingError,
+)
 from fedward.study.messages import (
+    AdvertiseQuery,
     Answer,
-    Contribution,
     EvaluateRequest,
     Part,
+    Query,
     Refusal,
     Request,
     TrainRequest,
+    UnmaskQuery,
     Vector,
 )
 from fedward.study.privacy import LocalPrivacy
@@ -48,6 +60,8 @@ from fedward.study.study import Study
 from fedward.study.version import VERSION
 
 _LOG = logging.getLogger("fedward.client")
+_MOST_RUNS = 64  # whose keys are held ready at once
+_NOT_THE_PROTOCOL = "the secure sum's protocol was not kept to"
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,11 @@ class Loaded:
     task: Classification
     model: nn.Module
     parts: Parts
+
+    @cached_property
+    def size(self) -> int:
+        """Length of the model as a flat vector."""
+        return len(flat.flatten(self.model))
 
 
 class Site:
@@ -74,6 +93,7 @@ class Site:
         self._folder = folder
         self._loaded: dict[str, Loaded] = {}
         self._approvals: dict[str, Approval] = {}
+        self._ways: dict[tuple[str, str], Summing] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -85,24 +105,61 @@ class Site:
         """The hospital's privacy ledger."""
         return Ledger(self._folder / self.hospital.state / "ledger.sqlite")
 
-    def answer(self, request: Request) -> Answer:
-        """Answer a request; what the hospital cannot or will not do becomes a typed refusal."""
+    def answer(self, ask: Callable[[], Request | Query]) -> Answer:
+        """Answer a request; what the hospital cannot or will not do becomes a typed refusal.
+
+        Args:
+            ask: Gives the request, or raises what is wrong with it.
+        """
         try:
+            request = ask()
             _same_version(request)
-            if isinstance(request, TrainRequest):
-                vector = self._train(request)
-            else:
-                vector = self._evaluate(request)
+            return self._answer(request)
         except Exception as error:
-            _LOG.error("round %d: %s: %s", request.round, type(error).__name__, error)
+            _LOG.error("%s: %s", type(error).__name__, error)
             _LOG.debug("where it arose", exc_info=True)
             return self._refusal(error)
-        return Contribution(self.hospital.name, vector)
+
+    def _answer(self, request: Request | Query) -> Answer:
+        study = self.load(request.study).study
+        summing = self._summing(study, request.study, request.run)
+        match request:
+            case AdvertiseQuery():
+                return summing.advertise(request)
+            case UnmaskQuery():
+                return summing.unmask(request)
+            case TrainRequest() | EvaluateRequest():
+                loaded = self._loaded[request.study]
+                return summing.contribute(
+                    request,
+                    lambda: self._work(request, loaded),
+                    self._layout(request, loaded),
+                    np.random.default_rng(self._generator(request, "rounding").initial_seed()),
+                )
+
+    def _work(self, request: Request, loaded: Loaded) -> Summand:
+        if isinstance(request, TrainRequest):
+            return self._train(request, loaded)
+        return self._evaluate(request, loaded)
+
+    def _layout(self, request: Request, loaded: Loaded) -> Layout:
+        parameters = loaded.size if isinstance(request, TrainRequest) else 0
+        return Layout(parameters, loaded.task.size, loaded.task.reals)
+
+    def _summing(self, study: Study, digest: str, run: str) -> Summing:
+        """How contributions to a run leave, kept between its requests."""
+        if (digest, run) not in self._ways:
+            if len(self._ways) >= _MOST_RUNS:
+                self._ways.clear()
+            self._ways[digest, run] = make_summing(self.hospital, self._folder, study, run=run)
+        return self._ways[digest, run]
 
     def _refusal(self, error: Exception) -> Refusal:
         """What may be told outside: an error about data may quote a patient's record."""
         name, kind = self.hospital.name, type(error).__name__
         pretended = self.hospital.simulation is not None
+        if isinstance(error, ProtocolError | FederationError):  # who probes learns nothing
+            return Refusal(name, ProtocolError.__name__, _NOT_THE_PROTOCOL, "see its own log")
         if isinstance(error, BudgetError) and not pretended:  # what is spent is nobody's business
             return Refusal(name, kind, "its privacy budget does not allow this", "ask it")
         if isinstance(error, RefusedError | TrainingError):
@@ -140,8 +197,7 @@ class Site:
             parts={part: records.to(self.device) for part, records in parts.items()},
         )
 
-    def _train(self, request: TrainRequest) -> Vector:
-        loaded = self.load(request.study)
+    def _train(self, request: TrainRequest, loaded: Loaded) -> Summand:
         study, records = loaded.study, loaded.parts["train"]
         self._allow(study, request.monitor)
         if not 1 <= request.round <= study.training.rounds:
@@ -155,18 +211,34 @@ class Site:
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
             sums = metric_sums(model, loaded.parts[request.monitor], loaded.task)
+        loss = 0.0
+        if isinstance(study.aggregation, QFedAvg):
+            loss = mean_loss(model, records, loaded.task)
         steps = self._steps(request, study, records)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
             train(model, records, study, loaded.task, steps, server_round=request.round)
-        return contribution(flat.flatten(model) - request.model, self._weight(study, records), sums)
+        update = flat.flatten(model) - request.model
+        if isinstance(study.aggregation, QFedAvg):
+            rate = study.training.learning_rate_of(request.round)
+            counted = trained_fairly(update, loss, sums, study.aggregation, rate=rate)
+        else:
+            counted = trained(update, self._count(study, records), sums, study.aggregation)
+        if counted.clipped:
+            _LOG.warning("round %d: the update was clipped to the study's norm", request.round)
+        return counted
 
-    def _evaluate(self, request: EvaluateRequest) -> Vector:
-        loaded = self.load(request.study)
+    def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
         self._allow(loaded.study, request.part)
+        if request.round != loaded.study.judging_round(request.part):
+            raise RefusedError(
+                f"the {request.part} part is judged once, in exchange "
+                f"{loaded.study.judging_round(request.part)}, not in {request.round}",
+                todo="run the same version of fedward on both sides",
+            )
         model = self._model_of(loaded, request.model)
         sums = metric_sums(model, loaded.parts[request.part], loaded.task)
-        return contribution(np.zeros(0, dtype=np.float32), 0.0, sums)
+        return judged(sums)
 
     def _model_of(self, loaded: Loaded, vector: Vector) -> nn.Module:
         try:
@@ -186,8 +258,8 @@ class Site:
                 todo="ask for validation or test",
             )
 
-    def _weight(self, study: Study, records: Records) -> float:
-        """What this hospital counts in the mean; public if privacy is on, so never its count."""
+    def _count(self, study: Study, records: Records) -> float:
+        """The records that it counts with; a public number if privacy is on, never the true one."""
         if study.aggregation.weighting == "uniform":
             return 1.0
         if isinstance(study.privacy, LocalPrivacy):
@@ -247,9 +319,7 @@ class Site:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _generator(
-        self, request: TrainRequest, purpose: str, device: str = "cpu"
-    ) -> torch.Generator:
+    def _generator(self, request: Request, purpose: str, device: str = "cpu") -> torch.Generator:
         pretended = self.hospital.simulation
         seed = None if pretended is None else pretended.seed
         study = self._loaded[request.study].study.study.name  # a digest changes with every default
@@ -257,7 +327,7 @@ class Site:
         return generator(seed, *names, device=device)
 
 
-def _same_version(request: Request) -> None:
+def _same_version(request: Request | Query) -> None:
     """Two versions may mean different things by one message."""
     if request.version != VERSION:
         raise RefusedError(

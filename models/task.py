@@ -39,6 +39,11 @@ class Classification:
         """Length of the sums."""
         return 2 + self._classes**2 + len(self._scored) * 2 * scores.BINS
 
+    @property
+    def reals(self) -> tuple[int, ...]:
+        """Places among the sums that hold no whole numbers."""
+        return (1,)
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each record, shape (n,)."""
         return functional.cross_entropy(outputs, labels, reduction="none")

@@ -7,13 +7,16 @@ signed by an identity of the roster.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedward.privacy.framing import framed, unframed
 from fedward.privacy.identity import SIGNATURE_SIZE, Identity, verify
+from fedward.privacy.key_file import read_key, unusable_key, write_key
 from fedward.privacy.protocol_errors import BadAdvert, BadSignature
 from fedward.privacy.roster import Roster, is_name
+from fedward.study.errors import DataError
 
 _PURPOSE = "advert"
 _KEY_SIZE = 32
@@ -57,6 +60,26 @@ class RunKey:
     def generate(cls) -> RunKey:
         """A new key, from the operating system's randomness."""
         return cls(X25519PrivateKey.generate())
+
+    @classmethod
+    def kept(cls, path: Path) -> RunKey:
+        """The key in a file, made when it is first asked for.
+
+        A run may outlive this process, and be answered by several at once: they all get one key.
+
+        Raises:
+            DataError: The file cannot be written, or is no such key of its owner's alone.
+        """
+        if not path.exists():
+            try:
+                write_key(path, X25519PrivateKey.generate())
+            except DataError:
+                if not path.exists():  # else another process was first, and its key holds
+                    raise
+        key = read_key(path)
+        if not isinstance(key, X25519PrivateKey):
+            raise unusable_key(path, "the key is of another kind than X25519")
+        return cls(key)
 
     def agree(self, other_public: bytes) -> bytes:
         """The secret shared with another key's owner.

@@ -1,7 +1,8 @@
 """What a hospital has already said in secure aggregation: on disk before an answer leaves.
 
-A round's attempt is used once; a round is about one model; and it is never unmasked for two
-different sets of survivors, because the two sums would subtract to a single hospital's update.
+A round's attempt is used once; all attempts of a round are about one model and over the same
+invited hospitals; and a round is never unmasked for two different sets of survivors, because the
+two sums would subtract to a single hospital's update.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     attempt INTEGER NOT NULL,
     context BLOB NOT NULL UNIQUE,
     told BLOB NOT NULL,
+    invited BLOB NOT NULL,
     survivors TEXT,
     PRIMARY KEY (run, round, attempt)
 )
@@ -46,31 +48,53 @@ class Journal:
             db.execute(_SCHEMA)
 
     def begin(
-        self, *, run: str, server_round: int, attempt: int, context: bytes, told: bytes
+        self,
+        *,
+        run: str,
+        server_round: int,
+        attempt: int,
+        context: bytes,
+        told: bytes,
+        invited: bytes,
     ) -> None:
         """Write down that an update is about to leave, masked for this context.
 
+        Args:
+            run: Name of the run.
+            server_round: From 1.
+            attempt: From 1; counts up within a round.
+            context: Of this attempt.
+            told: Digest of what the hospital was told.
+            invited: Digest of whom the sum is over.
+
         Raises:
             Replayed: This attempt, or a later one of this round, was used before, or the round was
-                about another model.
+                about another model, or over other hospitals.
         """
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT attempt, told FROM attempt WHERE run = ? AND round = ?", (run, server_round)
+                "SELECT attempt, told, invited FROM attempt WHERE run = ? AND round = ?",
+                (run, server_round),
             ).fetchall()
-            if any(before >= attempt for before, _ in rows):
+            if any(before >= attempt for before, _, _ in rows):
                 raise Replayed(
                     f"attempt {attempt} of round {server_round} was answered before",
                     todo="the aggregator must count attempts up",
                 )
-            if any(before != told for _, before in rows):
+            if any(before != told for _, before, _ in rows):
                 raise Replayed(
                     f"round {server_round} was asked before, about another model",
                     todo="the aggregator must go on to the next round",
                 )
+            if any(before != invited for _, _, before in rows):
+                raise Replayed(
+                    f"round {server_round} was asked before, over other hospitals",
+                    todo="the aggregator must repeat it with the same adverts, or go on",
+                )
             db.execute(
-                "INSERT INTO attempt (run, round, attempt, context, told) VALUES (?, ?, ?, ?, ?)",
-                (run, server_round, attempt, context, told),
+                "INSERT INTO attempt (run, round, attempt, context, told, invited)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (run, server_round, attempt, context, told, invited),
             )
 
     def told(self, *, run: str, server_round: int, attempt: int) -> bytes:

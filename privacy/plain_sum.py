@@ -1,72 +1,25 @@
-"""Adding up contributions in the clear.
-
-A contribution is one flat vector, `[weight * update | weight | metric sums]`, so that whatever adds
-contributions up need not know what is in them, and only the sum is ever taken apart.
-"""
+"""Adding up contributions in the clear."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from fedward.privacy.contribution import HEAD, Layout, Summand, Total, not_finite
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Vector
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the blocks of a contribution are.
-
-    Attributes:
-        parameters: Length of the update; 0 where only metrics travel.
-        metrics: Length of the metric sums.
-    """
-
-    parameters: int
-    metrics: int
-
-    @property
-    def size(self) -> int:
-        """Length of the whole vector."""
-        return self.parameters + 1 + self.metrics
-
-
-@dataclass(frozen=True)
-class Total:
-    """The sum over hospitals, taken apart.
-
-    Attributes:
-        update: Weighted mean of the updates, shape (parameters,), float64.
-        weight: Sum of the weights.
-        metrics: Sum of the metric sums, shape (metrics,), float64.
-    """
-
-    update: NDArray[np.float64]
-    weight: float
-    metrics: NDArray[np.float64]
-
-
-def contribution(update: Vector, weight: float, metrics: NDArray[np.float64]) -> Vector:
-    """The vector that one hospital sends.
-
-    Args:
-        update: Trained model minus received model, shape (parameters,).
-        weight: What the update counts in the mean, >= 0.
-        metrics: Metric sums, shape (metrics,).
+def plain_vector(summand: Summand) -> Vector:
+    """The vector that one hospital sends where everybody may read it, float32.
 
     Raises:
         TrainingError: A value is NaN or infinite: such an update must never reach a mean.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-        weighted = update.astype(np.float64) * weight
-        vector = np.concatenate([weighted, [weight], metrics]).astype(np.float32)
+        weighted = summand.update.astype(np.float64) * summand.weight
+        vector = np.concatenate([weighted, summand.head, summand.metrics]).astype(np.float32)
     if not np.isfinite(vector).all():
-        raise TrainingError(
-            "the update is not finite (NaN or infinity)",
-            todo="lower [training] learning_rate, or check this hospital's data",
-        )
+        raise not_finite()
     return vector
 
 
@@ -103,7 +56,37 @@ class PlainSum:
 
     def total(self) -> Total:
         """Take the sum apart."""
-        d = self._layout.parameters
-        weight = float(self._sum[d])
-        mean = self._sum[:d] / weight if weight > 0 else np.zeros(d)
-        return Total(update=mean, weight=weight, metrics=self._sum[d + 1 :])
+        return _apart(self._sum, self._layout)
+
+    def each(self) -> list[Total]:
+        """What the server's optimizer is given: the mean alone."""
+        return [self.total()]
+
+
+class EachApart(PlainSum):
+    """Every contribution is kept, for a strategy that compares them."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Start with none."""
+        super().__init__(layout)
+        self._kept: list[Vector] = []
+
+    def add(self, vector: Vector) -> None:
+        """Add one contribution and keep it.
+
+        Raises:
+            TrainingError: As for a sum.
+        """
+        super().add(vector)
+        self._kept.append(vector.copy())
+
+    def each(self) -> list[Total]:
+        """Every contribution by itself, in the order in which they came."""
+        return [_apart(vector.astype(np.float64), self._layout) for vector in self._kept]
+
+
+def _apart(vector: np.ndarray[tuple[int], np.dtype[np.float64]], layout: Layout) -> Total:
+    d = layout.parameters
+    weight, clipped, capped = map(float, vector[d : d + HEAD])
+    mean = vector[:d] / weight if weight > 0 else np.zeros(d)
+    return Total(mean, weight, vector[d + HEAD :], round(clipped), round(capped))

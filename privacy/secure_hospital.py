@@ -1,14 +1,15 @@
 """The hospital's side of secure aggregation: a request in, an answer out, or a named refusal.
 
-Bonawitz et al. 2017 (pairwise masks, self masks, shares), with adverts signed by identities that
-the aggregator did not issue, and one key agreement for a whole run. Everything that must be
-remembered between two requests is in the journal; everything else is computed from the request.
+Bonawitz et al. 2017 (pairwise masks, self masks, shares), in large rounds only among neighbours
+(Bell et al. 2020), with adverts signed by identities that the aggregator did not issue, and one key
+agreement for a whole run. Everything that must be remembered between two requests is in the
+journal; everything else is computed from the request.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fedward.privacy.advert import Advert, RunKey, check_advert, make_advert
@@ -16,12 +17,13 @@ from fedward.privacy.identity import Identity
 from fedward.privacy.journal import Journal
 from fedward.privacy.key_schedule import pair_seed, round_context, seal_key, self_seed
 from fedward.privacy.masks import add_masks
+from fedward.privacy.neighbours import closed_neighbourhood, ring_of
 from fedward.privacy.protocol_errors import BadAdvert, BadRequest, BadSeal, TooFew
 from fedward.privacy.roster import Roster
 from fedward.privacy.sealing import seal, unseal
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words
 from fedward.privacy.shamir import split
-from fedward.study.threshold import shares_needed
+from fedward.study.threshold import neighbourhood, shares_needed
 
 _NUMBERS = 2**63  # what the journal can hold
 
@@ -39,10 +41,14 @@ class Trust:
     min_honest: int
 
     def threshold(self, invited: int) -> int:
-        """Shares that rebuild a self mask, and the fewest survivors that are unmasked for (t)."""
+        """Shares that rebuild a self mask, and the fewest survivors nearby to unmask for (t)."""
         return shares_needed(
             hospitals=invited, colluding=self.colluding, min_honest=self.min_honest
         )
+
+    def neighbourhood(self, invited: int) -> int:
+        """Hospitals in a closed neighbourhood (m); everybody, up to 64."""
+        return neighbourhood(invited)
 
 
 class SecureHospital:
@@ -84,24 +90,27 @@ class SecureHospital:
             BadAdvert: An advert is forged, of another run, doubled, or this hospital's is not its.
             BadRequest: The round or the attempt is no number from 1.
             TooFew: Fewer hospitals are invited than the study's terms need.
-            Replayed: This attempt was answered before, or the round was about another model.
+            Replayed: This attempt was answered before, or the round was about another model, or
+                over other hospitals.
         """
         threshold = self.check(attempt)
         context = _context(attempt)
-        shared = self._agree(attempt)  # a key that cannot be used must not use up the attempt
+        ring, near = self._neighbours(attempt)
+        shared = self._agree(attempt, near)  # before a useless key can use up the attempt
         self._journal.begin(
             run=attempt.run,
             server_round=attempt.round,
             attempt=attempt.attempt,
             context=context,
             told=attempt.told,
+            invited=ring,
         )
         own = self_seed()
         add_masks(words, [(own, 1), *self._pair_masks(shared, context)])
-        shares = split(own, threshold=threshold, holders=len(attempt.invited))
+        shares = split(own, threshold=threshold, holders=len(near))
         sealed = {
             holder: self._seal_for(holder, share, shared, context)
-            for holder, share in zip(attempt.invited, shares, strict=True)
+            for holder, share in zip(near, shares, strict=True)
         }
         return Masked(words, sealed, hashlib.sha256(own).digest())
 
@@ -112,21 +121,23 @@ class SecureHospital:
             BadAdvert: As for `mask`.
             BadRequest: The survivors are not among the invited, or this hospital is none of them,
                 or shares are missing, or nothing was masked for this attempt.
-            TooFew: Fewer survivors than the study's terms need.
+            TooFew: Fewer survivors in its closed neighbourhood than the study's terms need.
             BadSeal: A share was changed, or sealed for somebody or something else.
             Replayed: The round was unmasked before, for other survivors.
         """
         attempt = request.attempt
         threshold = self.check(attempt)
-        survivors = self._survivors(request, threshold)
+        _, near = self._neighbours(attempt)
+        survivors = self._survivors(request, near, threshold)
         context = _context(attempt)
-        shared = self._agree(attempt)
+        shared = self._agree(attempt, near)
         opened = {
             sender: self._unseal_from(sender, request.shares[sender], shared, context)
-            for sender in survivors
+            for sender in near
+            if sender in survivors
         }
         self._journal.unmask(context=context, survivors=survivors)
-        dropped = [name for name in attempt.invited if name not in request.survivors]
+        dropped = [name for name in near if name not in survivors]
         seeds = {name: pair_seed(shared[name], context, self._name, name) for name in dropped}
         return Unmasking(self_shares=opened, pair_seeds=seeds)
 
@@ -163,26 +174,36 @@ class SecureHospital:
         except ValueError as error:
             raise TooFew(str(error), todo="invite more hospitals") from None
 
-    def _survivors(self, request: UnmaskRequest, threshold: int) -> tuple[str, ...]:
-        survivors = tuple(sorted(request.survivors))
+    def _neighbours(self, attempt: Attempt) -> tuple[bytes, tuple[str, ...]]:
+        """The attempt's ring, and this hospital's closed neighbourhood on it."""
+        size = self._trust.neighbourhood(len(attempt.adverts))
+        ring = ring_of(attempt)
+        return ring, closed_neighbourhood(self._name, attempt.invited, ring=ring, size=size)
+
+    def _survivors(
+        self, request: UnmaskRequest, near: Collection[str], threshold: int
+    ) -> frozenset[str]:
+        survivors = frozenset(request.survivors)
         invited = set(request.attempt.invited)
-        if len(set(survivors)) != len(survivors) or not set(survivors) <= invited:
+        if len(survivors) != len(request.survivors) or not survivors <= invited:
             raise BadRequest("survivors who were not invited", todo="see the aggregator's log")
-        if self._name not in survivors or set(request.shares) != set(survivors):
+        left = survivors.intersection(near)
+        if self._name not in left or set(request.shares) != left:
             raise BadRequest(
                 "asked to unmask without this hospital, or without the survivors' shares",
                 todo="see the aggregator's log",
             )
-        if len(survivors) < threshold:
+        if len(left) < threshold:
             raise TooFew(
-                f"{len(survivors)} survivors, the study's terms need {threshold}",
+                f"{len(left)} survivors of {len(near)}, the study's terms need {threshold}",
                 todo="the aggregator must repeat the round",
             )
         return survivors
 
-    def _agree(self, attempt: Attempt) -> dict[str, bytes]:
-        """The secret shared with each invited hospital, this one included."""
-        return {advert.hospital: self._agree_with(advert.public_key) for advert in attempt.adverts}
+    def _agree(self, attempt: Attempt, near: Collection[str]) -> dict[str, bytes]:
+        """The secret shared with each hospital nearby, this one included."""
+        keys = {advert.hospital: advert.public_key for advert in attempt.adverts}
+        return {name: self._agree_with(keys[name]) for name in near}
 
     def _agree_with(self, public_key: bytes) -> bytes:
         if public_key not in self._agreed:

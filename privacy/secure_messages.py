@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedward.privacy.advert import Advert
-
-Words = NDArray[np.uint32]
+from fedward.study.messages import Masked as Masked
+from fedward.study.messages import Unmasking as Unmasking
+from fedward.study.messages import Words as Words
 
 
 @dataclass(frozen=True)
@@ -43,43 +41,16 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """A hospital's answer to an attempt.
-
-    Attributes:
-        words: The masked vector, shape (n,), uint32.
-        shares: For each invited hospital, its sealed share of this hospital's self mask.
-        commitment: SHA-256 of the self mask's seed, by which false shares are noticed.
-    """
-
-    words: Words
-    shares: Mapping[str, bytes]
-    commitment: bytes
-
-
-@dataclass(frozen=True)
 class UnmaskRequest:
     """What the aggregator asks of a survivor.
 
     Attributes:
         attempt: The attempt to unmask.
         survivors: The hospitals whose masked vectors were added up (V).
-        shares: The sealed shares that survivors addressed to this one, by their sender.
+        shares: The sealed shares that survivors in its closed neighbourhood addressed to this one,
+            by their sender.
     """
 
     attempt: Attempt
     survivors: tuple[str, ...]
     shares: Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class Unmasking:
-    """A survivor's answer.
-
-    Attributes:
-        self_shares: Its share of each survivor's self mask.
-        pair_seeds: Its pair seed with each hospital that dropped out.
-    """
-
-    self_shares: Mapping[str, bytes]
-    pair_seeds: Mapping[str, bytes]

@@ -48,6 +48,9 @@ class RoundFinished:
         silent: Hospitals that said nothing until the deadline.
         part: Part that `metrics` were taken on.
         metrics: Of the model as it was before this round.
+        attempts: How often the round's sum was tried.
+        clipped: Hospitals whose update was clipped to the study's norm.
+        capped: Hospitals that weigh less than they would without the study's cap.
     """
 
     round: int
@@ -57,6 +60,28 @@ class RoundFinished:
     silent: int
     part: Part | None
     metrics: Metrics | None
+    attempts: int = 1
+    clipped: int = 0
+    capped: int = 0
+
+
+@dataclass(frozen=True)
+class RoundLost:
+    """A round gave no sum; the model stays as it was, and the next round trains anew.
+
+    Attributes:
+        round: From 1.
+        rounds: Of the whole run.
+        seconds: From the first request until it was given up.
+        attempts: How often the round's sum was tried.
+        why: Why there was none.
+    """
+
+    round: int
+    rounds: int
+    seconds: float
+    attempts: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,7 @@ class Outcome:
         threshold: Probability from which a binary task calls the finding.
         curve: Metrics on `part` after 0, 1, ... rounds; None where nothing was measured.
         part: The part that the curve was measured on.
-        rounds: Each finished round.
+        rounds: Each round.
         refusals: Every refusal or failure with its round.
         seconds: The whole federation.
     """
@@ -81,12 +106,12 @@ class Outcome:
     threshold: float
     part: Part | None
     curve: list[Metrics | None] = field(default_factory=list)
-    rounds: list[RoundFinished] = field(default_factory=list)
+    rounds: list[RoundFinished | RoundLost] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     seconds: float = 0.0
 
 
-Event = RoundStarted | Answered | Refused | RoundFinished | Outcome
+Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | Outcome
 Listener = Callable[[Event], None]
 
 

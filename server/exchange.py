@@ -1,112 +1,126 @@
-"""One exchange with hospitals: ask, add up each answer as it comes, and drop it."""
+"""One exchange with hospitals: ask, and hear each answer as it comes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedward.privacy.plain_sum import Layout, PlainSum, Total
 from fedward.study.errors import FedwardError, TrainingError
-from fedward.study.messages import EVALUATE as EVALUATE
-from fedward.study.messages import TRAIN, Refusal, Request, TrainRequest
-from fedward.study.wire import pack_request, unpack_answer
+from fedward.study.messages import Answer, Refusal
+from fedward.study.wire import unpack_answer
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.5
+_UNREACHABLE = {
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+}
 
 
 @dataclass
-class Gathered:
+class Heard:
     """What came of one exchange.
 
     Attributes:
-        total: The sum over the hospitals that answered.
-        answered: Their names.
-        refusals: What the others said.
-        silent: How many said nothing until the deadline.
+        answered: Nodes whose answer was taken.
+        refusals: What others said, by node.
+        silent: Nodes that said nothing until the deadline, or could not be reached.
     """
 
-    total: Total
-    answered: list[str] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    silent: int = 0
+    answered: list[int] = field(default_factory=list)
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+    silent: list[int] = field(default_factory=list)
+
+
+Take = Callable[[int, Answer], None]
 
 
 def exchange(
     grid: Grid,
-    nodes: Sequence[int],
-    request: Request,
-    layout: Layout,
+    contents: Mapping[int, RecordDict],
+    message_type: str,
+    take: Take,
     *,
+    group: str,
+    size: int = 0,
     deadline: float,
-    heard: Callable[[str], None],
-) -> Gathered:
-    """Ask these nodes and add their answers up.
+) -> Heard:
+    """Ask nodes, and hand over each answer as it comes; no two are ever held.
 
     Args:
         grid: The way to the hospitals.
-        nodes: Whom to ask.
-        request: What to ask.
-        layout: Blocks of a contribution's vector.
+        contents: What to ask each node.
+        message_type: Flower's type of the question.
+        take: Called with the node and its answer, which is no refusal. What it raises makes that
+            answer a refusal, and harms no other.
+        group: What the exchange is called in Flower's records.
+        size: Length that a vector in an answer must have.
         deadline: Seconds after which answers are no longer waited for.
-        heard: Called with a hospital's name when its contribution was added.
     """
-    message_type = TRAIN if isinstance(request, TrainRequest) else EVALUATE
-    content = pack_request(request)
     messages = [
-        Message(content, node, message_type, group_id=str(request.round), ttl=deadline)
-        for node in nodes
+        Message(content, node, message_type, group_id=group, ttl=deadline)
+        for node, content in contents.items()
     ]
-    waiting = set(grid.push_messages(messages))
-    running = PlainSum(layout)
-    gathered = Gathered(total=running.total(), silent=len(nodes) - len(waiting))
+    pushed = list(grid.push_messages(messages))
+    heard = Heard()
+    missing = set(contents)
+    for reply in _replies(grid, pushed, deadline):
+        node = reply.metadata.src_node_id
+        missing.discard(node)
+        if reply.has_error() and reply.error.code in _UNREACHABLE:
+            heard.silent.append(node)
+            continue
+        refusal = _take(reply, take, size)
+        if refusal is None:
+            heard.answered.append(node)
+        else:
+            heard.refusals[node] = refusal
+    heard.silent += sorted(missing)
+    return heard
+
+
+def _replies(grid: Grid, pushed: list[str], deadline: float) -> Iterator[Message]:
+    """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
+    waiting = dict.fromkeys(pushed)
     last = time.monotonic() + deadline
     pause = _FIRST_PAUSE
     while waiting and time.monotonic() < last:
-        replies = list(grid.pull_messages(waiting))
-        for reply in replies:
-            if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
-                waiting.remove(reply.metadata.reply_to_message_id)
-                _take(reply, running, layout, gathered, heard)
-        pause = _FIRST_PAUSE if replies else min(2 * pause, _LONGEST_PAUSE)
-        if waiting and not replies:
+        before = len(waiting)
+        for identifier in list(waiting):
+            for reply in grid.pull_messages([identifier]):
+                if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
+                    del waiting[reply.metadata.reply_to_message_id]
+                    yield reply
+        pause = _FIRST_PAUSE if len(waiting) < before else min(2 * pause, _LONGEST_PAUSE)
+        if len(waiting) == before:
             time.sleep(pause)
-    gathered.silent += len(waiting)
-    gathered.total = running.total()
-    return gathered
 
 
-def _take(
-    reply: Message,
-    running: PlainSum,
-    layout: Layout,
-    gathered: Gathered,
-    heard: Callable[[str], None],
-) -> None:
-    """Add one reply to the sum, or note why not. A reply that cannot be used harms no other."""
+def _take(reply: Message, take: Take, size: int) -> Refusal | None:
+    """Hand one reply over, or say why not. A reply that cannot be used harms no other."""
     node = f"node {reply.metadata.src_node_id}"
     if reply.has_error():
-        gathered.refusals.append(Refusal(node, "Error", _last_line(reply.error.reason), ""))
-        return
+        return Refusal(node, "Error", _last_line(reply.error.reason), "")
     try:
-        answer = unpack_answer(reply.content, size=layout.size)
+        answer = unpack_answer(reply.content, size=size)
         if isinstance(answer, Refusal):
-            gathered.refusals.append(answer)
-            return
+            return answer
         node = answer.hospital
-        running.add(answer.vector)
-        reply.content.array_records["arrays"].clear()  # Flower's messages outlive their last use
+        take(reply.metadata.src_node_id, answer)
     except (FedwardError, ValueError) as error:
         what, todo = (
             (error.what, error.todo) if isinstance(error, FedwardError) else (str(error), "")
         )
-        gathered.refusals.append(Refusal(node, TrainingError.__name__, what, todo))
-        return
-    gathered.answered.append(answer.hospital)
-    heard(answer.hospital)
+        return Refusal(node, TrainingError.__name__, what, todo)
+    finally:
+        for record in reply.content.array_records.values():
+            record.clear()  # Flower's messages outlive their last use
+    return None
 
 
 def _last_line(reason: str | None) -> str:

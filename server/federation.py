@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedward.models import flat
 from fedward.models.registry import build, settled
 from fedward.models.task import Classification, Sums
-from fedward.privacy.plain_sum import Layout
+from fedward.privacy.contribution import Layout
 from fedward.server.events import (
     Answered,
     Event,
@@ -22,15 +22,26 @@ from fedward.server.events import (
     Outcome,
     Refused,
     RoundFinished,
+    RoundLost,
     RoundStarted,
     nobody,
 )
-from fedward.server.exchange import Gathered, exchange
 from fedward.server.optimizer import ServerOptimizer
+from fedward.server.secure_summing import SecureSumming
+from fedward.server.summing import Gathered, PlainSumming, Summing
 from fedward.study.data import StratifiedParts
 from fedward.study.errors import FederationError
-from fedward.study.messages import EvaluateRequest, Part, Request, TrainRequest, Vector
+from fedward.study.messages import (
+    EvaluateRequest,
+    Part,
+    Refusal,
+    Request,
+    TrainRequest,
+    Vector,
+)
 from fedward.study.study import Study
+
+_MOST_LOST = 3  # rounds in a row
 
 
 class Federation:
@@ -56,6 +67,11 @@ class Federation:
         self._digest = study.digest()
         self._task = Classification(study)
         self._refusals: list[Refused] = []
+        self._summing: Summing = (
+            SecureSumming(study, grid, run=run)
+            if study.aggregation.secure
+            else PlainSumming(study, grid)
+        )
 
     def train_and_judge(self) -> Outcome:
         """Wait for the hospitals, train for all rounds, and judge the final model.
@@ -65,18 +81,21 @@ class Federation:
         """
         started = time.monotonic()
         nodes = self._wait_for_hospitals()
+        self._note(0, self._summing.begin(nodes))
         model = flat.flatten(build(self._study, seed=self._seed))
         optimizer = ServerOptimizer(self._study.aggregation)
         monitor = self._monitored_part()
-        finished: list[RoundFinished] = []
+        finished: list[RoundFinished | RoundLost] = []
         for server_round in range(1, self._study.training.rounds + 1):
             model, record = self._round(server_round, model, nodes, optimizer, monitor)
             finished.append(record)
             self._tell(record)
+            _stop_if_hopeless(finished)
         outcome = self._judge(model, nodes, monitor)
+        metrics = [None if isinstance(r, RoundLost) else r.metrics for r in finished]
         outcome = replace(
             outcome,
-            curve=[*(record.metrics for record in finished), *outcome.curve],
+            curve=[*metrics, *outcome.curve],
             rounds=finished,
             refusals=self._refusals,
             seconds=time.monotonic() - started,
@@ -91,33 +110,44 @@ class Federation:
         nodes: Sequence[int],
         optimizer: ServerOptimizer,
         monitor: Part | None,
-    ) -> tuple[Vector, RoundFinished]:
+    ) -> tuple[Vector, RoundFinished | RoundLost]:
         started = time.monotonic()
         invited = self._invite(server_round, nodes)
         self._tell(RoundStarted(server_round, self._study.training.rounds, len(invited)))
         request = TrainRequest(self._digest, self._run, server_round, model, monitor)
         gathered = self._ask(invited, request, parameters=len(model))
-        self._need_enough(gathered, server_round)
-        after = optimizer.step(server_round, model, gathered.total)
+        seconds, rounds = time.monotonic() - started, self._study.training.rounds
+        total = gathered.total
+        if total is None:
+            _stop_if_refused(gathered, f"round {server_round}")
+            lost = RoundLost(server_round, rounds, seconds, gathered.attempts, gathered.why)
+            return model, lost
+        after = optimizer.step(server_round, model, gathered.each)
         return after, RoundFinished(
             round=server_round,
-            rounds=self._study.training.rounds,
+            rounds=rounds,
             seconds=time.monotonic() - started,
             answered=len(gathered.answered),
             silent=gathered.silent,
             part=monitor,
-            metrics=self._metrics(gathered.total.metrics) if monitor else None,
+            metrics=self._metrics(total.metrics) if monitor else None,
+            attempts=gathered.attempts,
+            clipped=total.clipped,
+            capped=total.capped,
         )
 
     def _judge(self, model: Vector, nodes: Sequence[int], monitor: Part | None) -> Outcome:
         """The final model on validation, where the threshold may be chosen, and then on test."""
-        last = self._study.training.rounds
         sums: dict[Part, Sums] = {}
         parts: tuple[Part, ...] = ("validation", "test") if monitor == "validation" else ("test",)
         for part in parts:
-            request = EvaluateRequest(self._digest, self._run, last, model, part)
+            number = self._study.judging_round(part)
+            request = EvaluateRequest(self._digest, self._run, number, model, part)
             gathered = self._ask(nodes, request, parameters=0)
-            self._need_enough(gathered, last)
+            if gathered.total is None:
+                where = f"judging the final model on {part}"
+                _stop_if_refused(gathered, where)
+                raise _too_few(where, gathered.why)
             sums[part] = gathered.total.metrics
         validation = sums.get("validation")
         threshold = self._task.threshold(validation)
@@ -134,38 +164,19 @@ class Federation:
         def heard(hospital: str) -> None:
             self._tell(Answered(request.round, hospital))
 
-        gathered = exchange(
-            self._grid,
-            nodes,
-            request,
-            Layout(parameters, self._task.size),
-            deadline=self._study.participation.deadline_seconds,
-            heard=heard if isinstance(request, TrainRequest) else _ignore,
+        layout = Layout(parameters, self._task.size, self._task.reals)
+        training = isinstance(request, TrainRequest)
+        gathered = self._summing.gather(
+            nodes, request, layout, heard=heard if training else _ignore
         )
-        for refusal in gathered.refusals:
-            event = Refused(request.round, refusal)
-            self._refusals.append(event)
-            self._tell(event)
+        self._note(request.round, gathered.refusals)
         return gathered
 
-    def _need_enough(self, gathered: Gathered, server_round: int) -> None:
-        fewest = self._study.participation.fewest
-        if len(gathered.answered) >= fewest:
-            return
-        if not gathered.refusals:
-            raise FederationError(
-                f"round {server_round}: {len(gathered.answered)} hospitals answered in time, "
-                f"{fewest} are needed",
-                todo="raise [participation] deadline_seconds, or lower min_hospitals",
-            )
-        first = gathered.refusals[0]
-        others = len(gathered.refusals) - 1
-        more = f" (and {others} more hospitals failed)" if others else ""
-        raise FederationError(
-            f"round {server_round}: {first.what}{more}",
-            todo=first.todo or "see that hospital's log",
-            where=f"hospital {first.hospital}",
-        )
+    def _note(self, server_round: int, refusals: Sequence[Refusal]) -> None:
+        for refusal in refusals:
+            event = Refused(server_round, refusal)
+            self._refusals.append(event)
+            self._tell(event)
 
     def _invite(self, server_round: int, nodes: Sequence[int]) -> list[int]:
         asked = self._study.participation.asked
@@ -195,6 +206,37 @@ class Federation:
     def _metrics(self, sums: Sums) -> Metrics | None:
         threshold = self._task.threshold(sums)
         return self._task.metrics(sums, threshold) if np.any(sums) else None
+
+
+def _stop_if_refused(gathered: Gathered, where: str) -> None:
+    """Asking again does not help where a hospital said no."""
+    if not gathered.refusals:
+        return
+    first = gathered.refusals[0]
+    others = len(gathered.refusals) - 1
+    more = f" (and {others} more refusals)" if others else ""
+    raise FederationError(
+        f"{where}: {first.what}{more}",
+        todo=first.todo or "see that hospital's log",
+        where=f"hospital {first.hospital}",
+    )
+
+
+def _stop_if_hopeless(finished: Sequence[RoundFinished | RoundLost]) -> None:
+    """A run whose last rounds were all lost does not get better by going on."""
+    latest = finished[-_MOST_LOST:]
+    last = latest[-1]
+    at_the_end = last.round == last.rounds
+    all_lost = all(isinstance(record, RoundLost) for record in latest)
+    if isinstance(last, RoundLost) and all_lost and (len(latest) == _MOST_LOST or at_the_end):
+        raise _too_few(f"round {last.round}", last.why)
+
+
+def _too_few(where: str, why: str) -> FederationError:
+    return FederationError(
+        f"{where}: {why}",
+        todo="raise [participation] deadline_seconds, or lower min_hospitals",
+    )
 
 
 def _ignore(hospital: str) -> None:

@@ -1,13 +1,14 @@
 """The server's optimizer: Flower's strategies, given the mean of a round as if it were one reply.
 
-A strategy that works on a mean cannot tell the difference, so it works on a secure sum too. Tested
-on flwr 1.41; private of Flower here: `Run`, which its abstract grid asks for.
+A strategy that works on a mean cannot tell the difference, so it works on a secure sum too. One
+that compares single updates is given each as a reply of its own. Tested on flwr 1.41; private of
+Flower here: `Run`, which its abstract grid asks for.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +18,20 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.supercore.run import Run
 
-from fedward.privacy.plain_sum import Total
+from fedward.privacy.contribution import Total
 from fedward.study.aggregation import (
     Aggregation,
+    Bulyan,
     FedAdagrad,
     FedAdam,
     FedAvg,
     FedAvgM,
+    FedMedian,
     FedProx,
+    FedTrimmedAvg,
     FedYogi,
+    Krum,
+    QFedAvg,
 )
 from fedward.study.errors import FederationError
 from fedward.study.messages import Vector
@@ -41,27 +47,25 @@ class ServerOptimizer:
         self._strategy = _flower_strategy(aggregation)
         self._grid = _MeanOnlyGrid()
 
-    def step(self, server_round: int, model: Vector, total: Total) -> Vector:
+    def step(self, server_round: int, model: Vector, each: Sequence[Total]) -> Vector:
         """The next model, shape (d,), float32.
 
         Args:
             server_round: From 1.
             model: The round's model, shape (d,).
-            total: The round's weighted mean update.
+            each: The round's weighted mean update alone, or every update by itself for a strategy
+                that compares them.
 
         Raises:
             FederationError: The strategy did not make a finite model.
         """
-        with np.errstate(over="ignore"):
-            mean = (model + total.update).astype(np.float32)
-        content = RecordDict(
-            {"arrays": _record(mean), "metrics": MetricRecord({"num-examples": total.weight})}
-        )
+        contents = [_reply(model, total) for total in each]
         with _without_flower_log(), np.errstate(all="ignore"):  # the result is checked below
             asked = self._strategy.configure_train(
                 server_round, _record(model), ConfigRecord(), self._grid
             )
-            replies = [Message(content, reply_to=message) for message in asked]
+            (question,) = asked
+            replies = [Message(content, reply_to=question) for content in contents]
             arrays, _ = self._strategy.aggregate_train(server_round, replies)
         after: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
         if after is None or not np.isfinite(after).all():
@@ -84,6 +88,13 @@ def _without_flower_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _reply(model: Vector, total: Total) -> RecordDict:
+    with np.errstate(over="ignore"):
+        mean = (model + total.update).astype(np.float32)
+    weight = MetricRecord({"num-examples": total.weight})
+    return RecordDict({"arrays": _record(mean), "metrics": weight})
+
+
 def _record(model: Vector) -> ArrayRecord:
     return ArrayRecord({_MODEL: Array(model)})
 
@@ -91,7 +102,7 @@ def _record(model: Vector) -> ArrayRecord:
 def _flower_strategy(aggregation: Aggregation) -> flower.FedAvg:
     alone: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
     match aggregation:
-        case FedAvg() | FedProx():  # FedProx differs in the hospitals only
+        case FedAvg() | FedProx() | QFedAvg():  # the others differ in the hospitals only
             return flower.FedAvg(**alone)
         case FedAvgM():
             return flower.FedAvgM(
@@ -112,6 +123,18 @@ def _flower_strategy(aggregation: Aggregation) -> flower.FedAvg:
                 beta_1=aggregation.beta_1,
                 beta_2=aggregation.beta_2,
             )
+        case FedMedian():
+            return flower.FedMedian(**alone)
+        case FedTrimmedAvg():
+            return flower.FedTrimmedAvg(**alone, beta=aggregation.trimmed)
+        case Krum():
+            return flower.MultiKrum(
+                **alone,
+                num_malicious_nodes=aggregation.malicious,
+                num_nodes_to_select=aggregation.selected,
+            )
+        case Bulyan():
+            return flower.Bulyan(**alone, num_malicious_nodes=aggregation.malicious)
 
 
 class _MeanOnlyGrid(Grid):

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.server.events import Outcome
+from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
 COLUMNS = ("round", "seconds", "hospitals", "part", "records", "loss", "accuracy", "auc")
@@ -42,7 +42,8 @@ def write_rounds(outcome: Outcome, path: Path) -> None:
             row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}
             if number:
                 record = outcome.rounds[number - 1]
-                row |= {"seconds": f"{record.seconds:.4f}", "hospitals": record.answered}
+                answered = 0 if isinstance(record, RoundLost) else record.answered
+                row |= {"seconds": f"{record.seconds:.4f}", "hospitals": answered}
             table.writerow(row)
     aside.replace(path)
 

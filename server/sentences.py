@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from fedward.server.events import Event, Metrics, Outcome, Refused, RoundFinished
+from fedward.server.events import (
+    Event,
+    Metrics,
+    Outcome,
+    Refused,
+    RoundFinished,
+    RoundLost,
+)
 
 _NAMES = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
 _LOG = logging.getLogger("flwr.fedward")  # below Flower's logger, whose handlers stream it
@@ -26,12 +33,33 @@ def sentence(event: Event) -> str | None:
                 f"round {event.round}/{event.rounds}",
                 f"{event.answered} hospitals",
                 f"{event.seconds:.2f} s",
+                *troubles(event),
             ]
             return "  ".join([*words, *judged(event.metrics, rounds=event.round - 1)])
+        case RoundLost():
+            return lost_sentence(event)
         case Outcome():
             return "  ".join(["final model, test part:", *known_figures(event.test)])
         case _:
             return None
+
+
+def lost_sentence(event: RoundLost) -> str:
+    """A round without a sum."""
+    times = "" if event.attempts == 1 else f" after {event.attempts} attempts"
+    return f"round {event.round}/{event.rounds}  given up{times}: {event.why}"
+
+
+def troubles(event: RoundFinished) -> list[str]:
+    """What did not go as it should in a round that came to a sum."""
+    found = []
+    if event.silent:
+        found.append(f"{event.silent} silent")
+    if event.attempts > 1:
+        found.append(f"attempt {event.attempts}")
+    if event.clipped:
+        found.append(f"{event.clipped} clipped")
+    return found
 
 
 def refusal_sentence(event: Refused) -> str:

@@ -27,6 +27,9 @@ from fedward.study.messages import Part
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Participation, Study
 
+# Nobody else is there: nothing to hide among, and nothing to bound.
+_ALONE = FedAvg(secure=False, clip=1e6, max_records=2**31 - 1)
+
 Noise = dict[str, LocalPrivacy]
 
 
@@ -75,7 +78,7 @@ def _tried(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics
 def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics:
     """Train one baseline and judge it on the test part."""
     alone = study.model_copy(
-        update={"aggregation": FedAvg(), "participation": Participation(hospitals=1), **noise}
+        update={"aggregation": _ALONE, "participation": Participation(hospitals=1), **noise}
     )
     with TemporaryDirectory() as folder:
         site = _site_of(baseline, study, alone, Path(folder))

@@ -18,6 +18,7 @@ from fedward.client.data.records import RawRecords
 from fedward.client.data.tables import read_column
 from fedward.client.hospital import CsvSource, HospitalFile, write_hospital
 from fedward.models.registry import settled
+from fedward.simulation.consortium import found_consortium
 from fedward.simulation.splitting import Owners, by_site, split
 from fedward.study.data import GivenParts
 from fedward.study.errors import DataError, HospitalError, OptionError
@@ -42,7 +43,15 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
     """
     study = settled(study)  # what hospitals approve names every setting of the model
     if study.simulation.split == "folders":
-        return _from_folders(study, data, folder, seed)
+        files = _from_folders(study, data, folder, seed)
+    else:
+        files = _from_one_data_set(study, data, folder, seed)
+    if study.aggregation.secure:
+        found_consortium(files)
+    return files
+
+
+def _from_one_data_set(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
     whole = _hospital_file("whole", study, data, seed)
     raw = read_all(whole.data, study, Path())
     if not len(raw):

@@ -67,6 +67,24 @@ class StudyIdentity(_Entry):
     digest: str
 
 
+class Sums(_Entry):
+    """How the hospitals' updates were added up.
+
+    Attributes:
+        secure: Whether only sums could be read.
+        clipped: Updates that were longer than the study's `clip`, over all rounds.
+        capped: Most hospitals in a round that the study's largest weight held back.
+        repeated: Rounds that took more than one attempt.
+        lost: Rounds that were given up.
+    """
+
+    secure: bool
+    clipped: int
+    capped: int
+    repeated: int
+    lost: int
+
+
 class Result(_Entry):
     """The whole document. Version 1."""
 
@@ -82,6 +100,7 @@ class Result(_Entry):
     )
     metrics: AllMetrics
     validation: Metrics | None
+    sums: Sums
     privacy: dict[str, Spent]
     hospitals: dict[str, HospitalRecords]
     failures: list[str] = Field(description="a line for each refusal or failure that was survived")

@@ -20,9 +20,10 @@ from fedward.client.data.reading import forget_shared
 from fedward.models.registry import build, settled
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.schedule import epsilon_after
-from fedward.server.app import Config, make_app
-from fedward.server.events import Event, Listener, Outcome
+from fedward.server.app import make_app
+from fedward.server.events import Event, Listener, Outcome, RoundFinished, RoundLost
 from fedward.server.run_folder import write_json
+from fedward.server.sentences import lost_sentence
 from fedward.simulation.baselines import baselines, run_baselines
 from fedward.simulation.download import fetch
 from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
@@ -35,9 +36,12 @@ from fedward.simulation.result import (
     Result,
     Spent,
     StudyIdentity,
+    Sums,
 )
+from fedward.simulation.unreliable import UnreliableGrid
 from fedward.study.errors import FedwardError, InputError, OptionError
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.simulation import Failure
 from fedward.study.study import Participation, Study
 
 
@@ -52,6 +56,7 @@ class Options:
         baselines: Also train the pooled and the local models.
         workers: Processes; all usable cores if None.
         engine: `processes` of this machine, or `ray` for a cluster.
+        drop: Probability with which a message is lost; the study's if None.
     """
 
     out: Path
@@ -60,6 +65,7 @@ class Options:
     baselines: bool = True
     workers: int | None = None
     engine: Literal["processes", "ray"] = "processes"
+    drop: float | None = None
 
 
 def with_hospitals(study: Study, hospitals: int | None) -> Study:
@@ -116,6 +122,11 @@ def _simulate(
     study: Study, options: Options, listener: Listener, say: Callable[[str], None]
 ) -> Result:
     out = options.out
+    if options.engine == "ray" and any(_losses(study, options)):
+        raise OptionError(
+            "messages are lost on purpose with the engine `processes` only",
+            todo="leave out --drop, or --engine ray",
+        )
     open_site.cache_clear()  # an earlier run of this process may have had the same folders
     forget_shared()
     workers = options.workers or usable_cores()
@@ -157,6 +168,7 @@ def _simulate(
             local=compared,
         ),
         validation=None if outcome.validation is None else Metrics(**outcome.validation),
+        sums=_sums(study, outcome),
         privacy={open_site(path).hospital.name: _spent(path, study) for path in hospitals},
         hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
         failures=failures,
@@ -168,11 +180,24 @@ def _simulate(
     return result
 
 
+def _sums(study: Study, outcome: Outcome) -> Sums:
+    finished = [r for r in outcome.rounds if isinstance(r, RoundFinished)]
+    return Sums(
+        secure=study.aggregation.secure,
+        clipped=sum(r.clipped for r in finished),
+        capped=max((r.capped for r in finished), default=0),
+        repeated=sum(r.attempts > 1 for r in finished),
+        lost=len(outcome.rounds) - len(finished),
+    )
+
+
 def _failures(outcome: Outcome) -> Iterator[str]:
     for refused in outcome.refusals:
         yield f"round {refused.round}: {refused.refusal.hospital}: {refused.refusal.what}"
     for finished in outcome.rounds:
-        if finished.silent:
+        if isinstance(finished, RoundLost):
+            yield lost_sentence(finished)
+        elif finished.silent:
             yield f"round {finished.round}: {finished.silent} hospitals said nothing in time"
 
 
@@ -194,13 +219,23 @@ def _federate(
     if options.engine == "ray":
         run_on_ray(config, hospitals, listen)
     else:
-        _run_here(config, hospitals, workers, listen)
+        with one_thread(), _grid(study, hospitals, options, workers) as grid:
+            make_app(listen, config)(grid, Context(1, 0, {}, RecordDict(), {}))
     return outcomes[0]
 
 
-def _run_here(config: Config, hospitals: Sequence[Path], workers: int, listener: Listener) -> None:
-    with one_thread(), InProcessGrid(hospitals, workers=workers) as grid:
-        make_app(listener, config)(grid, Context(1, 0, {}, RecordDict(), {}))
+def _grid(study: Study, hospitals: Sequence[Path], options: Options, workers: int) -> InProcessGrid:
+    drop, failures = _losses(study, options)
+    if not drop and not failures:
+        return InProcessGrid(hospitals, workers=workers)
+    return UnreliableGrid(
+        hospitals, drop=drop, failures=failures, seed=options.seed, workers=workers
+    )
+
+
+def _losses(study: Study, options: Options) -> tuple[float, tuple[Failure, ...]]:
+    rule = study.simulation
+    return rule.drop if options.drop is None else options.drop, rule.failures
 
 
 @contextmanager

@@ -7,15 +7,42 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedward.study.frozen import Frozen
 
 
-class _Mean(Frozen):
-    """Attributes: weighting: `examples` (by the hospital's records) or `uniform`."""
+class _Sum(Frozen):
+    """What becomes of a hospital's update before it leaves, and who can see it then.
+
+    Attributes:
+        weighting: `examples` (by the hospital's records) or `uniform`.
+        max_records: A hospital with more records counts as if it had this many; it is public, and
+            the nearer it is to the largest hospital's number the finer is the secure sum.
+        clip: Largest L2 norm of an update (C); a longer one is shortened to it.
+        secure: Whether only the sum can be read. Without it, whoever runs the aggregator reads each
+            hospital's update and metrics.
+        colluding: Hospitals that may side with the aggregator (c).
+        min_honest: Fewest honest hospitals in any sum that can be read (k).
+        two_hospitals: Allow a secure sum of two, from which each can subtract itself.
+    """
 
     weighting: Literal["examples", "uniform"] = "examples"
+    max_records: Annotated[int, Field(ge=1, lt=2**31)] = 10_000
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 100.0
+    secure: bool = True
+    colluding: Annotated[int, Field(ge=0)] = 0
+    min_honest: Annotated[int, Field(ge=2)] = 2
+    two_hospitals: bool = False
+
+    @property
+    def largest_weight(self) -> int:
+        """What no hospital's weight is above; public."""
+        return 1 if self.weighting == "uniform" else self.max_records
+
+
+class _Mean(_Sum):
+    """A strategy that needs nothing but the mean."""
 
 
 class FedAvg(_Mean):
@@ -76,4 +103,109 @@ class FedYogi(_Adaptive):
     beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 
-Aggregation = FedAvg | FedProx | FedAvgM | FedAdagrad | FedAdam | FedYogi
+class QFedAvg(_Sum):
+    """Fairness: a hospital with a higher loss counts more (Li et al. 2020, q-FFL, algorithm 2).
+
+    The paper's step, sum of Delta_k over sum of h_k, is a weighted mean. With L = 1 / learning
+    rate, F_k the hospital's loss before training and u_k its update, the weight is
+    F_k^q + q L |u_k|^2 F_k^(q-1), and the mean is over F_k^q u_k / weight. A hospital finds both
+    itself, so a secure sum is enough. `weighting` and `max_records` have no meaning here.
+
+    Attributes:
+        q: The paper's q; 0 is the plain mean of the hospitals.
+        max_weight: Largest weight of a hospital; public, as max_records is for other strategies.
+    """
+
+    strategy: Literal["qfedavg"]
+    q: Annotated[float, Field(ge=0, le=10)]
+    max_weight: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+
+    @property
+    def largest_weight(self) -> int:
+        """What no hospital's weight is above; public."""
+        return self.max_weight
+
+
+class _Robust(_Sum):
+    """A strategy that compares single updates, so that some of them may be false."""
+
+    @model_validator(mode="after")
+    def _sees_single_updates(self) -> _Robust:
+        if self.secure:
+            raise ValueError(
+                "secure = false, because this strategy must look at each hospital's update, and "
+                "then whoever runs the aggregator can too; or a strategy that needs only the sum"
+            )
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Fewest updates that the strategy can compare."""
+        return 1
+
+
+class FedMedian(_Robust):
+    """The median of each coordinate (Yin et al. 2018, algorithm 1, option I)."""
+
+    strategy: Literal["fedmedian"]
+
+
+class FedTrimmedAvg(_Robust):
+    """The mean of each coordinate without its extremes (Yin et al. 2018, option II).
+
+    Attributes:
+        trimmed: Share of hospitals left out at each end.
+    """
+
+    strategy: Literal["fedtrimmedavg"]
+    trimmed: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+
+
+class Krum(_Robust):
+    """The update nearest to its neighbours, or several of them (Blanchard et al. 2017).
+
+    Attributes:
+        malicious: Hospitals whose updates may be false (f); 2 f + 3 must answer.
+        selected: How many are averaged; 1 is Krum, more is Multi-Krum.
+    """
+
+    strategy: Literal["krum"]
+    malicious: Annotated[int, Field(ge=0)]
+    selected: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def fewest(self) -> int:
+        """Fewest updates that the strategy can compare."""
+        return max(2 * self.malicious + 3, self.selected)
+
+
+class Bulyan(_Robust):
+    """Multi-Krum, then a trimmed mean around the median (El Mhamdi et al. 2018).
+
+    Attributes:
+        malicious: Hospitals whose updates may be false (f); 4 f + 3 must answer.
+    """
+
+    strategy: Literal["bulyan"]
+    malicious: Annotated[int, Field(ge=0)]
+
+    @property
+    def fewest(self) -> int:
+        """Fewest updates that the strategy can compare."""
+        return 4 * self.malicious + 3
+
+
+Robust = FedMedian | FedTrimmedAvg | Krum | Bulyan
+Aggregation = (
+    FedAvg
+    | FedProx
+    | FedAvgM
+    | FedAdagrad
+    | FedAdam
+    | FedYogi
+    | QFedAvg
+    | FedMedian
+    | FedTrimmedAvg
+    | Krum
+    | Bulyan
+)

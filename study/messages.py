@@ -1,16 +1,21 @@
 """What server and hospitals say to each other, as plain values.
 
-    server                                   hospital
-      | TRAIN     TrainRequest  ------------->  |   policy, budget, local training
-      |           <--- Contribution, or Refusal |
-      | EVALUATE  EvaluateRequest ----------->  |   metric sums of one part
-      |           <--- Contribution, or Refusal |
+    server                                     hospital
+      | ADVERTISE  AdvertiseQuery --------------> |   a key for this run (secure sums only)
+      |            <------- Advertised, or Refusal |
+      | TRAIN      TrainRequest ---------------> |   policy, budget, local training
+      |            <--- Contribution or Masked, or Refusal
+      | EVALUATE   EvaluateRequest ------------> |   metric sums of one part
+      |            <--- Contribution or Masked, or Refusal
+      | UNMASK     UnmaskQuery ----------------> |   help to open the sum (secure sums only)
+      |            <--------- Unmasked, or Refusal |
 
 `wire` turns them into Flower's records and back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +24,36 @@ from numpy.typing import NDArray
 
 from fedward.study.version import VERSION
 
+ADVERTISE = "query.advertise"
 TRAIN = "train"
 EVALUATE = "evaluate"
+UNMASK = "query.unmask"
 
 Part = Literal["train", "validation", "test"]
 Vector = NDArray[np.float32]
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Whom a secure sum is over.
+
+    Attributes:
+        attempt: From 1; a repeated exchange counts up.
+        adverts: The packed adverts of all who are invited.
+    """
+
+    attempt: int
+    adverts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class AdvertiseQuery:
+    """Make a key for this run known."""
+
+    study: str
+    run: str
+    version: str = VERSION
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,7 @@ class TrainRequest:
         round: From 1.
         model: The round's model, shape (d,), float32.
         monitor: The part whose metric sums ride on the answer; none if None.
+        invitation: Whom the sum is over; None where it is plain.
         version: Of Fedward at the server.
     """
 
@@ -44,19 +75,53 @@ class TrainRequest:
     round: int
     model: Vector
     monitor: Part | None = None
+    invitation: Invitation | None = None
     version: str = VERSION
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """Judge this model on one part of your records."""
+    """Judge this model on one part of your records.
+
+    Attributes:
+        round: Number of this exchange, `study.judging_round(part)`.
+    """
 
     study: str
     run: str
     round: int
     model: Vector
     part: Part
+    invitation: Invitation | None = None
     version: str = VERSION
+
+
+@dataclass(frozen=True)
+class UnmaskQuery:
+    """Help to open the sum over those who answered.
+
+    Attributes:
+        round: Of the exchange that was masked.
+        invitation: As it was masked for.
+        survivors: Names of those whose masked vectors were added up.
+        shares: The sealed shares that they addressed to this hospital, by their sender.
+    """
+
+    study: str
+    run: str
+    round: int
+    invitation: Invitation
+    survivors: tuple[str, ...]
+    shares: Mapping[str, bytes]
+    version: str = VERSION
+
+
+@dataclass(frozen=True)
+class Advertised:
+    """A hospital's packed advert."""
+
+    hospital: str
+    advert: bytes
 
 
 @dataclass(frozen=True)
@@ -73,6 +138,51 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """A masked vector: nothing can be read from it alone.
+
+    Attributes:
+        words: Shape (n,), uint32.
+        shares: For each hospital of its closed neighbourhood (everybody, up to 64 invited), the
+            sealed share of this hospital's self mask.
+        commitment: SHA-256 of the self mask's seed, by which false shares are noticed.
+    """
+
+    words: Words
+    shares: Mapping[str, bytes]
+    commitment: bytes
+
+
+@dataclass(frozen=True)
+class MaskedContribution:
+    """What one hospital adds to a secure sum."""
+
+    hospital: str
+    masked: Masked
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """What a survivor gives away.
+
+    Attributes:
+        self_shares: Its share of the self mask of each survivor in its closed neighbourhood.
+        pair_seeds: Its pair seed with each neighbour that dropped out.
+    """
+
+    self_shares: Mapping[str, bytes]
+    pair_seeds: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """One survivor's help."""
+
+    hospital: str
+    unmasking: Unmasking
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A hospital's typed no: the name of the error, what is wrong and what to do."""
 
@@ -83,4 +193,5 @@ class Refusal:
 
 
 Request = TrainRequest | EvaluateRequest
-Answer = Contribution | Refusal
+Query = AdvertiseQuery | UnmaskQuery
+Answer = Contribution | MaskedContribution | Advertised | Unmasked | Refusal

@@ -23,6 +23,26 @@ class Download(Frozen):
     licence: str = ""
 
 
+class Failure(Frozen):
+    """A message that gets lost, on purpose.
+
+    Attributes:
+        hospital: Its name.
+        exchange: What was asked of it.
+        round: Of training, or after the last one of judging; every round if left out.
+        attempt: Of that round; every attempt if left out.
+        worked: Whether the hospital does its work and only its answer is lost.
+        again: How often the same question, asked again, is lost too; for ever if left out.
+    """
+
+    hospital: str
+    exchange: Literal["train", "evaluate", "unmask"]
+    round: Annotated[int, Field(ge=1)] | None = None
+    attempt: Annotated[int, Field(ge=1)] | None = None
+    worked: bool = False
+    again: Annotated[int, Field(ge=0)] | None = None
+
+
 class Simulation(Frozen):
     """How a simulation makes its hospitals.
 
@@ -36,6 +56,9 @@ class Simulation(Frozen):
         files: For `folders`: the hospital's name and its file, below the data's path.
         source: What each `hospital.toml` says about its data beside the path.
         download: Where the data can be had from.
+        drop: Probability with which any message after the first is lost, before the hospital's
+            work or after it.
+        failures: Messages that are lost for certain: who fails when.
     """
 
     split: Literal["iid", "patients", "site", "dirichlet", "quantity", "folders"] = "iid"
@@ -45,6 +68,8 @@ class Simulation(Frozen):
     files: dict[str, str] | None = None
     source: dict[str, Any] = Field(default_factory=dict)
     download: Download | None = None
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    failures: tuple[Failure, ...] = ()
 
     @model_validator(mode="after")
     def _split_has_what_it_needs(self) -> Simulation:

@@ -13,16 +13,18 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from fedward.study.aggregation import Aggregation, FedAvg
+from fedward.study.aggregation import Aggregation, FedAvg, QFedAvg, Robust
 from fedward.study.data import Data, StratifiedParts
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
+from fedward.study.messages import Part
 from fedward.study.privacy import NoPrivacy, Privacy
 from fedward.study.simulation import Simulation
+from fedward.study.threshold import colluders_nearby, neighbourhood, shares_needed
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -190,10 +192,48 @@ class Study(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _aggregation_can_work(self) -> Study:
+        terms, fewest = self.aggregation, self.participation.fewest
+        if terms.secure:
+            _refuse_impossible_sums(self)
+        if isinstance(terms, Robust) and fewest < terms.fewest:
+            raise ValueError(
+                f"participation.min_hospitals >= {terms.fewest} for strategy {terms.strategy}, not "
+                f"{fewest}"
+            )
+        if isinstance(terms, QFedAvg) and self.privacy.mode != "off":
+            raise ValueError(
+                "privacy off for strategy qfedavg: its weights tell the training records' loss"
+            )
+        return self
+
+    def judging_round(self, part: Part) -> int:
+        """Number of the exchange that judges the final model on a part, each part once."""
+        return self.training.rounds + 1 + get_args(Part).index(part)
+
     @property
     def steps_per_epoch(self) -> int | None:
         """Steps of one pass with privacy on (public: it follows from the sampling rate alone)."""
         return self.privacy.steps_per_epoch
+
+    def sums_sentence(self) -> str:
+        """Who can read what leaves a hospital, in a sentence for people."""
+        terms, asked = self.aggregation, self.participation.asked
+        if not terms.secure:
+            return (
+                "Sums are plain (secure = false): whoever runs the aggregator can read each "
+                "hospital's update and metrics."
+            )
+        needed = shares_needed(
+            hospitals=asked, colluding=terms.colluding, min_honest=terms.min_honest
+        )
+        fewest = max(needed, self.participation.fewest)
+        aside = f", even if {terms.colluding} side with it" if terms.colluding else ""
+        return (
+            f"Sums are secure: the aggregator reads only sums over {fewest} to {asked} hospitals"
+            f"{aside}."
+        )
 
     def canonical(self) -> bytes:
         """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8, defaults in.
@@ -214,6 +254,35 @@ class Study(Frozen):
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
+def _refuse_impossible_sums(study: Study) -> None:
+    """A secure sum that could never be opened, or that would hide nobody, is no study."""
+    terms, who = study.aggregation, study.participation
+    if who.asked == 1:
+        raise ValueError("at least 2 hospitals in a secure sum, or aggregation.secure = false")
+    for hospitals in {who.asked, who.hospitals}:
+        needed = shares_needed(
+            hospitals=hospitals, colluding=terms.colluding, min_honest=terms.min_honest
+        )
+        if who.min_hospitals is not None and who.min_hospitals < needed:
+            near = neighbourhood(hospitals)
+            colluding = colluders_nearby(hospitals=hospitals, colluding=terms.colluding)
+            raise ValueError(
+                f"participation.min_hospitals >= {needed}, not {who.min_hospitals}: of {near} "
+                f"hospitals that share masks, floor(({near} + {colluding} colluding + "
+                f"{terms.min_honest} honest - 1) / 2) + 1 = {needed} must answer, or nobody unmasks"
+            )
+        if hospitals * terms.largest_weight >= 2**31:
+            raise ValueError(
+                f"{hospitals} hospitals times aggregation.max_records = {terms.largest_weight} "
+                "below 2**31: the sum of weights must fit 32 bits"
+            )
+    if who.fewest == 2 and not terms.two_hospitals:
+        raise ValueError(
+            "3 hospitals in every secure sum: each of two can subtract its own update and read the "
+            "other's; say aggregation.two_hospitals = true if they may"
+        )
+
+
 def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """The same value with 1 in place of 1.0, and 0 in place of -0.0."""
     if isinstance(value, dict):
@@ -229,10 +298,18 @@ def parse_study(values: dict[str, Any]) -> Study:
     Raises:
         StudyError: A key is unknown, has the wrong type or an impossible value.
     """
-    study = validate(Study, values)
+    study = validate(Study, _with_strategy(values))
     if isinstance(study, Fault):
         raise StudyError(study.key, given=study.given, allowed=study.allowed)
     return study
+
+
+def _with_strategy(values: dict[str, Any]) -> dict[str, Any]:
+    """The plain mean needs no name."""
+    terms = values.get("aggregation")
+    if not isinstance(terms, dict) or "strategy" in terms:
+        return values
+    return {**values, "aggregation": {"strategy": "fedavg", **terms}}
 
 
 def read_study(path: Path) -> Study:

@@ -82,7 +82,7 @@ def study_values(**tables: dict[str, Any]) -> dict[str, Any]:
             "parts": {"by": "random", "train": 0.6, "validation": 0.2, "test": 0.2},
         },
         "training": {"rounds": 2, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.3},
-        "participation": {"hospitals": 2},
+        "participation": {"hospitals": 3},
     }
     for name, table in tables.items():
         values[name] = {**values.get(name, {}), **table}
@@ -96,8 +96,12 @@ def write_study(folder: Path, **tables: dict[str, Any]) -> Path:
     return path
 
 
+WARDS = ("Ward [a]", "Ward [/b]", "Ward :c:")
+"""As people name things."""
+
+
 def write_table(path: Path, count: int = 60, *, seed: int = 1) -> Path:
-    """A table of records; the wards are `Ward [a]` and `Ward [/b]`, as people name things."""
+    """A table of records, a third of them from each ward."""
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as lines:
@@ -106,6 +110,5 @@ def write_table(path: Path, count: int = 60, *, seed: int = 1) -> Path:
         for number in range(count):
             sick = number // 2 % 2
             age, size = rng.normal(size=2) + sick
-            ward = ("Ward [a]", "Ward [/b]")[number % 2]
-            table.writerow([ward, age, size, ("benign", "malignant")[sick]])
+            table.writerow([WARDS[number % 3], age, size, ("benign", "malignant")[sick]])
     return path

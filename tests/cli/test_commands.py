@@ -17,7 +17,7 @@ import typer.main
 from fedward.cli.main import app
 from fedward.simulation.result import Result
 from fedward.study.study import read_study
-from tests.cli.conftest import COMMAND, Fedward, Said, write_study, write_table
+from tests.cli.conftest import COMMAND, WARDS, Fedward, Said, write_study, write_table
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -119,13 +119,28 @@ def test_study_check_says_how_large_the_model_is(fedward: Fedward, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_split_writes_hospitals_and_says_what_they_have(fedward: Fedward, tmp_path: Path) -> None:
-    table, study = write_table(tmp_path / "records.csv"), write_study(tmp_path)
-    said = fedward("split", study, "--data", table, "--out", "hospitals", "--hospitals", "3")
+@pytest.mark.parametrize(
+    ("secure", "says"),
+    [(True, "the aggregator reads only sums"), (False, "can read each hospital's update")],
+)
+def test_study_check_says_who_can_read_what_leaves_a_hospital(
+    secure: bool, says: str, fedward: Fedward, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, aggregation={"secure": secure})
+    said = fedward("study", "check", study)
 
     assert (said.code, said.err) == (0, "")
-    assert len(list((tmp_path / "hospitals").glob("*/hospital.toml"))) == 3
-    assert [line.split(":")[0] for line in said.out.splitlines()] == ["A", "B", "C"]
+    assert says in " ".join(said.out.split())
+
+
+@pytest.mark.slow
+def test_split_writes_hospitals_and_says_what_they_have(fedward: Fedward, tmp_path: Path) -> None:
+    table, study = write_table(tmp_path / "records.csv"), write_study(tmp_path)
+    said = fedward("split", study, "--data", table, "--out", "hospitals", "--hospitals", "4")
+
+    assert (said.code, said.err) == (0, "")
+    assert len(list((tmp_path / "hospitals").glob("*/hospital.toml"))) == 4
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["A", "B", "C", "D"]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +171,8 @@ def test_simulate_writes_all_its_files(run: tuple[Said, Path]) -> None:
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     result = Result.model_validate_json((out / "result.json").read_text("utf-8"))
     assert result.seed == 3
-    assert set(result.metrics.local) == {"Ward [a]", "Ward [/b]"}
+    assert result.sums.secure
+    assert set(result.metrics.local) == set(WARDS)
 
 
 @pytest.mark.slow
@@ -166,7 +182,7 @@ def test_simulate_tells_its_progress_in_plain_lines(run: tuple[Said, Path]) -> N
     rounds = [line for line in said.err.splitlines() if line.startswith("round ")]
     assert [line.split("  ")[0].split("/")[0] for line in rounds] == ["round 1", "round 2"]
     for line in rounds:
-        assert "2 hospitals" in line
+        assert "3 hospitals" in line
     assert "\x1b" not in said.err + said.out
     assert "\r" not in said.err + said.out
     for word in ("Traceback", "Warning", "INFO"):
@@ -178,7 +194,7 @@ def test_simulate_shows_the_comparison_and_where_the_results_are(run: tuple[Said
     said, out = run
 
     document = json.loads((out / "result.json").read_text("utf-8"))
-    for name in ("federated", "pooled", "only Ward [a]", "only Ward [/b]"):
+    for name in ("federated", "pooled", *(f"only {ward}" for ward in WARDS)):
         assert name in said.out
     assert f"{document['metrics']['federated']['auc']:.3f}" in said.out
     assert "out [red]/result.json" in said.out

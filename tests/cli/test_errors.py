@@ -143,6 +143,7 @@ def test_a_table_with_a_value_that_is_no_number(fedward: Fedward, tmp_path: Path
 
 def test_an_empty_hospital_is_named(fedward: Fedward, tmp_path: Path) -> None:
     pictures(tmp_path / "data" / "berlin")
+    pictures(tmp_path / "data" / "rome")
     (tmp_path / "data" / "oslo").mkdir()
     study = image_study(tmp_path, simulation={"split": "folders"})
     line = fedward("simulate", study, "--data", "data").only_error()
@@ -163,9 +164,9 @@ def test_hospitals_that_are_not_as_many_as_the_folders(fedward: Fedward, tmp_pat
     pictures(tmp_path / "data" / "berlin")
     pictures(tmp_path / "data" / "oslo")
     study = image_study(tmp_path, simulation={"split": "folders"})
-    line = fedward("split", study, "--data", "data", "--out", "o", "--hospitals", "3").only_error()
+    line = fedward("split", study, "--data", "data", "--out", "o", "--hospitals", "4").only_error()
 
-    assert "2 hospitals are there" in line
+    assert "2 hospitals are there, the study wants 4" in line
     assert "--hospitals" in line
 
 

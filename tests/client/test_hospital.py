@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedward.client.hospital import (
     BundledSource,
+    Consortium,
     CsvSource,
     FolderSource,
     HospitalFile,
@@ -25,6 +27,9 @@ from fedward.study.errors import DataError, HospitalError
 SMALL: dict[str, object] = {"name": "north", "data": {"format": "csv", "path": "a.csv"}}
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
+name = text.map(lambda t: unicodedata.normalize("NFC", t).strip()).filter(
+    lambda t: t != "" and t.isprintable()
+)
 rows = st.none() | st.just("rows.npy")
 sources = st.one_of(
     st.builds(
@@ -45,7 +50,7 @@ sources = st.one_of(
 )
 hospitals = st.builds(
     HospitalFile,
-    name=text.filter(str.isprintable),
+    name=name,
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
     studies=text,
     state=text,
@@ -54,6 +59,13 @@ hospitals = st.builds(
         Limits,
         epsilon=st.none() | st.floats(1e-6, 1e6),
         declared_records=st.none() | st.integers(1, 10**9),
+    ),
+    consortium=st.none()
+    | st.builds(
+        Consortium,
+        roster=text,
+        coordinator=st.binary(min_size=32, max_size=32).map(bytes.hex),
+        identity=text,
     ),
     simulation=st.none() | st.builds(Pretended, seed=st.integers(0, 2**63 - 1)),
 )
@@ -94,7 +106,16 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
 
     assert (hospital.device, hospital.studies, hospital.state) == ("auto", "studies", "state")
     assert hospital.limits == Limits(epsilon=None, declared_records=None)
+    assert hospital.consortium is None
     assert hospital.simulation is None
+
+
+def test_a_member_of_a_consortium_needs_no_more_than_the_coordinator_s_key(tmp_path: Path) -> None:
+    hospital = read(tmp_path, {**SMALL, "consortium": {"coordinator": "0f" * 32}})
+
+    assert hospital.consortium == Consortium(
+        roster="roster.json", coordinator="0f" * 32, identity="identity.pem"
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +124,9 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
         ({"nmae": "a"}, "nmae", "did you mean name?"),
         ({"name": ""}, "name", ""),
         ({"name": "two\nlines"}, "name", ""),
+        ({"name": " north"}, "name", "no space at the ends"),
+        ({"name": "Cafe\u0301"}, "name", "NFC"),
+        ({"name": "n" * 101}, "name", "1 to 100"),
         ({"name": 3}, "name", "string"),
         ({"device": "gpu"}, "device", "cuda"),
         ({"data": {"format": "xml", "path": "a"}}, "data.format", "csv"),
@@ -124,6 +148,14 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
         ({"limits": {"declared_records": 1.5}}, "limits.declared_records", "integer"),
         ({"limits": {"declared_records": 0}}, "limits.declared_records", "greater"),
         ({"limits": {"eps": 1}}, "limits.eps", "epsilon"),
+        ({"consortium": {}}, "consortium.coordinator", "needed"),
+        ({"consortium": {"coordinator": "0F" * 32}}, "consortium.coordinator", "0-9a-f"),
+        ({"consortium": {"coordinator": "0f" * 31}}, "consortium.coordinator", "64"),
+        (
+            {"consortium": {"coordinator": "0f" * 32, "key": "k.pem"}},
+            "consortium.key",
+            "identity",
+        ),
         ({"simulation": {"seed": -1}}, "simulation.seed", "greater"),
         ({"simulation": {"sed": 1}}, "simulation.sed", "did you mean seed?"),
     ],

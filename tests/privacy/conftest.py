@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,45 @@ TOLD = b"\x07" * 32
 Words = NDArray[np.uint32]
 
 
+@dataclass(frozen=True)
+class Nearby(Trust):
+    """Terms with neighbourhoods of `near` hospitals, however few are invited.
+
+    All colluders may stand in one neighbourhood.
+    """
+
+    near: int
+
+    def threshold(self, invited: int) -> int:
+        return (min(self.near, invited) + self.colluding + self.min_honest - 1) // 2 + 1
+
+    def neighbourhood(self, invited: int) -> int:
+        return min(self.near, invited)
+
+
+class Forgetful(Journal):
+    """A journal that forgets over whom a round was asked before."""
+
+    def begin(
+        self,
+        *,
+        run: str,
+        server_round: int,
+        attempt: int,
+        context: bytes,
+        told: bytes,
+        invited: bytes,
+    ) -> None:
+        super().begin(
+            run=run,
+            server_round=server_round,
+            attempt=attempt,
+            context=context,
+            told=told,
+            invited=b"always the same" if invited else b"",
+        )
+
+
 class Consortium:
     """Hospitals a, b, c, ... with real keys, and a folder for their journals.
 
@@ -38,8 +78,11 @@ class Consortium:
         roster: All members.
     """
 
-    def __init__(self, folder: Path, size: int, trust: Trust) -> None:
-        self.names = tuple("abcdefghijklmnopqrstuvwxyz"[:size])
+    def __init__(
+        self, folder: Path, size: int, trust: Trust, *, journal: type[Journal] = Journal
+    ) -> None:
+        self._journal = journal
+        self.names = names_of(size)
         self.identities = {name: self._identity(name) for name in self.names}
         self.keys = {name: self._key(name) for name in self.names}
         self.roster = Roster(1, {name: self.identities[name].public for name in self.names})
@@ -62,7 +105,7 @@ class Consortium:
             run_key=self.keys[name],
             roster=self.roster,
             trust=self.trust,
-            journal=Journal(journal_file),
+            journal=self._journal(journal_file),
         )
 
     def twin(self, name: str) -> SecureHospital:
@@ -108,6 +151,13 @@ class Consortium:
     def _key(name: str) -> RunKey:
         secret = hashlib.sha256(b"run key" + name.encode()).digest()
         return RunKey(X25519PrivateKey.from_private_bytes(secret))
+
+
+def names_of(size: int) -> tuple[str, ...]:
+    """So many names, sorted: a, b, c, ..., or h000, h001, ... if there are more than letters."""
+    if size <= 26:
+        return tuple("abcdefghijklmnopqrstuvwxyz"[:size])
+    return tuple(f"h{number:03}" for number in range(size))
 
 
 @contextmanager

@@ -215,8 +215,10 @@ def test_a_file_that_holds_no_identity_is_a_clear_error(tmp_path: Path, content:
     path.write_bytes(content)
     path.chmod(0o600)
 
-    with pytest.raises(DataError, match="not usable as an identity"):
+    with pytest.raises(DataError, match="not usable as a private key") as caught:
         Identity.load(path)
+    assert caught.value.where == str(path)
+    assert "PRIVATE KEY" not in caught.value.line()
 
 
 def test_no_secret_is_shown(identity: Identity) -> None:

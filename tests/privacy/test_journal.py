@@ -23,6 +23,7 @@ from fedward.privacy.protocol_errors import BadRequest, Replayed
 from tests.privacy.conftest import fast_folder
 
 TOLD = b"t" * 32
+INVITED = b"i" * 32
 V, OTHER_V = ("a", "b", "c"), ("a", "b", "d")
 
 
@@ -37,9 +38,17 @@ def begin(
     run: str = "r",
     server_round: int = 1,
     told: bytes = TOLD,
+    invited: bytes = INVITED,
 ) -> bytes:
     context = context_of(run, server_round, attempt)
-    journal.begin(run=run, server_round=server_round, attempt=attempt, context=context, told=told)
+    journal.begin(
+        run=run,
+        server_round=server_round,
+        attempt=attempt,
+        context=context,
+        told=told,
+        invited=invited,
+    )
     return context
 
 
@@ -110,6 +119,18 @@ def test_a_round_is_about_one_model(tmp_path: Path) -> None:
         begin(journal, 2, told=b"another" * 4)
     begin(journal, 2)
     begin(journal, 1, server_round=2, told=b"another" * 4)
+
+
+def test_a_round_is_over_the_same_hospitals_in_all_its_attempts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    begin(journal, 1)
+
+    with pytest.raises(Replayed, match="round 1 was asked before, over other hospitals"):
+        begin(Journal(tmp_path / "journal"), 2, invited=b"other" * 6)
+    begin(journal, 2)
+    begin(journal, 3)
+    begin(journal, 1, server_round=2, invited=b"other" * 6)
+    begin(journal, 1, run="another", invited=b"other" * 6)
 
 
 def test_it_remembers_what_was_told(tmp_path: Path) -> None:
@@ -281,7 +302,7 @@ def test_it_holds_neither_updates_nor_secrets(tmp_path: Path) -> None:
         rows = db.execute("SELECT * FROM attempt").fetchall()
     db.close()
 
-    assert rows == [("r", 1, 1, context_of("r", 1, 1), TOLD, '["a", "b", "c"]')]
+    assert rows == [("r", 1, 1, context_of("r", 1, 1), TOLD, INVITED, '["a", "b", "c"]')]
 
 
 # --- Killed ---------------------------------------------------------------------------------------
@@ -295,7 +316,7 @@ journal = Journal(Path(sys.argv[1]))
 for number in range(1, 100_000):
     context = hashlib.sha256(f"r {number} 1".encode()).digest()
     journal.begin(
-        run="r", server_round=number, attempt=1, context=context, told=b"t" * 32
+        run="r", server_round=number, attempt=1, context=context, told=b"t" * 32, invited=b"i"
     )
     os.write(1, f"begun {number}\\n".encode())
     journal.unmask(context=context, survivors=["a", "b"])
@@ -385,6 +406,7 @@ for number in range(1, 21):
             attempt=1,
             context=bytes([number]) * 32,
             told=sys.argv[2].encode(),
+            invited=b"i",
         )
         print(number, flush=True)
     except Replayed:

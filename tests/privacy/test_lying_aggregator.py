@@ -26,7 +26,14 @@ from fedward.privacy.sealing import unseal
 from fedward.privacy.secure_hospital import SecureHospital, Trust
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest
 from fedward.privacy.shamir import combine
-from tests.privacy.conftest import Consortium, Words, fast_folder, plain_sum, random_words
+from tests.privacy.conftest import (
+    Consortium,
+    Forgetful,
+    Words,
+    fast_folder,
+    plain_sum,
+    random_words,
+)
 
 SIZE = 8
 TERMS = [(n, c, k) for n in (3, 4, 5) for c in range(n - 1) for k in range(2, n - c + 1)]
@@ -441,7 +448,7 @@ def may_answer(hospital: SecureHospital, request: UnmaskRequest) -> bool:
 def test_whoever_answered_for_a_v_answers_the_same_update_for_no_other() -> None:
     """One real hospital, every two of the answers that it would give in two attempts."""
     with fast_folder() as folder:
-        consortium = Consortium(folder, 4, Trust(0, 2))
+        consortium = Consortium(folder, 4, Trust(0, 2), journal=Forgetful)
         asked: dict[tuple[int, Names], UnmaskRequest] = {}
         for number, some in enumerate(groups(consortium), start=1):
             if "b" not in some:
@@ -539,11 +546,13 @@ def leaks(found: int, honest: int, min_honest: int) -> bool:
 def test_no_repetition_with_whatever_hospitals_exposes_fewer_than_k(n: int, c: int, k: int) -> None:
     """Each hospital keeps to one V; the aggregator may invite any hospitals, any number of times.
 
+    That is more than it may: hospitals keep to one U a round, too. Here their journals forget that.
+
     More attempts with the same hospitals expose nothing new: seeds and self masks are of one
     attempt each, and an attempt in which more hospitals answer exposes finer sums, never coarser.
     """
     with fast_folder() as folder:
-        consortium = Consortium(folder, n, Trust(c, k))
+        consortium = Consortium(folder, n, Trust(c, k), journal=Forgetful)
         found = exposed_in_all_attempts(consortium, consortium.names[1 : 1 + c])
         kinds = np.unique(found)
 
@@ -557,7 +566,7 @@ def test_no_repetition_with_whatever_hospitals_exposes_fewer_than_k(n: int, c: i
 @pytest.mark.parametrize(("n", "c", "k"), [(3, 0, 2), (4, 0, 2), (4, 1, 2), (5, 1, 2)])
 def test_repetitions_with_a_lower_threshold_leak(n: int, c: int, k: int) -> None:
     with fast_folder() as folder:
-        consortium = Consortium(folder, n, Loose(c, k))
+        consortium = Consortium(folder, n, Loose(c, k), journal=Forgetful)
         found = exposed_in_all_attempts(consortium, consortium.names[1 : 1 + c])
 
         assert any(leaks(int(kind), n - c, k) for kind in np.unique(found))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedward.privacy.plain_sum import Layout, PlainSum, contribution
+from fedward.privacy.contribution import Layout, Summand
+from fedward.privacy.plain_sum import PlainSum, plain_vector
 from fedward.study.errors import FedwardError, TrainingError
 from fedward.study.messages import Vector
 
@@ -21,6 +22,18 @@ def update(*values: float) -> Vector:
 
 def sums(*values: float) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
+
+
+def contribution(
+    update: Vector,
+    weight: float,
+    metrics: NDArray[np.float64],
+    *,
+    clipped: bool = False,
+    capped: bool = False,
+) -> Vector:
+    """What a hospital sends that adds this."""
+    return plain_vector(Summand(update, weight, metrics, clipped=clipped, capped=capped))
 
 
 @given(
@@ -60,6 +73,23 @@ def test_a_known_answer() -> None:
     assert found.update.tolist() == [(1 + 3 * 4) / 4, (10 - 3 * 2) / 4]
     assert found.weight == 4
     assert found.metrics.tolist() == [12]
+
+
+def test_what_travels_is_the_weighted_update_then_the_head_and_then_the_metrics() -> None:
+    vector = contribution(update(1, -2), 3, sums(5, 7), clipped=True)
+
+    assert vector.tolist() == [3, -6, 3, 1, 0, 5, 7]
+
+
+def test_clipped_and_capped_hospitals_are_counted() -> None:
+    total = PlainSum(Layout(1, 0))
+    for clipped, capped in [(True, False), (True, True), (False, False), (True, False)]:
+        total.add(contribution(update(1), 2.0, sums(), clipped=clipped, capped=capped))
+
+    found = total.total()
+
+    assert (found.clipped, found.capped) == (3, 1)
+    assert found.update.tolist() == [1]
 
 
 def test_the_order_of_contributions_does_not_matter() -> None:
@@ -130,14 +160,14 @@ def test_the_hospital_never_sends_what_is_too_large_for_the_wire(
         contribution(vector, weight, metrics)
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_the_aggregator_refuses_what_is_not_finite_and_keeps_its_sum(
     value: float, place: int
 ) -> None:
     total = PlainSum(Layout(1, 1))
     total.add(contribution(update(2), 3.0, sums(4)))
-    bad = update(1, 1, 1)
+    bad = update(1, 1, 0, 0, 1)
     bad[place] = value
 
     with pytest.raises(TrainingError, match="finite"):
@@ -147,7 +177,7 @@ def test_the_aggregator_refuses_what_is_not_finite_and_keeps_its_sum(
     assert (found.update.tolist(), found.weight, found.metrics.tolist()) == ([2], 3, [4])
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 4])
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 6])
 def test_the_aggregator_refuses_another_length_and_keeps_its_sum(length: int) -> None:
     """A vector of one value would otherwise be added to every place."""
     total = PlainSum(Layout(1, 1))
@@ -155,6 +185,19 @@ def test_the_aggregator_refuses_another_length_and_keeps_its_sum(length: int) ->
 
     with pytest.raises((FedwardError, ValueError)):
         total.add(np.ones(length, dtype=np.float32))
+
+    found = total.total()
+    assert (found.update.tolist(), found.weight, found.metrics.tolist()) == ([2], 3, [4])
+
+
+@pytest.mark.parametrize("weight", [-1e-6, -3.0, -1e38])
+def test_the_aggregator_refuses_a_negative_weight_and_keeps_its_sum(weight: float) -> None:
+    """Otherwise one hospital could take another's weight away, or turn the mean round."""
+    total = PlainSum(Layout(1, 1))
+    total.add(contribution(update(2), 3.0, sums(4)))
+
+    with pytest.raises(TrainingError, match="negative weight"):
+        total.add(update(1, weight, 0, 0, 1))
 
     found = total.total()
     assert (found.update.tolist(), found.weight, found.metrics.tolist()) == ([2], 3, [4])

@@ -13,6 +13,7 @@ import pytest
 import tomli_w
 import torch
 from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -21,16 +22,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedward.client.app import app as hospital_app
+from fedward.server.events import Event, Outcome, RoundFinished
+from fedward.server.federation import Federation
+from fedward.simulation.grid import InProcessGrid
 from fedward.study.messages import Contribution, Vector
 from fedward.study.study import Study, parse_study
 from fedward.study.wire import pack_answer
 
 CLASSES = ("benign", "malignant")
 PARTS = ("train", "validation", "test")
+SEED = 3
 
 
 def study_values(**tables: dict[str, Any]) -> dict[str, Any]:
-    """A study of two numbers and two classes; tables named here replace or extend these."""
+    """A study of two numbers and two classes, whose sums are plain so that a test can look into
+    them; tables named here replace or extend these."""
     values: dict[str, dict[str, Any]] = {
         "study": {"name": "tiny"},
         "task": {"kind": "binary", "classes": list(CLASSES)},
@@ -42,6 +49,7 @@ def study_values(**tables: dict[str, Any]) -> dict[str, Any]:
             "parts": {"by": "file"},
         },
         "training": {"rounds": 2, "local_epochs": 3, "batch_size": "all", "learning_rate": 0.3},
+        "aggregation": {"strategy": "fedavg", "secure": False},
         "participation": {"hospitals": 2},
     }
     for name, table in tables.items():
@@ -99,6 +107,38 @@ def hospital(folder: Path, name: str, records: Ward, studies: Sequence[dict[str,
     return file
 
 
+def opened(folder: Path, wards: Sequence[Ward], values: dict[str, Any]) -> list[Path]:
+    """Hospitals A, B, ... with these records, which all approved the study."""
+    return [hospital(folder, "ABCDEFGH"[n], each, [values]) for n, each in enumerate(wards)]
+
+
+def disapprove(file: Path) -> None:
+    """This hospital approves nothing any more."""
+    for study in (file.parent / "studies").iterdir():
+        study.unlink()
+
+
+def federate(
+    study: Study,
+    hospitals: Sequence[Path],
+    *,
+    seed: int = SEED,
+    events: list[Event] | None = None,
+    client_app: ClientApp = hospital_app,
+) -> Outcome:
+    """A whole run over these hospitals."""
+    listener = (lambda _: None) if events is None else events.append
+    with InProcessGrid(hospitals, client_app=client_app) as grid:
+        return Federation(study, grid, run="run", seed=seed, listener=listener).train_and_judge()
+
+
+def finished_rounds(outcome: Outcome) -> list[RoundFinished]:
+    """The rounds of a run in which none was lost."""
+    finished = [record for record in outcome.rounds if isinstance(record, RoundFinished)]
+    assert len(finished) == len(outcome.rounds)
+    return finished
+
+
 def network(seed: int) -> nn.Sequential:
     """The study's network, built without Fedward: the usual PyTorch layers after one seed."""
     with torch.random.fork_rng(devices=[]):
@@ -129,6 +169,26 @@ def descend(
         with torch.no_grad():
             for parameter, slope in zip(model.parameters(), slopes, strict=True):
                 parameter.sub_(slope, alpha=rate)
+
+
+def averaged(
+    wards: Sequence[Ward],
+    shares: Sequence[float],
+    *,
+    rounds: int,
+    mu: float = 0.0,
+    seed: int = SEED,
+) -> NDArray[np.float64]:
+    """Federated averaging by hand: each ward descends from the same model, then the mean."""
+    model = network(seed)
+    for _ in range(rounds):
+        start, mean = weights(model), np.zeros(len(weights(model)))
+        for each, share in zip(wards, shares, strict=True):
+            put(model, start)
+            descend(model, *each.part("train"), rate=0.3, steps=3, mu=mu)
+            mean += share / sum(shares) * weights(model)
+        put(model, mean)
+    return weights(model)
 
 
 def context(**config: str | int) -> Context:

@@ -7,13 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
+from flwr.app import Message
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -21,47 +20,29 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedward.client.app import app as hospital_app
 from fedward.server.app import make_app
-from fedward.server.events import Answered, Event, Outcome, Refused, RoundFinished, RoundStarted
+from fedward.server.events import Answered, Event, Outcome, RoundFinished, RoundStarted
 from fedward.server.federation import Federation
 from fedward.server.run_folder import COLUMNS, write_json, write_model, write_rounds
 from fedward.simulation.grid import InProcessGrid
-from fedward.study.errors import FederationError, FedwardError, OptionError
+from fedward.study.errors import FedwardError, OptionError
 from fedward.study.study import Study, parse_study
 from tests.server.conftest import (
-    PostBox,
+    SEED,
     Ward,
+    averaged,
     context,
-    contribution,
     descend,
-    hospital,
+    federate,
+    finished_rounds,
     network,
+    opened,
     put,
     study_of,
     study_values,
     ward,
     weights,
 )
-
-SEED = 3
-
-
-def federate(
-    study: Study,
-    hospitals: Sequence[Path],
-    *,
-    seed: int = SEED,
-    events: list[Event] | None = None,
-    client_app: ClientApp = hospital_app,
-) -> Outcome:
-    listener = (lambda _: None) if events is None else events.append
-    with InProcessGrid(hospitals, client_app=client_app) as grid:
-        return Federation(study, grid, run="run", seed=seed, listener=listener).train_and_judge()
-
-
-def opened(folder: Path, wards: Sequence[Ward], values: dict[str, Any]) -> list[Path]:
-    return [hospital(folder, "ABCDEFGH"[n], each, [values]) for n, each in enumerate(wards)]
 
 
 class Judged(NamedTuple):
@@ -88,26 +69,6 @@ def judge(model: nn.Module, wards: Sequence[Ward], part: str) -> Judged:
         positive,
         labels.numpy(),
     )
-
-
-def averaged(
-    wards: Sequence[Ward],
-    shares: Sequence[float],
-    *,
-    rounds: int,
-    mu: float = 0.0,
-    seed: int = SEED,
-) -> NDArray[np.float64]:
-    """Federated averaging by hand: each ward descends from the same model, then the mean."""
-    model = network(seed)
-    for _ in range(rounds):
-        start, mean = weights(model), np.zeros(len(weights(model)))
-        for each, share in zip(wards, shares, strict=True):
-            put(model, start)
-            descend(model, *each.part("train"), rate=0.3, steps=3, mu=mu)
-            mean += share / sum(shares) * weights(model)
-        put(model, mean)
-    return weights(model)
 
 
 def test_fedavg_weighs_hospitals_by_their_records(tmp_path: Path) -> None:
@@ -211,107 +172,11 @@ def test_as_many_are_invited_as_the_study_says_by_the_seed(tmp_path: Path) -> No
     assert invited(study, files, seed=2) != rounds
 
 
-def disapproving(file: Path) -> None:
-    """This hospital approves nothing any more."""
-    for study in (file.parent / "studies").iterdir():
-        study.unlink()
-
-
-def test_too_few_hospitals_is_an_error_that_names_the_hospital_and_its_reason(
-    tmp_path: Path,
-) -> None:
-    files = opened(tmp_path, [ward(1, train=10), ward(2, train=10)], study_values())
-    disapproving(files[1])
-
-    with pytest.raises(FederationError) as caught:
-        federate(study_of(), files)
-
-    line = caught.value.line()
-    assert "hospital B" in line
-    assert "not approved" in line
-    assert "round 1" in line
-    assert study_of().digest()[:12] in line
-    assert caught.value.todo
-
-
-def test_other_failures_are_counted_in_the_error(tmp_path: Path) -> None:
-    values = study_values(participation={"hospitals": 3})
-    files = opened(tmp_path, [ward(n, train=10) for n in range(3)], values)
-    disapproving(files[0])
-    disapproving(files[2])
-
-    with pytest.raises(FederationError, match=r"hospital A: .* 1 more hospital"):
-        federate(parse_study(values), files)
-
-
-def test_a_lower_minimum_lets_the_federation_go_on_and_records_who_was_missing(
-    tmp_path: Path,
-) -> None:
-    values = study_values(participation={"hospitals": 2, "min_hospitals": 1})
-    wards = [ward(1, train=10), ward(2, train=10)]
-    files = opened(tmp_path, wards, values)
-    disapproving(files[1])
-    events: list[Event] = []
-    outcome = federate(parse_study(values), files, events=events)
-
-    np.testing.assert_allclose(outcome.model, averaged(wards[:1], [1], rounds=2), atol=1e-6)
-    # Two rounds of training, then validation and test of the final model.
-    assert [refused.refusal.hospital for refused in outcome.refusals] == ["B"] * 4
-    assert [refused.round for refused in outcome.refusals] == [1, 2, 2, 2]
-    assert {refused.refusal.error for refused in outcome.refusals} == {"RefusedError"}
-    assert [event for event in events if isinstance(event, Refused)] == outcome.refusals
-    assert [finished.answered for finished in outcome.rounds] == [1, 1]
-    assert outcome.test["records"] == 12
-
-
-def test_the_vector_of_a_lying_client_never_enters_the_average(tmp_path: Path) -> None:
-    values = study_values(participation={"hospitals": 2, "min_hospitals": 1})
-    study = parse_study(values)
-    wards = [ward(1, train=10), ward(2, train=10)]
-    files = opened(tmp_path / "both", wards, values)
-    liar = ClientApp()
-
-    @liar.train()
-    @liar.evaluate()
-    def answer(message: Message, context: Context) -> Message:
-        reply = hospital_app(message, context)
-        if context.node_id == 1:
-            return reply
-        size = reply.content.array_records["arrays"]["vector"].shape[0]
-        return contribution(message, np.full(size, np.nan, dtype=np.float32), "Liar")
-
-    lied_to = federate(study, files, client_app=liar)
-    without = opened(tmp_path / "without", wards, values)
-    disapproving(without[1])
-    alone = federate(study, without)
-
-    np.testing.assert_array_equal(lied_to.model, alone.model)
-    assert lied_to.test == alone.test
-    assert lied_to.curve == alone.curve
-    assert {refused.refusal.hospital for refused in lied_to.refusals} == {"Liar"}
-
-
-def test_hospitals_that_never_come_are_an_error_that_counts_them(tmp_path: Path) -> None:
-    values = study_values(participation={"hospitals": 2, "wait_seconds": 0.1})
-    files = opened(tmp_path, [ward(1, train=10)], values)
-
-    with pytest.raises(FederationError, match=r"1 of 2 hospitals .*wait_seconds"):
-        federate(parse_study(values), files)
-
-
-def test_silence_until_the_deadline_is_an_error_that_names_the_deadline() -> None:
-    study = study_of(participation={"hospitals": 2, "deadline_seconds": 0.1})
-    silent = PostBox(lambda _: [], nodes=2)
-
-    with pytest.raises(FederationError, match=r"round 1: 0 hospitals .* 2 .*deadline_seconds"):
-        Federation(study, silent, run="run", seed=0).train_and_judge()
-
-
 def test_more_nodes_than_the_study_has_hospitals_are_not_asked(tmp_path: Path) -> None:
     wards = [ward(n, train=8) for n in range(3)]
     outcome = federate(study_of(), opened(tmp_path, wards, study_values()))
 
-    assert [finished.answered for finished in outcome.rounds] == [2, 2]
+    assert [finished.answered for finished in finished_rounds(outcome)] == [2, 2]
     assert outcome.test["records"] == 24
 
 
@@ -373,7 +238,7 @@ def test_the_curve_begins_with_the_first_model_and_ends_with_the_last(tmp_path: 
         assert point["auc"] == pytest.approx(known.auc, abs=5e-3)
         assert point["accuracy"] == pytest.approx(known.accuracy(), abs=1e-9)
     assert outcome.curve[-1] == outcome.validation
-    assert [finished.metrics for finished in outcome.rounds] == outcome.curve[:-1]
+    assert [finished.metrics for finished in finished_rounds(outcome)] == outcome.curve[:-1]
 
 
 def test_the_final_model_is_judged_on_everybodys_test_records(tmp_path: Path) -> None:
@@ -410,7 +275,8 @@ def test_judging_a_round_needs_no_exchange_of_its_own(tmp_path: Path) -> None:
         ("train", "1"): 2,
         ("train", "2"): 2,
         ("train", "3"): 2,
-        ("evaluate", "3"): 4,  # the final model, on validation and on test
+        ("evaluate", "5"): 2,  # the final model on validation,
+        ("evaluate", "6"): 2,  # and on test: each part has an exchange of its own
     }
 
 

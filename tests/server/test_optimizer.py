@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from fedward.privacy.plain_sum import Total
+from fedward.privacy.contribution import Total
 from fedward.server.optimizer import ServerOptimizer
 from fedward.study.aggregation import (
     Aggregation,
@@ -46,7 +46,7 @@ def run(aggregation: Aggregation, updates: Sequence[Doubles]) -> list[Vector]:
     optimizer = ServerOptimizer(aggregation)
     models = [START]
     for number, update in enumerate(updates, start=1):
-        models.append(optimizer.step(number, models[-1], total(update)))
+        models.append(optimizer.step(number, models[-1], [total(update)]))
     return models[1:]
 
 
@@ -100,7 +100,7 @@ def test_fedavg_is_the_model_plus_the_mean_update(
     pair: tuple[Vector, Doubles], weight: float
 ) -> None:
     model, update = pair
-    after = ServerOptimizer(FedAvg()).step(1, model, total(update, weight))
+    after = ServerOptimizer(FedAvg()).step(1, model, [total(update, weight)])
 
     assert after.dtype == np.float32
     np.testing.assert_array_equal(after, (model.astype(np.float64) + update).astype(np.float32))
@@ -109,9 +109,9 @@ def test_fedavg_is_the_model_plus_the_mean_update(
 def test_fedavg_remembers_nothing() -> None:
     first, *_ = run(FedAvg(), UPDATES[2:])
     optimizer = ServerOptimizer(FedAvg())
-    optimizer.step(1, START, total(UPDATES[0]))
+    optimizer.step(1, START, [total(UPDATES[0])])
 
-    np.testing.assert_array_equal(optimizer.step(2, START, total(UPDATES[2])), first)
+    np.testing.assert_array_equal(optimizer.step(2, START, [total(UPDATES[2])]), first)
 
 
 def test_fedprox_is_fedavg_at_the_server() -> None:
@@ -190,14 +190,14 @@ def test_fedyogi_follows_reddi_2021_as_flower_has_it(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_a_model_that_is_not_finite_is_refused(aggregation: Aggregation, value: float) -> None:
     optimizer = ServerOptimizer(aggregation)
-    optimizer.step(1, START, total(UPDATES[0]))
+    optimizer.step(1, START, [total(UPDATES[0])])
 
     with pytest.raises(FederationError, match=r"round 2.*no finite model.*learning_rate"):
-        optimizer.step(2, START, total(np.array([0.1, value, 0.1, 0.1])))
+        optimizer.step(2, START, [total(np.array([0.1, value, 0.1, 0.1]))])
 
 
 def test_a_step_leaves_the_model_that_it_was_given_alone() -> None:
     given_model = START.copy()
-    ServerOptimizer(FedAdam(strategy="fedadam")).step(1, given_model, total(UPDATES[0]))
+    ServerOptimizer(FedAdam(strategy="fedadam")).step(1, given_model, [total(UPDATES[0])])
 
     np.testing.assert_array_equal(given_model, START)

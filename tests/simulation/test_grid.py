@@ -121,9 +121,10 @@ def hospitals(study: Study, table: Path, folder: Path) -> list[Path]:
 @pytest.mark.usefixtures("one_thread")
 def test_workers_give_the_same_model_bit_for_bit(table: Path, tmp_path: Path) -> None:
     study = study_of()
-    files = hospitals(study, table, tmp_path / "hospitals")
 
     def run(workers: int) -> Outcome:
+        # Other hospitals with the same records and seed: these have answered the run's rounds.
+        files = hospitals(study, table, tmp_path / str(workers) / "hospitals")
         with InProcessGrid(files, workers=workers, patience=0.0) as grid:
             outcome = Federation(study, grid, run="run", seed=1).train_and_judge()
             assert bool(multiprocessing.active_children()) == (workers > 1)

@@ -44,6 +44,9 @@ def numbers(file: Path, study: Study) -> list[int]:
     return sorted((inputs[:, 0] * 60).round().int().tolist())
 
 
+PLAIN: dict[str, Any] = {"strategy": "fedavg", "secure": False}
+"""Two hospitals have no secure sum to hide in."""
+
 RULES: list[dict[str, Any]] = [
     {"split": "iid"},
     {"split": "patients", "source": {"format": "csv", "patient": "patient"}},
@@ -66,11 +69,14 @@ def test_the_hospitals_rows_partition_the_data(
     assert sorted(number for some in owned for number in some) == list(range(COUNT))
 
 
-def test_no_record_is_copied(table: Path, tmp_path: Path) -> None:
-    make_hospitals(study_of(), table, tmp_path / "hospitals", seed=5)
+@pytest.mark.parametrize("secure", [True, False])
+def test_no_record_is_copied(secure: bool, table: Path, tmp_path: Path) -> None:
+    study = study_of(aggregation={"secure": secure})
+    make_hospitals(study, table, tmp_path / "hospitals", seed=5)
 
     written = [path for path in (tmp_path / "hospitals").rglob("*") if path.is_file()]
-    assert {path.name for path in written} == {"hospital.toml", "rows.npy", "tiny.toml"}
+    keys = {"identity.pem", "roster.json"} if secure else set()
+    assert {path.name for path in written} == {"hospital.toml", "rows.npy", "tiny.toml", *keys}
     a_patients_age = table.read_text(encoding="utf-8").splitlines()[1].split(",")[3].encode()
     assert a_patients_age in table.read_bytes()
     for path in written:
@@ -168,7 +174,11 @@ def test_a_folder_with_one_table_a_hospital_needs_no_list(tables: Path, tmp_path
 def test_a_folder_with_one_folder_of_images_a_hospital(tmp_path: Path) -> None:
     for number, name in enumerate(("berlin", "oslo")):
         write_images(tmp_path / "data" / name, 10 + 6 * number)
-    study = settled(image_study(participation={"hospitals": 2}, simulation={"split": "folders"}))
+    study = settled(
+        image_study(
+            participation={"hospitals": 2}, simulation={"split": "folders"}, aggregation=PLAIN
+        )
+    )
     files = make_hospitals(study, tmp_path / "data", tmp_path / "hospitals", seed=0)
 
     assert [read_hospital(file).name for file in files] == ["berlin", "oslo"]
@@ -178,7 +188,9 @@ def test_a_folder_with_one_folder_of_images_a_hospital(tmp_path: Path) -> None:
 
 def test_one_folder_of_images_is_divided(tmp_path: Path) -> None:
     write_images(tmp_path / "data", 40)
-    study = settled(image_study(participation={"hospitals": 2}, simulation={"split": "iid"}))
+    study = settled(
+        image_study(participation={"hospitals": 2}, simulation={"split": "iid"}, aggregation=PLAIN)
+    )
     files = make_hospitals(study, tmp_path / "data", tmp_path / "hospitals", seed=0)
 
     loaded = [site(file).load(study.digest()).parts.values() for file in files]
@@ -205,7 +217,11 @@ def test_a_wrong_number_of_folders_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_sites_is_refused(table: Path, tmp_path: Path) -> None:
-    study = study_of(simulation={"split": "site", "site": "ward"}, participation={"hospitals": 2})
+    study = study_of(
+        simulation={"split": "site", "site": "ward"},
+        participation={"hospitals": 2},
+        aggregation=PLAIN,
+    )
     error = refused(study, table, tmp_path)
 
     assert isinstance(error, OptionError)
@@ -269,7 +285,9 @@ def test_a_listed_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path)
     write_images(tmp_path / "data" / "berlin", 6)
     listed = {"berlin": "berlin", "oslo": "oslo"}
     study = image_study(
-        participation={"hospitals": 2}, simulation={"split": "folders", "files": listed}
+        participation={"hospitals": 2},
+        simulation={"split": "folders", "files": listed},
+        aggregation=PLAIN,
     )
     error = refused(study, tmp_path / "data", tmp_path)
 

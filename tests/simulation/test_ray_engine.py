@@ -18,7 +18,7 @@ STUDY = {
     "model": {"name": "mlp", "hidden": [4]},
     "data": {"kind": "table", "features": {"age": {}, "size": {}}, "label": "diagnosis"},
     "training": {"rounds": 2, "local_epochs": 1, "batch_size": 8, "learning_rate": 0.3},
-    "participation": {"hospitals": 2},
+    "participation": {"hospitals": 3},
 }
 
 

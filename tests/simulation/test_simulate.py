@@ -103,6 +103,13 @@ def test_result_json_holds_what_others_rely_on(finished: Finished) -> None:
     assert document["study"] == {"name": "tiny", "digest": finished.study.digest()}
     assert (document["seed"], document["rounds"]) == (4, 2)
     assert document["failures"] == []
+    assert document["sums"] == {
+        "secure": True,
+        "clipped": 0,
+        "capped": 0,
+        "repeated": 0,
+        "lost": 0,
+    }
 
 
 def test_every_record_is_in_one_part_of_one_hospital(finished: Finished) -> None:
@@ -184,7 +191,9 @@ def test_changed_data_is_read_again(table: Path, tmp_path: Path) -> None:
 
 def test_one_hospital_learns_what_the_pooled_records_teach(table: Path, tmp_path: Path) -> None:
     study = study_of(
-        participation={"hospitals": 1}, training={"batch_size": "all", "local_epochs": 5}
+        participation={"hospitals": 1},
+        training={"batch_size": "all", "local_epochs": 5},
+        aggregation={"secure": False},
     )
     metrics = run(study, tmp_path / "run", table, baselines=True).metrics
 
@@ -318,18 +327,20 @@ def test_more_hospitals_may_be_asked_for(table: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("participation", "least"),
+    ("secure", "participation", "least"),
     [
-        ({"hospitals": 6, "min_hospitals": 3}, 3),
-        ({"hospitals": 6, "invited": 4}, 4),
-        ({"hospitals": 6, "invited": 4, "min_hospitals": 2}, 4),
-        ({"hospitals": 6}, 1),
+        (False, {"hospitals": 6, "min_hospitals": 3}, 3),
+        (False, {"hospitals": 6, "invited": 4}, 4),
+        (False, {"hospitals": 6, "invited": 4, "min_hospitals": 2}, 4),
+        (False, {"hospitals": 6}, 1),
+        (True, {"hospitals": 6, "min_hospitals": 4}, 4),
+        (True, {"hospitals": 6, "invited": 4}, 4),
     ],
 )
 def test_fewer_hospitals_are_allowed_down_to_what_the_study_needs(
-    participation: dict[str, int], least: int
+    secure: bool, participation: dict[str, int], least: int
 ) -> None:
-    study = study_of(participation=participation)
+    study = study_of(participation=participation, aggregation={"secure": secure})
 
     assert with_hospitals(study, least).participation.hospitals == least
     if least > 1:
@@ -341,7 +352,7 @@ def test_fewer_hospitals_are_allowed_down_to_what_the_study_needs(
 
 def test_a_baseline_that_fails_leaves_the_federated_result(tmp_path: Path) -> None:
     """One hospital's absurd values make its update infinite: survived, and so must the rest be."""
-    for number, name in enumerate(("north", "south", "west")):
+    for number, name in enumerate(("north", "south", "west", "east")):
         write_table(tmp_path / "data" / f"{name}.csv", range(20 * number, 20 * number + 20))
     bad = tmp_path / "data" / "south.csv"
     lines = [line.split(",") for line in bad.read_text("utf-8").splitlines()]
@@ -349,11 +360,14 @@ def test_a_baseline_that_fails_leaves_the_federated_result(tmp_path: Path) -> No
         cells[3] = f"{float(cells[3]) * 1e17}"
     bad.write_text("\n".join(map(",".join, lines)), "utf-8")
     study = study_of(
-        participation={"min_hospitals": 2},
+        participation={"hospitals": 4, "min_hospitals": 3},
         simulation={"split": "folders"},
     )
     result = run(study, tmp_path / "run", tmp_path / "data", baselines=True)
 
+    assert result.sums.secure
+    assert result.sums.lost == 0
+    assert any("south" in line and "not finite" in line for line in result.failures)
     assert result.metrics.pooled is None
     assert any("pooled" in line for line in result.failures)
     assert (tmp_path / "run" / "result.json").exists()

@@ -1,0 +1,216 @@
+"""How what a hospital adds leaves it: in the clear, where a study says so, or masked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedward.client.hospital import HospitalFile
+from fedward.client.kept_words import KeptWords
+from fedward.client.membership import read_membership
+from fedward.privacy.advert import RunKey, pack, unpack
+from fedward.privacy.contribution import Layout, Summand
+from fedward.privacy.encoding import Encoding
+from fedward.privacy.framing import framed
+from fedward.privacy.journal import Journal
+from fedward.privacy.plain_sum import plain_vector
+from fedward.privacy.protocol_errors import BadRequest
+from fedward.privacy.secure_hospital import SecureHospital, Trust
+from fedward.privacy.secure_messages import Attempt, UnmaskRequest
+from fedward.study.errors import RefusedError
+from fedward.study.messages import (
+    Advertised,
+    AdvertiseQuery,
+    Contribution,
+    Invitation,
+    MaskedContribution,
+    Request,
+    TrainRequest,
+    Unmasked,
+    UnmaskQuery,
+)
+from fedward.study.study import Study
+
+Work = Callable[[], Summand]
+
+
+class Summing(Protocol):
+    """One way in which contributions leave."""
+
+    def advertise(self, query: AdvertiseQuery) -> Advertised:
+        """This hospital's key for a run."""
+
+    def contribute(
+        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+    ) -> Contribution | MaskedContribution:
+        """The answer to a request; `work` is done only if the request may be answered at all.
+
+        Args:
+            request: What was asked.
+            work: Trains or judges, and says what this hospital adds.
+            layout: Of what it adds.
+            rng: For roundings, which are no secret.
+        """
+
+    def unmask(self, query: UnmaskQuery) -> Unmasked:
+        """This hospital's help to open a sum."""
+
+
+class PlainSumming:
+    """Whoever runs the aggregator can read what leaves."""
+
+    def __init__(self, hospital: str) -> None:
+        """Take the hospital's name."""
+        self._hospital = hospital
+
+    def advertise(self, query: AdvertiseQuery) -> Advertised:
+        """Refused with RefusedError: there is no key."""
+        raise _not_secure()
+
+    def contribute(
+        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+    ) -> Contribution:
+        """The contribution itself.
+
+        Raises:
+            RefusedError: The aggregator takes the study's sums for secure ones.
+        """
+        if request.invitation is not None:
+            raise _not_secure()
+        return Contribution(self._hospital, plain_vector(work()))
+
+    def unmask(self, query: UnmaskQuery) -> Unmasked:
+        """Refused with RefusedError: nothing was masked."""
+        raise _not_secure()
+
+
+class SecureSumming:
+    """What leaves can only be added up."""
+
+    def __init__(self, hospital: str, secure: SecureHospital, study: Study, folder: Path) -> None:
+        """Take the hospital's side of the protocol for one run.
+
+        Args:
+            hospital: Its name.
+            secure: Keys, roster, journal.
+            study: The run's.
+            folder: Where this run's state is kept.
+        """
+        self._hospital = hospital
+        self._secure = secure
+        self._study = study
+        self._kept = KeptWords(folder)
+
+    def advertise(self, query: AdvertiseQuery) -> Advertised:
+        """This hospital's signed public key for the run."""
+        advert = self._secure.advertise(study=query.study, run=query.run)
+        return Advertised(self._hospital, pack(advert))
+
+    def contribute(
+        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+    ) -> MaskedContribution:
+        """The contribution, masked; of a repeated round the one that was made at first.
+
+        Raises:
+            RefusedError: The aggregator takes the study's sums for plain ones.
+            ProtocolError: The attempt does not hold together, or was answered before.
+        """
+        if request.invitation is None:
+            raise RefusedError(
+                "this study's sums are secure, and a plain one was asked for",
+                todo="run the aggregator with the study as it was approved",
+            )
+        most = self._most_invited(request)
+        if len(request.invitation.adverts) > most:
+            raise BadRequest(
+                f"{len(request.invitation.adverts)} hospitals are invited, the study allows {most}",
+                todo="see the aggregator's log",
+            )
+        attempt = _attempt(request, request.invitation, _told(request))
+        self._secure.check(attempt)  # before any work: it may cost privacy
+        words = self._kept.read(request.round, attempt.told)
+        if words is None:
+            code = Encoding(layout, self._study.aggregation, hospitals=most)
+            words = code.encode(work(), rng=rng)
+            self._kept.write(request.round, attempt.told, words)
+        return MaskedContribution(self._hospital, self._secure.mask(attempt, words))
+
+    def unmask(self, query: UnmaskQuery) -> Unmasked:
+        """Shares and seeds for the survivors' sum.
+
+        Raises:
+            ProtocolError: The query does not hold together, or the round was unmasked for others.
+        """
+        number = query.invitation.attempt
+        told = self._secure.told(run=query.run, server_round=query.round, attempt=number)
+        attempt = _attempt(query, query.invitation, told)
+        ask = UnmaskRequest(attempt, query.survivors, query.shares)
+        return Unmasked(self._hospital, self._secure.unmask(ask))
+
+    def _most_invited(self, request: Request) -> int:
+        """Everybody judges; the study says how many train."""
+        who = self._study.participation
+        return who.asked if isinstance(request, TrainRequest) else who.hospitals
+
+
+def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str) -> Summing:
+    """The way that a study asks for, with this hospital's keys.
+
+    Args:
+        hospital: The hospital's file.
+        folder: The folder of that file, which its paths are relative to.
+        study: Whose run it is.
+        run: The run's name.
+
+    Raises:
+        RefusedError: The sums are secure and the hospital is in no consortium.
+        DataError: Its roster, its keys or the run's state cannot be used.
+    """
+    if not study.aggregation.secure:
+        return PlainSumming(hospital.name)
+    membership = read_membership(hospital, folder)
+    state = folder / hospital.state / "secure"
+    own = state / hashlib.sha256(framed(study.digest(), run)).hexdigest()[:32]
+    own.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secure = SecureHospital(
+        name=membership.name,
+        identity=membership.identity,
+        run_key=RunKey.kept(own / "run-key.pem"),
+        roster=membership.roster,
+        trust=Trust(study.aggregation.colluding, study.aggregation.min_honest),
+        journal=Journal(state / "journal.sqlite", durable=hospital.simulation is None),
+    )
+    return SecureSumming(membership.name, secure, study, own)
+
+
+def _attempt(request: Request | UnmaskQuery, invitation: Invitation, told: bytes) -> Attempt:
+    return Attempt(
+        study=request.study,
+        run=request.run,
+        round=request.round,
+        attempt=invitation.attempt,
+        told=told,
+        adverts=tuple(unpack(advert) for advert in invitation.adverts),
+    )
+
+
+def _told(request: Request) -> bytes:
+    """Digest of what all hospitals must be told alike; the study's digest is bound in elsewhere."""
+    kind, part = (
+        ("train", request.monitor or "")
+        if isinstance(request, TrainRequest)
+        else ("evaluate", request.part)
+    )
+    model = hashlib.sha256(np.ascontiguousarray(request.model, dtype="<f4").data).digest()
+    return hashlib.sha256(framed("fedward/1/told", kind, part, model)).digest()
+
+
+def _not_secure() -> RefusedError:
+    return RefusedError(
+        "this study's sums are plain, and a secure one was asked for",
+        todo="run the aggregator with the study as it was approved",
+    )

@@ -1,0 +1,155 @@
+"""What one hospital adds to a round, and what the sum over hospitals comes to.
+
+A contribution is one flat vector, `[weight * update | weight, clipped, capped | metric sums]`, so
+that whatever adds contributions up need not know what is in them, and only the sum is ever taken
+apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.privacy.fixed_point import clip_norm
+from fedward.study.aggregation import Aggregation, QFedAvg
+from fedward.study.errors import TrainingError
+from fedward.study.messages import Vector
+
+HEAD = 3
+"""Numbers between the update and the metric sums: weight, clipped, capped."""
+
+_LEAST_LOSS = 1e-10  # so that a loss of 0 has a power, as in the authors' code
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the blocks of a contribution are.
+
+    Attributes:
+        parameters: Length of the update; 0 where only metrics travel.
+        metrics: Length of the metric sums.
+        reals: Places among the metric sums that hold no whole numbers.
+    """
+
+    parameters: int
+    metrics: int
+    reals: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Length of the whole vector."""
+        return self.parameters + HEAD + self.metrics
+
+
+@dataclass(frozen=True)
+class Summand:
+    """What one hospital adds, within the study's bounds.
+
+    Attributes:
+        update: Trained model minus received model, shape (parameters,), norm at most the study's.
+        weight: What the update counts in the mean, >= 0.
+        metrics: Metric sums, shape (metrics,).
+        clipped: Whether the update was longer than the study allows.
+        capped: Whether the hospital would weigh more than the study allows.
+    """
+
+    update: Vector
+    weight: float
+    metrics: NDArray[np.float64]
+    clipped: bool = False
+    capped: bool = False
+
+    @property
+    def head(self) -> NDArray[np.float64]:
+        """Weight, clipped and capped as numbers, shape (3,)."""
+        return np.array([self.weight, self.clipped, self.capped], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum over hospitals, taken apart.
+
+    Attributes:
+        update: Weighted mean of the updates, shape (parameters,), float64.
+        weight: Sum of the weights.
+        metrics: Sum of the metric sums, shape (metrics,), float64.
+        clipped: Hospitals whose update was clipped.
+        capped: Hospitals that weigh less than they would without the study's cap.
+    """
+
+    update: NDArray[np.float64]
+    weight: float
+    metrics: NDArray[np.float64]
+    clipped: int = 0
+    capped: int = 0
+
+
+def trained(
+    update: Vector, records: float, metrics: NDArray[np.float64], terms: Aggregation
+) -> Summand:
+    """What a hospital adds that trained, cut to the study's bounds.
+
+    Args:
+        update: Trained model minus received model, shape (parameters,).
+        records: What the hospital's records count, before the study's cap.
+        metrics: Metric sums, shape (metrics,).
+        terms: The study's.
+
+    Raises:
+        TrainingError: The update is NaN or infinite: it must never reach a mean.
+    """
+    within = _within(update, terms)
+    uniform = terms.weighting == "uniform"
+    weight = 1.0 if uniform else min(float(records), float(terms.largest_weight))
+    capped = not uniform and weight < records
+    return Summand(within, weight, metrics, clipped=within is not update, capped=capped)
+
+
+def trained_fairly(
+    update: Vector, loss: float, metrics: NDArray[np.float64], terms: QFedAvg, *, rate: float
+) -> Summand:
+    """What a hospital adds that trained under q-FFL (Li et al. 2020, algorithm 2).
+
+    Args:
+        update: Trained model minus received model, shape (parameters,).
+        loss: Mean loss of the received model over its training records, >= 0.
+        metrics: Metric sums, shape (metrics,).
+        terms: The study's.
+        rate: The hospital's learning rate, 1 / L.
+
+    Raises:
+        TrainingError: The update is NaN or infinite: it must never reach a mean.
+    """
+    within = _within(update, terms)
+    loss += _LEAST_LOSS
+    square = float(np.dot(within.astype(np.float64), within))
+    own = loss**terms.q
+    weight = own + terms.q * square / rate * loss ** (terms.q - 1)
+    if not weight < np.inf:
+        raise not_finite()
+    shrunk = (within.astype(np.float64) * (own / weight)).astype(np.float32)
+    capped = weight > terms.max_weight
+    weight = min(weight, float(terms.max_weight))
+    return Summand(shrunk, weight, metrics, clipped=within is not update, capped=capped)
+
+
+def judged(metrics: NDArray[np.float64]) -> Summand:
+    """What a hospital adds that only judged a model: metric sums, shape (metrics,)."""
+    return Summand(np.zeros(0, dtype=np.float32), 0.0, metrics)
+
+
+def _within(update: Vector, terms: Aggregation) -> Vector:
+    try:
+        return clip_norm(update, terms.clip)
+    except ValueError:
+        raise not_finite() from None
+
+
+def not_finite() -> TrainingError:
+    """The error for what must never reach a mean."""
+    return TrainingError(
+        "the update is not finite (NaN or infinity)",
+        todo="lower [training] learning_rate, or check this hospital's data",
+    )

@@ -1,0 +1,135 @@
+"""How the answers of one exchange become a sum: in the clear, where a study says so, or masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flwr.serverapp import Grid
+
+from fedward.privacy.contribution import Layout, Total
+from fedward.privacy.plain_sum import EachApart, PlainSum
+from fedward.server.exchange import exchange
+from fedward.study.aggregation import Robust
+from fedward.study.errors import FederationError
+from fedward.study.messages import (
+    EVALUATE,
+    TRAIN,
+    Answer,
+    Contribution,
+    Refusal,
+    Request,
+    TrainRequest,
+)
+from fedward.study.study import Study
+from fedward.study.wire import pack_request
+
+Hear = Callable[[str], None]
+
+
+@dataclass
+class Gathered:
+    """What came of one exchange.
+
+    Attributes:
+        total: The sum over the hospitals that answered; None if there are too few for one.
+        each: What the server's optimizer is given: the mean, or single contributions.
+        answered: Their names.
+        refusals: What others said.
+        silent: How many said nothing until the deadline, or could not be reached.
+        attempts: How often it was tried.
+        why: Why there is no sum.
+    """
+
+    total: Total | None = None
+    each: list[Total] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    silent: int = 0
+    attempts: int = 1
+    why: str = ""
+
+
+class Summing(Protocol):
+    """One way of adding up."""
+
+    def begin(self, nodes: Sequence[int]) -> list[Refusal]:
+        """Prepare a run with these nodes; what those that cannot take part say."""
+
+    def gather(
+        self, nodes: Sequence[int], request: Request, layout: Layout, *, heard: Hear
+    ) -> Gathered:
+        """Ask these nodes and add their answers up.
+
+        Args:
+            nodes: Whom to ask.
+            request: What to ask.
+            layout: Blocks of a contribution.
+            heard: Called with a hospital's name when its contribution was added.
+        """
+
+
+class PlainSumming:
+    """Contributions are added in the clear as they come, and dropped."""
+
+    def __init__(self, study: Study, grid: Grid) -> None:
+        """Take the study's terms, and the way to the hospitals."""
+        self._who = study.participation
+        self._kind = EachApart if isinstance(study.aggregation, Robust) else PlainSum
+        self._grid = grid
+
+    def begin(self, nodes: Sequence[int]) -> list[Refusal]:
+        """Nothing is to be prepared."""
+        return []
+
+    def gather(
+        self, nodes: Sequence[int], request: Request, layout: Layout, *, heard: Hear
+    ) -> Gathered:
+        """Ask these nodes and add their answers up."""
+        running = self._kind(layout)
+        answered: list[str] = []
+
+        def take(node: int, answer: Answer) -> None:
+            if not isinstance(answer, Contribution):
+                raise another_answer()
+            running.add(answer.vector)
+            answered.append(answer.hospital)
+            heard(answer.hospital)
+
+        came = exchange(
+            self._grid,
+            dict.fromkeys(nodes, pack_request(request)),
+            message_type(request),
+            take,
+            group=str(request.round),
+            size=layout.size,
+            deadline=self._who.deadline_seconds,
+        )
+        enough = len(answered) >= self._who.fewest
+        return Gathered(
+            total=running.total() if enough else None,
+            each=running.each() if enough else [],
+            answered=answered,
+            refusals=list(came.refusals.values()),
+            silent=len(came.silent),
+            why="" if enough else too_few(len(answered), self._who.fewest),
+        )
+
+
+def message_type(request: Request) -> str:
+    """Flower's type of a request."""
+    return TRAIN if isinstance(request, TrainRequest) else EVALUATE
+
+
+def too_few(answered: int, needed: int) -> str:
+    """Why there is no sum."""
+    return f"{answered} hospitals answered in time, {needed} are needed"
+
+
+def another_answer() -> FederationError:
+    """The error for an answer of another kind than was asked for."""
+    return FederationError(
+        "gave another kind of answer than was asked for; it was left out",
+        todo="run the same version of fedward on both sides",
+    )
