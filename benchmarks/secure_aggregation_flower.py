@@ -25,7 +25,7 @@ from flwr.compat.common.typing import Parameters
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 from numpy.typing import NDArray
 from secure_aggregation_ours import TRUST
-from secure_aggregation_turns import Stopwatch
+from secure_aggregation_turns import Stopwatch, Time
 
 CLIPPING, RANGE, MODULUS, MAX_WEIGHT, WEIGHT = 8.0, 2**22, 2**32, 1000.0, 500  # Flower's defaults
 
@@ -64,13 +64,13 @@ def parameters_of(update: NDArray[np.float32]) -> Parameters:
     return ndarrays_to_parameters([update])
 
 
-def client_seconds(cohort: Cohort, update: Parameters) -> float:
+def client_time(cohort: Cohort, update: Parameters) -> Time:
     """One client's whole round: all four stages."""
     return client_round(cohort, update)[0]
 
 
-def client_round(cohort: Cohort, update: Parameters) -> tuple[float, list[tuple[Any, Any]]]:
-    """Seconds of one client's round, and what was asked and answered in each stage."""
+def client_round(cohort: Cohort, update: Parameters) -> tuple[Time, list[tuple[Any, Any]]]:
+    """Time of one client's round, and what was asked and answered in each stage."""
     watch = Stopwatch()
     state = SecAggPlusState()
     state.nid = own = cohort.nodes[0]
@@ -90,7 +90,7 @@ def client_round(cohort: Cohort, update: Parameters) -> tuple[float, list[tuple[
     with watch.running():
         said = _unmask(state, asked)
     stages.append((asked, said))
-    return watch.seconds, stages
+    return watch.time, stages
 
 
 def _relayed(cohort: Cohort, state: Any) -> Any:  # noqa: ANN401

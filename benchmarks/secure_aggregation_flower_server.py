@@ -37,7 +37,7 @@ from secure_aggregation_flower import (
     Cohort,
     masked_of_all,
 )
-from secure_aggregation_turns import Stopwatch
+from secure_aggregation_turns import Stopwatch, Time
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -74,14 +74,14 @@ def packed(words: NDArray[np.uint32]) -> bytes:
     return ndarray_to_bytes(words.astype(np.int64))
 
 
-def aggregator_seconds(prepared: Prepared, vectors: Iterable[bytes]) -> float:
+def aggregator_time(prepared: Prepared, vectors: Iterable[bytes]) -> Time:
     """From the first masked vector to the mean update; the strategy's own work is left out."""
     factor = ndarray_to_bytes(np.array([RANGE // 2]))
     replies = [reply(node, [factor, v]) for node, v in zip(prepared.active, vectors, strict=True)]
     watch = Stopwatch()
     with watch.running():
         aggregate(prepared, replies)
-    return watch.seconds
+    return watch.time
 
 
 def aggregate(prepared: Prepared, replies: Iterable[Any]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""Expanding and adding one mask, beside AES-256-CTR alone over as many bytes.
+"""Expanding and adding one mask, beside the cipher alone over as many bytes.
 
-The cipher alone is measured in two ways, and the quicker one is the peer: piece by piece into a
+AES-256-CTR alone is measured in two ways, and the quicker one is the peer: piece by piece into a
 buffer that stays in cache, and in one call into a buffer as long as the mask.
 """
 
@@ -8,65 +8,63 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
-from report import Row, cores, row
-from secure_aggregation_turns import Limits, Side, Stopwatch, in_turns
+from report import Row, cores
+from secure_aggregation_turns import Limits, Side, in_turns, time_rows, timed
 
 from fedward.privacy.masks import add_masks
 
 PIECE = 1 << 18  # bytes
-PIECES, WHOLE = "the cipher alone, in pieces", "the cipher alone, in one call"
+PIECES, WHOLE = "AES-CTR alone, in pieces", "AES-CTR alone, in one call"
 
 
 def mask_rows(words: int, limits: Limits) -> list[Row]:
     """With one thread, and with one a core."""
-    return [_row(words, threads, limits) for threads in sorted({1, cores()})]
+    return [row for threads in sorted({1, cores()}) for row in _rows(words, threads, limits)]
 
 
-def _row(words: int, threads: int, limits: Limits) -> Row:
+def _rows(words: int, threads: int, limits: Limits) -> list[Row]:
     vector = np.zeros(words, dtype=np.uint32)
     share = vector.nbytes // threads
-    zeros = bytes(share)
-    pieces, wholes = ([bytearray(n) for _ in range(threads)] for n in (PIECE, share))
+    pieces, wholes = ([Room(size) for _ in range(threads)] for size in (PIECE, share))
     sides: dict[str, Side] = {
-        "ours": lambda: _seconds(lambda: add_masks(vector, [(os.urandom(32), 1)], threads=threads)),
-        PIECES: lambda: _seconds(lambda: _spread(zeros, pieces)),
-        WHOLE: lambda: _seconds(lambda: _spread(zeros, wholes)),
+        "ours": lambda: timed(lambda: add_masks(vector, [(os.urandom(32), 1)], threads=threads)),
+        PIECES: lambda: timed(lambda: _spread(share, pieces)),
+        WHOLE: lambda: timed(lambda: _spread(share, wholes)),
     }
     for side in sides.values():
         side()  # touches every page once
-    found = in_turns(sides, Limits(5 * limits.most, limits.seconds))
-    peer = min((PIECES, WHOLE), key=lambda side: statistics.median(found[side]))
+    found = in_turns(sides, Limits(2 * limits.most, limits.seconds))
+    quicker = min(
+        (PIECES, WHOLE), key=lambda side: statistics.median(time.wall for time in found[side])
+    )
     name = f"one mask of {words:,} words, {threads} thread{'s' * (threads > 1)}"
-    times = [[1e3 * s for s in found[side]] for side in ("ours", peer)]
-    return row(name, *times, unit="ms", peer_name=peer)
+    return time_rows(name, found["ours"], found[quicker], peer_name=quicker)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    watch = Stopwatch()
-    with watch.running():
-        work()
-    return watch.seconds
+class Room:
+    """Where a thread encrypts zeros to, again and again."""
+
+    def __init__(self, size: int) -> None:
+        self.zeros, self.out = memoryview(bytes(size)), memoryview(bytearray(size))
 
 
-def _spread(zeros: bytes, rooms: list[bytearray]) -> None:
-    """Encrypt the zeros into each room, by a thread for each."""
+def _spread(share: int, rooms: list[Room]) -> None:
+    """Encrypt a share of the bytes in each room, by a thread for each."""
     if len(rooms) == 1:
-        _encrypt(zeros, rooms[0])
+        _encrypt(share, rooms[0])
         return
     with ThreadPoolExecutor(len(rooms)) as pool:
-        list(pool.map(lambda room: _encrypt(zeros, room), rooms))
+        list(pool.map(lambda room: _encrypt(share, room), rooms))
 
 
-def _encrypt(zeros: bytes, room: bytearray) -> None:
+def _encrypt(share: int, room: Room) -> None:
     stream = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
-    whole, out = memoryview(zeros), memoryview(room)
-    for at in range(0, len(whole), len(room)):
-        piece = whole[at : at + len(room)]
-        stream.update_into(piece, out[: len(piece)])
+    for at in range(0, share, len(room.zeros)):
+        size = min(share - at, len(room.zeros))
+        stream.update_into(room.zeros[:size], room.out[:size])

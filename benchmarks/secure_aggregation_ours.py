@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from secure_aggregation_turns import Stopwatch
+from secure_aggregation_turns import Stopwatch, Time
 
 from fedward.privacy.advert import RunKey
-from fedward.privacy.fixed_point import FixedPoint, clip_norm
+from fedward.privacy.clipping import clip_factor, clip_norm
+from fedward.privacy.fixed_point import FixedPoint
 from fedward.privacy.identity import Identity
 from fedward.privacy.journal import Journal
 from fedward.privacy.roster import Roster
@@ -61,7 +62,7 @@ class Consortium:
         return Attempt(STUDY, RUN, self._round, 1, bytes(32), tuple(adverts.values()))
 
 
-def client_seconds(consortium: Consortium, update: NDArray[np.float32]) -> float:
+def client_time(consortium: Consortium, update: NDArray[np.float32]) -> Time:
     """One hospital's whole first round, keys and both exchanges included."""
     watch = Stopwatch()
     own = consortium.names[0]
@@ -79,13 +80,13 @@ def client_seconds(consortium: Consortium, update: NDArray[np.float32]) -> float
     request = UnmaskRequest(attempt, attempt.invited, shares)
     with watch.running():
         hospital.unmask(request)
-    return watch.seconds
+    return watch.time
 
 
 def encoded(code: FixedPoint, update: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Clipped, weighted and in fixed point."""
-    weighted = clip_norm(update, CLIP) * np.float32(WEIGHT)
-    return code.encode(weighted, rng=np.random.default_rng())
+    """Clipped, weighted and in fixed point, on one way through the update."""
+    factor = clip_factor(update, CLIP) * WEIGHT
+    return code.encode(update, rng=np.random.default_rng(), factor=factor)
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,12 @@ def prepare(
     return Prepared(attempt, consortium.code, masked, answers)
 
 
-def aggregator_seconds(prepared: Prepared, vectors: Iterable[bytes], size: int) -> float:
+def aggregator_time(prepared: Prepared, vectors: Iterable[bytes], size: int) -> Time:
     """From the first masked vector, as bytes, to the mean update."""
     watch = Stopwatch()
     with watch.running():
         aggregate(prepared, vectors, size)
-    return watch.seconds
+    return watch.time
 
 
 def aggregate(prepared: Prepared, vectors: Iterable[bytes], size: int) -> Reals:

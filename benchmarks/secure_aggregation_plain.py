@@ -6,23 +6,23 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from secure_aggregation_turns import Stopwatch
+from secure_aggregation_turns import Stopwatch, Time
 
 
-def client_seconds(update: NDArray[np.float32]) -> float:
+def client_time(update: NDArray[np.float32]) -> Time:
     """A hospital's round: the vector as bytes."""
     watch = Stopwatch()
     with watch.running():
         update.tobytes()
-    return watch.seconds
+    return watch.time
 
 
-def aggregator_seconds(vectors: Iterable[bytes], size: int) -> float:
+def aggregator_time(vectors: Iterable[bytes], size: int) -> Time:
     """The aggregator's round: vectors added up as they come, then the mean."""
     watch = Stopwatch()
     with watch.running():
         mean(vectors, size)
-    return watch.seconds
+    return watch.time
 
 
 def mean(vectors: Iterable[bytes], size: int) -> NDArray[np.float32]:

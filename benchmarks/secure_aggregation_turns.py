@@ -1,4 +1,4 @@
-"""Timing several sides in turns, and the vectors that they work on."""
+"""Timing several sides in turns, by the clock and by the processor; the vectors they work on."""
 
 from __future__ import annotations
 
@@ -9,23 +9,42 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from report import Row, row
 
 DISTINCT = 4  # masked vectors that stand for those of all hospitals, in turn
 
-Side = Callable[[], float]
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds by the clock, and seconds of processor time of all threads together."""
+
+    wall: float
+    processor: float
+
+
+Side = Callable[[], Time]
 
 
 class Stopwatch:
-    """Seconds spent inside its `running` blocks; what is prepared between them does not count."""
+    """Time spent inside its `running` blocks; what is prepared between them does not count."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.time = Time(0, 0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        started = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         yield
-        self.seconds += time.perf_counter() - started
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        self.time = Time(self.time.wall + wall, self.time.processor + processor)
+
+
+def timed(work: Callable[[], object]) -> Time:
+    """The time that all of the work takes."""
+    watch = Stopwatch()
+    with watch.running():
+        work()
+    return watch.time
 
 
 @dataclass(frozen=True)
@@ -36,9 +55,9 @@ class Limits:
     seconds: float
 
 
-def in_turns(sides: Mapping[str, Side], limits: Limits) -> dict[str, list[float]]:
+def in_turns(sides: Mapping[str, Side], limits: Limits) -> dict[str, list[Time]]:
     """What each side measures of itself, in turns; every second time in the opposite order."""
-    found: dict[str, list[float]] = {side: [] for side in sides}
+    found: dict[str, list[Time]] = {side: [] for side in sides}
     started = time.perf_counter()
     for repeat in range(limits.most):
         for side in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
@@ -46,6 +65,18 @@ def in_turns(sides: Mapping[str, Side], limits: Limits) -> dict[str, list[float]
         if time.perf_counter() - started > limits.seconds:
             break
     return found
+
+
+def time_rows(
+    name: str, ours: Sequence[Time], peer: Sequence[Time], *, peer_name: str
+) -> list[Row]:
+    """One row by the clock, one by the processor."""
+    wall = [[1e3 * time.wall for time in times] for times in (ours, peer)]
+    processor = [[1e3 * time.processor for time in times] for times in (ours, peer)]
+    return [
+        row(name, *wall, unit="ms", peer_name=peer_name),
+        row(name, *processor, unit="CPU ms", peer_name=peer_name),
+    ]
 
 
 def normal_vector(size: int, *, seed: int = 1) -> NDArray[np.float32]:

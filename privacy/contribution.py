@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.privacy.fixed_point import clip_norm
+from fedward.privacy.clipping import clip_norm
 from fedward.study.aggregation import Aggregation, QFedAvg
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Vector

@@ -75,16 +75,14 @@ class Encoding:
             )
         whole = reals.astype(np.int64)
         low = whole & ((1 << self._low_bits) - 1)
+        d, size = self._layout.parameters, self.size
+        words = np.empty(size, dtype=np.uint32)
         factor = summand.weight / self._largest
-        weighted = summand.update.astype(np.float64) * factor
-        return np.concatenate(
-            [
-                self._update.encode(weighted, rng=rng),
-                _words(np.rint(counts).astype(np.int64)),
-                _words(low),
-                _words(whole >> self._low_bits),
-            ]
-        )
+        self._update.encode(summand.update, rng=rng, factor=factor, out=words[:d])
+        words[d : size - 2 * self._reals] = _words(np.rint(counts).astype(np.int64))
+        words[size - 2 * self._reals : size - self._reals] = _words(low)
+        words[size - self._reals :] = _words(whole >> self._low_bits)
+        return words
 
     def decode(self, total: Words) -> Total:
         """What a sum of contributions means, shape (size,), over at most `hospitals` of them."""

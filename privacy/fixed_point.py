@@ -1,7 +1,8 @@
 """Real numbers as whole numbers modulo 2**32, whose sums mean sums.
 
 A value v becomes v * scale, rounded up or down at random so that its mean is right (stochastic
-rounding). The scale leaves room for the sum over all hospitals: it cannot wrap around.
+rounding), to a millionth of a step. The scale leaves room for the sum over all hospitals: it cannot
+wrap around.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.privacy.key_stream import BLOCK_SIZE, MOST_AT_ONCE, SEED_SIZE, KeyStream
+from fedward.privacy.parts import in_parts
+
 _HALF = 2**31
-_CHUNK = 1 << 14  # values; the temporaries of a chunk stay in cache
+_WORD = 4  # bytes of noise for one value
+_BLOCK = BLOCK_SIZE // _WORD  # values that one block of noise is for
+_CHUNK = MOST_AT_ONCE // _WORD  # values; the temporaries of a chunk stay in cache
+
+# A word times this is uniform between -1/2 and 1/2 and keeps 2**-21 away from both: added to a
+# whole number below 2**31 in double precision, it never reaches the middle to the next.
+_TO_SHIFT = (1 - 2**-20) / 2**32
 
 Reals = NDArray[np.float32] | NDArray[np.float64]
 
@@ -67,33 +77,52 @@ class FixedPoint:
 
     @property
     def error_bound(self) -> float:
-        """Largest error of one encoded value; its mean is zero. Whole multiples have none."""
+        """Largest error of one encoded value; its mean is zero, to a millionth of this.
+
+        Whole multiples of this have no error at all.
+        """
         return 1 / self.scale
 
     @property
     def _room(self) -> int:
         return (_HALF - 1) // self.hospitals
 
-    def encode(self, values: Reals, *, rng: np.random.Generator) -> NDArray[np.uint32]:
-        """Whole numbers modulo 2**32.
+    def encode(
+        self,
+        values: Reals,
+        *,
+        rng: np.random.Generator,
+        factor: float = 1.0,
+        out: NDArray[np.uint32] | None = None,
+        threads: int | None = None,
+    ) -> NDArray[np.uint32]:
+        """Whole numbers modulo 2**32 for `values * factor`; the same for any number of threads.
 
         Args:
-            values: Shape (n,), float32 or float64, of magnitude <= `bound`.
-            rng: For the rounding, which is no secret.
+            values: Shape (n,), float32 or float64.
+            rng: For the rounding, which is no secret; 32 bytes are drawn.
+            factor: Finite. The product, in double precision, is of magnitude <= `bound`; it is
+                made on the way, without a copy of the values.
+            out: Where to write: shape (n,), uint32, writable. A new array if not given.
+            threads: At least 1; None for one a core. A short vector gets fewer.
 
         Returns:
-            Shape (n,), uint32; beside it only temporaries of the size of a cache are made.
+            `out`, shape (n,), uint32; beside it only temporaries of the size of a cache are made.
 
         Raises:
-            ValueError: A value is NaN or beyond the bound, or the array is none of these.
+            ValueError: A product is NaN or beyond the bound, and some of `out` may be written; or
+                an argument is none of these.
         """
-        if values.ndim != 1 or values.dtype not in (np.float32, np.float64):
-            raise ValueError(f"a vector of floats is wanted, not {values.dtype} {values.shape}")
-        coded = np.empty(values.size, dtype=np.int32)
-        for at in range(0, values.size, _CHUNK):
-            part = slice(at, at + _CHUNK)
-            coded[part] = self._rounded(values[part].astype(np.float64), rng)
-        return coded.view(np.uint32)
+        coded = np.empty(values.shape, dtype=np.uint32) if out is None else out
+        _check(values, coded)
+        seed = rng.bytes(SEED_SIZE)
+
+        def encode(part: slice) -> None:
+            noise = KeyStream(seed, block=part.start // _BLOCK)
+            self._encode(values[part], factor, noise, coded[part].view(np.int32))
+
+        in_parts(encode, values.size, step=_BLOCK, threads=threads)
+        return coded
 
     def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The sum that encoded values add up to.
@@ -112,54 +141,31 @@ class FixedPoint:
         decoded: NDArray[np.float64] = total.view(np.int32) / np.float64(self.scale)
         return decoded
 
-    def _rounded(
-        self, values: NDArray[np.float64], rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        peak = float(np.abs(values).max())
+    def _encode(
+        self, values: Reals, factor: float, noise: KeyStream, coded: NDArray[np.int32]
+    ) -> None:
+        room = memoryview(bytearray(_WORD * min(_CHUNK, values.size)))
+        words = np.frombuffer(room, dtype="<i4")
+        all_steps, all_shifts = np.empty((2, words.size))
+        for at in range(0, values.size, _CHUNK):
+            chunk = values[at : at + _CHUNK]
+            self._check_magnitude(chunk, factor)
+            steps, shifts = all_steps[: chunk.size], all_shifts[: chunk.size]
+            np.multiply(chunk, factor, out=steps, dtype=np.float64)
+            steps *= self.scale
+            noise.read_into(room[: _WORD * chunk.size])
+            np.multiply(words[: chunk.size], _TO_SHIFT, out=shifts)
+            steps += shifts
+            coded[at : at + _CHUNK] = np.rint(steps, out=steps)
+
+    def _check_magnitude(self, values: Reals, factor: float) -> None:
+        peak = max(float(values.max()), -float(values.min())) * abs(factor)
         if not (peak <= self.bound and peak * self.scale <= self._room):  # so that NaN fails
             raise ValueError(f"a value of magnitude {peak:g} is beyond the bound, {self.bound:g}")
-        values *= self.scale
-        low = np.floor(values)
-        # Compared, not added before rounding down: a sum could be rounded up and out of range.
-        values -= low
-        low += rng.random(values.size) < values
-        return low
 
 
-def clip_norm(update: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
-    """The update, shortened to the L2 norm `bound` if it is longer.
-
-    Args:
-        update: Shape (n,), float32, finite.
-        bound: Finite, > 0.
-
-    Returns:
-        The same array if its norm is within the bound; else a new one, shape (n,), float32, whose
-        norm is at most `bound` and less than a millionth below it.
-
-    Raises:
-        ValueError: The update or the bound is none of these.
-    """
-    if update.ndim != 1 or update.dtype != np.float32 or not 0 < bound < math.inf:
-        raise ValueError(f"not possible: {update.dtype} {update.shape}, bound {bound}")
-    norm = math.sqrt(sum(_square(update[at : at + _CHUNK]) for at in _starts(update)))
-    if not norm < math.inf:
-        raise ValueError("the update is not finite")
-    return update if norm <= bound else _scaled(update, bound / norm * (1 - 2**-22))
-
-
-def _scaled(update: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """The product, each value rounded once; `factor` makes up for the rounding."""
-    scaled = np.empty_like(update)
-    for at in _starts(update):
-        scaled[at : at + _CHUNK] = update[at : at + _CHUNK].astype(np.float64) * factor
-    return scaled
-
-
-def _square(part: NDArray[np.float32]) -> float:
-    wide = part.astype(np.float64)
-    return float(np.dot(wide, wide))
-
-
-def _starts(update: NDArray[np.float32]) -> range:
-    return range(0, update.size, _CHUNK)
+def _check(values: Reals, coded: NDArray[np.uint32]) -> None:
+    if values.ndim != 1 or values.dtype not in (np.float32, np.float64):
+        raise ValueError(f"a vector of floats is wanted, not {values.dtype} {values.shape}")
+    if coded.shape != values.shape or coded.dtype != np.uint32 or not coded.flags.writeable:
+        raise ValueError(f"the code of {values.size} values is {values.size} writable uint32")

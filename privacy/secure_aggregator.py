@@ -11,7 +11,8 @@ import hmac
 
 import numpy as np
 
-from fedward.privacy.masks import SEED_SIZE, add_masks
+from fedward.privacy.key_stream import SEED_SIZE
+from fedward.privacy.masks import add_masks
 from fedward.privacy.neighbours import closed_neighbourhoods, ring_of
 from fedward.privacy.protocol_errors import BadShare, TooFew
 from fedward.privacy.secure_messages import Attempt, Masked, Unmasking, UnmaskRequest, Words

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from fedward.privacy.protocol_errors import BadShare
 
@@ -74,7 +75,8 @@ def _evaluate(coefficients: Sequence[int], holders: int) -> list[bytes]:
     for x in range(1, holders + 1):
         y = 0
         for coefficient in reversed(coefficients):
-            y = (y * x + coefficient) % _PRIME
+            y = y * x + coefficient  # grows by the few bits of x: one division at the end will do
+        y %= _PRIME
         shares.append(x.to_bytes(_X_SIZE, "big") + y.to_bytes(SHARE_SIZE - _X_SIZE, "big"))
     return shares
 
@@ -90,15 +92,22 @@ def _points(shares: Iterable[bytes]) -> dict[int, int]:
 
 
 def _at_zero(points: Sequence[tuple[int, int]]) -> int:
-    total = 0
-    for x, y in points:
+    weights = _weights(tuple(x for x, _ in points))
+    return sum(weight * y for weight, (_, y) in zip(weights, points, strict=True)) % _PRIME
+
+
+@lru_cache(maxsize=8)  # the same holders answer for all the secrets of a round
+def _weights(xs: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's: what each holder's y counts for in the value at zero."""
+    weights = []
+    for x in xs:
         above, below = 1, 1
-        for other, _ in points:
+        for other in xs:
             if other != x:
                 above = above * other % _PRIME
                 below = below * (other - x) % _PRIME
-        total += y * above * pow(below, -1, _PRIME)
-    return total % _PRIME
+        weights.append(above * pow(below, -1, _PRIME) % _PRIME)
+    return tuple(weights)
 
 
 def _bad() -> BadShare:

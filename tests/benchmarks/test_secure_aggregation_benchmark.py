@@ -36,5 +36,12 @@ def test_a_quick_run_measures_time_bytes_and_memory_beside_flower_and_plain(
         assert min(row["spread"]["ours"]) <= row["ours"] <= max(row["spread"]["ours"])
     for what in ("one mask", "a hospital's", "the aggregator's", "bytes a", "peak memory"):
         assert any(row["name"].startswith(what) for row in document["rows"]), what
+    by_clock, by_processor = (
+        [(row["name"], row["peer_name"]) for row in document["rows"] if row["unit"] == unit]
+        for unit in ("ms", "CPU ms")
+    )
+    assert by_clock == by_processor
+    parts = next(found for name, found in document["checks"].items() if name.endswith("by part"))
+    assert sum(parts.values()) == pytest.approx(2 * parts["whole"], abs=0.05)
     errors = document["checks"]["largest error of a mean, in steps of the code"]
     assert 0 < errors["ours"] <= 1.01

@@ -173,6 +173,22 @@ def test_nobody_joins_those_who_were_asked_to_unmask(ward: Ward) -> None:
     assert gathered.refusals == []
 
 
+def test_survivors_are_bound_even_where_fewer_of_them_would_do(ward: Ward) -> None:
+    """All four were to be unmasked and two helped; three are enough, but not the same sum."""
+    ward.fate = when(
+        ("lost", {"exchange": "unmask", "hospital": {"c", "d"}, "attempt": 1}),
+        ("lost", {"exchange": "train", "hospital": "d", "attempt": 2}),
+    )
+    ward.begin()
+
+    gathered = ward.gather(ward.request())
+
+    ward.holds(gathered, ABCD)
+    assert gathered.attempts == 3
+    assert gathered.refusals == []
+    assert not [a for a in ward.asked if a.exchange == "unmask" and a.attempt == 2]
+
+
 def test_silence_for_ever_is_given_up_and_the_next_round_works(ward: Ward) -> None:
     ward.fate = when(
         ("lost", {"exchange": "train", "hospital": "d", "round": 1}),

@@ -137,7 +137,13 @@ def as_a(answer: Answer) -> Answer:
     return replace(answer, hospital="a")
 
 
-@pytest.mark.parametrize("lie", [longer, fewer_shares, in_the_clear, as_a])
+def as_d(answer: Answer) -> Answer:
+    """In the name of one who has not answered yet."""
+    assert not isinstance(answer, Refusal)
+    return replace(answer, hospital="d")
+
+
+@pytest.mark.parametrize("lie", [longer, fewer_shares, in_the_clear, as_a, as_d])
 def test_a_masked_answer_that_is_none_is_left_out(lie: Change, ward: Ward) -> None:
     ward.fate = when((lie, {"exchange": "train", "hospital": "b"}))
     ward.begin()
@@ -158,7 +164,7 @@ def others_shares(answer: Answer) -> Answer:
     return replace(answer, unmasking=replace(answer.unmasking, self_shares={"a": b"x"}))
 
 
-@pytest.mark.parametrize("lie", [advertises_instead, others_shares, as_a])
+@pytest.mark.parametrize("lie", [advertises_instead, others_shares, as_a, as_d])
 def test_help_that_is_none_is_left_out(lie: Change, ward: Ward) -> None:
     """Nobody dropped out, so the three others are enough."""
     ward.fate = when((lie, {"exchange": "unmask", "hospital": "b"}))
