@@ -131,7 +131,7 @@ class SecureSumming:
                 todo="see the aggregator's log",
             )
         attempt = _attempt(request, request.invitation, _told(request))
-        self._secure.check(attempt)  # before any work: it may cost privacy
+        self._secure.admit(attempt)
         words = self._kept.read(request.round, attempt.told)
         if words is None:
             code = Encoding(layout, self._study.aggregation, hospitals=most)

@@ -69,33 +69,26 @@ class Journal:
 
         Raises:
             Replayed: This attempt, or a later one of this round, was used before, or the round was
-                about another model, or over other hospitals.
+                about another model or over other hospitals, or a later round was begun.
         """
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT attempt, told, invited FROM attempt WHERE run = ? AND round = ?",
-                (run, server_round),
-            ).fetchall()
-            if any(before >= attempt for before, _, _ in rows):
-                raise Replayed(
-                    f"attempt {attempt} of round {server_round} was answered before",
-                    todo="the aggregator must count attempts up",
-                )
-            if any(before != told for _, before, _ in rows):
-                raise Replayed(
-                    f"round {server_round} was asked before, about another model",
-                    todo="the aggregator must go on to the next round",
-                )
-            if any(before != invited for _, _, before in rows):
-                raise Replayed(
-                    f"round {server_round} was asked before, over other hospitals",
-                    todo="the aggregator must repeat it with the same adverts, or go on",
-                )
+            _refuse(db, run, server_round, attempt, told, invited)
             db.execute(
                 "INSERT INTO attempt (run, round, attempt, context, told, invited)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (run, server_round, attempt, context, told, invited),
             )
+
+    def check(
+        self, *, run: str, server_round: int, attempt: int, told: bytes, invited: bytes
+    ) -> None:
+        """Raise what `begin` would raise: worth knowing before any work is done.
+
+        Raises:
+            Replayed: As for `begin`.
+        """
+        with self._transaction() as db:
+            _refuse(db, run, server_round, attempt, told, invited)
 
     def told(self, *, run: str, server_round: int, attempt: int) -> bytes:
         """Digest of what this hospital was told when it masked for an attempt.
@@ -149,6 +142,36 @@ class Journal:
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
+
+
+def _refuse(
+    db: sqlite3.Connection, run: str, server_round: int, attempt: int, told: bytes, invited: bytes
+) -> None:
+    latest = db.execute("SELECT MAX(round) FROM attempt WHERE run = ?", (run,)).fetchone()[0]
+    if latest is not None and latest > server_round:
+        raise Replayed(
+            f"round {server_round} is over: round {latest} was begun",
+            todo="the aggregator must not go back",
+        )
+    rows = db.execute(
+        "SELECT attempt, told, invited FROM attempt WHERE run = ? AND round = ?",
+        (run, server_round),
+    ).fetchall()
+    if any(before >= attempt for before, _, _ in rows):
+        raise Replayed(
+            f"attempt {attempt} of round {server_round} was answered before",
+            todo="the aggregator must count attempts up",
+        )
+    if any(before != told for _, before, _ in rows):
+        raise Replayed(
+            f"round {server_round} was asked before, about another model",
+            todo="the aggregator must go on to the next round",
+        )
+    if any(before != invited for _, _, before in rows):
+        raise Replayed(
+            f"round {server_round} was asked before, over other hospitals",
+            todo="the aggregator must repeat it with the same adverts, or go on",
+        )
 
 
 def _never_masked() -> BadRequest:

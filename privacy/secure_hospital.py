@@ -149,8 +149,23 @@ class SecureHospital:
         """
         return self._journal.told(run=run, server_round=server_round, attempt=attempt)
 
+    def admit(self, attempt: Attempt) -> None:
+        """Accept an attempt by returning, before any work is done for it: work may cost privacy.
+
+        Raises:
+            ProtocolError: As for `mask`.
+        """
+        self.check(attempt)
+        self._journal.check(
+            run=attempt.run,
+            server_round=attempt.round,
+            attempt=attempt.attempt,
+            told=attempt.told,
+            invited=ring_of(attempt),
+        )
+
     def check(self, attempt: Attempt) -> int:
-        """The attempt's threshold, if this hospital may mask for it: worth asking before training.
+        """The attempt's threshold, if it holds together.
 
         Raises:
             BadAdvert: As for `mask`.

@@ -229,6 +229,17 @@ def test_a_round_asked_for_with_another_part_to_judge_is_refused(private: Run) -
     assert refusal(private, another).error == "ProtocolError"
 
 
+def test_a_round_that_is_over_is_refused_before_it_is_trained_or_charged(private: Run) -> None:
+    """Its kept contribution is gone, so it would be trained for anew."""
+    private.play(private.train(1))
+    private.play(private.train(2))
+    before = private.sites.charges()
+
+    for number in (1, 2):
+        assert refusal(private, again(private.train(1), number)).error == "ProtocolError"
+    assert private.sites.charges() == before
+
+
 def test_a_round_that_the_study_does_not_have_costs_nothing(private: Run) -> None:
     said = refusal(private, private.train(4))
 

@@ -133,6 +133,32 @@ def test_a_round_is_over_the_same_hospitals_in_all_its_attempts(tmp_path: Path) 
     begin(journal, 1, run="another", invited=b"other" * 6)
 
 
+def test_a_round_that_is_over_is_not_asked_for_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    begin(journal, 1, server_round=3)
+    begin(journal, 1, server_round=5)
+
+    for number in (1, 3, 4):
+        with pytest.raises(Replayed, match=f"round {number} is over: round 5 was begun"):
+            begin(journal, 2, server_round=number)
+        with pytest.raises(Replayed, match="is over"):
+            journal.check(run="r", server_round=number, attempt=2, told=TOLD, invited=INVITED)
+    begin(journal, 1, run="another")
+
+
+def test_a_check_says_what_begin_would_say_and_uses_nothing_up(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    begin(journal, 2)
+    terms = {"run": "r", "server_round": 1, "told": TOLD, "invited": INVITED}
+
+    for wrong in ({"attempt": 2}, {"attempt": 3, "told": b"x"}, {"attempt": 3, "invited": b"x"}):
+        with pytest.raises(Replayed):
+            journal.check(**{**terms, **wrong})  # type: ignore[arg-type]
+    journal.check(**terms, attempt=3)  # type: ignore[arg-type]
+    journal.check(**terms, attempt=3)  # type: ignore[arg-type]
+    begin(journal, 3)
+
+
 def test_it_remembers_what_was_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     begin(journal, 2, told=b"another" * 4)
@@ -204,6 +230,7 @@ def test_any_sequence_is_answered_as_the_rules_say(steps: list[Step]) -> None:
             elif what == "begin":
                 before = {a: told for (r, a), told in begun.items() if r == server_round}
                 wrong = any(a >= attempt or told != model for a, told in before.items())
+                wrong = wrong or any(r > server_round for r, _ in begun)
                 given = bytes([model]) * 32
                 again = partial(begin, journal, attempt, server_round=server_round, told=given)
                 assert wrong == refused(again)
