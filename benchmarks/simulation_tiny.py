@@ -80,13 +80,14 @@ def cost_of_rounds(data: str, rounds: int, repeats: int) -> dict[str, Any]:
         hospitals = make_hospitals(whole, Path(data), Path(folder), seed=0)
         loaded = [open_site(path).load(whole.digest()) for path in hospitals]
         whole_rounds, bare_rounds = [], []
-        for _ in range(repeats):
-            whole_rounds.append(statistics.median(_federate(whole, hospitals)[WARM_UP:]))
+        for number in range(repeats):
+            seconds = _federate(whole, hospitals, run=f"benchmark-{number}")
+            whole_rounds.append(statistics.median(seconds[WARM_UP:]))
             bare_rounds.append(_train_only(loaded, rounds))
     return {"whole": whole_rounds, "bare": bare_rounds}
 
 
-def _federate(whole: Study, hospitals: list[Path]) -> list[float]:
+def _federate(whole: Study, hospitals: list[Path], run: str = "benchmark") -> list[float]:
     ends = [time.perf_counter()]
 
     def listen(event: Event) -> None:
@@ -94,7 +95,7 @@ def _federate(whole: Study, hospitals: list[Path]) -> list[float]:
             ends.append(time.perf_counter())
 
     with InProcessGrid(hospitals, workers=1) as grid:
-        Federation(whole, grid, run="benchmark", seed=0, listener=listen).train_and_judge()
+        Federation(whole, grid, run=run, seed=0, listener=listen).train_and_judge()
     return np.diff(ends).tolist()
 
 

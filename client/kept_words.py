@@ -24,13 +24,16 @@ class KeptWords:
         """Take the run's folder."""
         self._folder = folder
 
-    def read(self, server_round: int, told: bytes) -> Words | None:
-        """What was written for this round and what was told in it, shape (n,); None if nothing."""
+    def read(self, server_round: int, told: bytes, *, size: int) -> Words | None:
+        """What was written for this round and what was told in it, shape (size,).
+
+        None if nothing was written, or not all of it is there.
+        """
         try:
-            content = self._file(server_round, told).read_bytes()
+            content = bytearray(self._file(server_round, told).read_bytes())
         except FileNotFoundError:
             return None
-        return np.frombuffer(bytearray(content), dtype="<u4")
+        return np.frombuffer(content, dtype="<u4") if len(content) == 4 * size else None
 
     def write(self, server_round: int, told: bytes, words: Words) -> None:
         """Keep the contribution to a round, and no earlier one; whole or not at all."""
@@ -48,4 +51,4 @@ class KeptWords:
                 old.unlink(missing_ok=True)
 
     def _file(self, server_round: int, told: bytes) -> Path:
-        return self._folder / f"round-{server_round}-{told.hex()[:16]}.words"
+        return self._folder / f"round-{server_round}-{told.hex()}.words"

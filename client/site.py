@@ -53,7 +53,6 @@ from fedward.study.messages import (
     Request,
     TrainRequest,
     UnmaskQuery,
-    Vector,
 )
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
@@ -132,10 +131,36 @@ class Site:
                 loaded = self._loaded[request.study]
                 return summing.contribute(
                     request,
+                    lambda: self._refuse_impossible(request, loaded),
                     lambda: self._work(request, loaded),
                     self._layout(request, loaded),
                     np.random.default_rng(self._generator(request, "rounding").initial_seed()),
                 )
+
+    def _refuse_impossible(self, request: Request, loaded: Loaded) -> None:
+        """What can be seen without the records is refused before any work is begun for it."""
+        study = loaded.study
+        part = request.monitor if isinstance(request, TrainRequest) else request.part
+        self._allow(study, part)
+        if len(request.model) != loaded.size:
+            raise TrainingError(
+                "the server's model does not fit the study: "
+                f"it has {len(request.model)} values, not "
+                f"{loaded.size}",
+                todo="run the same version of fedward on both sides",
+            )
+        if isinstance(request, TrainRequest):
+            if not 1 <= request.round <= study.training.rounds:
+                raise RefusedError(
+                    f"round {request.round} is none of the study's {study.training.rounds}",
+                    todo="write a study with more rounds, and have it approved",
+                )
+        elif request.round != study.judging_round(request.part):
+            raise RefusedError(
+                f"the {request.part} part is judged once, in exchange "
+                f"{study.judging_round(request.part)}, not in {request.round}",
+                todo="run the same version of fedward on both sides",
+            )
 
     def _work(self, request: Request, loaded: Loaded) -> Summand:
         if isinstance(request, TrainRequest):
@@ -199,13 +224,8 @@ class Site:
 
     def _train(self, request: TrainRequest, loaded: Loaded) -> Summand:
         study, records = loaded.study, loaded.parts["train"]
-        self._allow(study, request.monitor)
-        if not 1 <= request.round <= study.training.rounds:
-            raise RefusedError(
-                f"round {request.round} is none of the study's {study.training.rounds}",
-                todo="write a study with more rounds, and have it approved",
-            )
-        model = self._model_of(loaded, request.model)
+        model = loaded.model
+        flat.load(model, request.model)
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train
         sums = np.zeros(loaded.task.size)
@@ -229,26 +249,10 @@ class Site:
         return counted
 
     def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
-        self._allow(loaded.study, request.part)
-        if request.round != loaded.study.judging_round(request.part):
-            raise RefusedError(
-                f"the {request.part} part is judged once, in exchange "
-                f"{loaded.study.judging_round(request.part)}, not in {request.round}",
-                todo="run the same version of fedward on both sides",
-            )
-        model = self._model_of(loaded, request.model)
+        model = loaded.model
+        flat.load(model, request.model)
         sums = metric_sums(model, loaded.parts[request.part], loaded.task)
         return judged(sums)
-
-    def _model_of(self, loaded: Loaded, vector: Vector) -> nn.Module:
-        try:
-            flat.load(loaded.model, vector)
-        except ValueError as error:
-            raise TrainingError(
-                f"the server's model does not fit the study: {error}",
-                todo="run the same version of fedward on both sides",
-            ) from error
-        return loaded.model
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from fedward.client.hospital import HospitalFile
 from fedward.client.kept_words import KeptWords
 from fedward.client.membership import read_membership
 from fedward.privacy.advert import RunKey, pack, unpack
-from fedward.privacy.contribution import Layout, Summand
+from fedward.privacy.contribution import Layout, Summand, failed
 from fedward.privacy.encoding import Encoding
 from fedward.privacy.framing import framed
 from fedward.privacy.journal import Journal
@@ -21,7 +22,7 @@ from fedward.privacy.plain_sum import plain_vector
 from fedward.privacy.protocol_errors import BadRequest
 from fedward.privacy.secure_hospital import SecureHospital, Trust
 from fedward.privacy.secure_messages import Attempt, UnmaskRequest
-from fedward.study.errors import RefusedError
+from fedward.study.errors import RefusedError, TrainingError
 from fedward.study.messages import (
     Advertised,
     AdvertiseQuery,
@@ -32,10 +33,15 @@ from fedward.study.messages import (
     TrainRequest,
     Unmasked,
     UnmaskQuery,
+    Words,
 )
 from fedward.study.study import Study
 
+Allow = Callable[[], None]
 Work = Callable[[], Summand]
+
+_LOG = logging.getLogger("fedward.client")
+_LONGEST_RUN = 128  # characters, as in an advert
 
 
 class Summing(Protocol):
@@ -45,12 +51,13 @@ class Summing(Protocol):
         """This hospital's key for a run."""
 
     def contribute(
-        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+        self, request: Request, allow: Allow, work: Work, layout: Layout, rng: np.random.Generator
     ) -> Contribution | MaskedContribution:
         """The answer to a request; `work` is done only if the request may be answered at all.
 
         Args:
             request: What was asked.
+            allow: Raises what can be said against the request without looking at a record.
             work: Trains or judges, and says what this hospital adds.
             layout: Of what it adds.
             rng: For roundings, which are no secret.
@@ -72,7 +79,7 @@ class PlainSumming:
         raise _not_secure()
 
     def contribute(
-        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+        self, request: Request, allow: Allow, work: Work, layout: Layout, rng: np.random.Generator
     ) -> Contribution:
         """The contribution itself.
 
@@ -81,6 +88,7 @@ class PlainSumming:
         """
         if request.invitation is not None:
             raise _not_secure()
+        allow()
         return Contribution(self._hospital, plain_vector(work()))
 
     def unmask(self, query: UnmaskQuery) -> Unmasked:
@@ -111,7 +119,7 @@ class SecureSumming:
         return Advertised(self._hospital, pack(advert))
 
     def contribute(
-        self, request: Request, work: Work, layout: Layout, rng: np.random.Generator
+        self, request: Request, allow: Allow, work: Work, layout: Layout, rng: np.random.Generator
     ) -> MaskedContribution:
         """The contribution, masked; of a repeated round the one that was made at first.
 
@@ -132,10 +140,12 @@ class SecureSumming:
             )
         attempt = _attempt(request, request.invitation, _told(request))
         self._secure.admit(attempt)
-        words = self._kept.read(request.round, attempt.told)
+        allow()
+        code = Encoding(layout, self._study.aggregation, hospitals=most)
+        words = self._kept.read(request.round, attempt.told, size=code.size)
         if words is None:
-            code = Encoding(layout, self._study.aggregation, hospitals=most)
-            words = code.encode(work(), rng=rng)
+            self._secure.reserve(attempt)
+            words = _encoded(work, code, layout, rng)
             self._kept.write(request.round, attempt.told, words)
         return MaskedContribution(self._hospital, self._secure.mask(attempt, words))
 
@@ -157,6 +167,19 @@ class SecureSumming:
         return who.asked if isinstance(request, TrainRequest) else who.hospitals
 
 
+def _encoded(work: Work, code: Encoding, layout: Layout, rng: np.random.Generator) -> Words:
+    """What the work gives; of work that fails nothing but that it failed, and that in the sum.
+
+    The aggregator chooses the model. If a hospital declined wherever its records make training or
+    a metric overflow, declining would tell something about them.
+    """
+    try:
+        return code.encode(work(), rng=rng)
+    except TrainingError as error:
+        _LOG.error("counted as failed: %s", error)
+        return code.encode(failed(layout), rng=rng)
+
+
 def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str) -> Summing:
     """The way that a study asks for, with this hospital's keys.
 
@@ -169,20 +192,31 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
     Raises:
         RefusedError: The sums are secure and the hospital is in no consortium.
         DataError: Its roster, its keys or the run's state cannot be used.
+        BadRequest: The run's name is none.
     """
     if not study.aggregation.secure:
         return PlainSumming(hospital.name)
     membership = read_membership(hospital, folder)
+    if not 1 <= len(run) <= _LONGEST_RUN:
+        raise BadRequest("no possible name of a run", todo="see the aggregator's log")
     state = folder / hospital.state / "secure"
-    own = state / hashlib.sha256(framed(study.digest(), run)).hexdigest()[:32]
+    own = state / hashlib.sha256(framed(study.digest(), run)).hexdigest()
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key, journal = own / "run-key.pem", own / "journal.sqlite"
+    if not journal.exists():
+        key.unlink(missing_ok=True)  # what was said under it is not remembered
+    remembered = Journal(journal, durable=hospital.simulation is None)
     secure = SecureHospital(
         name=membership.name,
         identity=membership.identity,
-        run_key=RunKey.kept(own / "run-key.pem"),
+        run_key=RunKey.kept(key),
         roster=membership.roster,
-        trust=Trust(study.aggregation.colluding, study.aggregation.min_honest),
-        journal=Journal(state / "journal.sqlite", durable=hospital.simulation is None),
+        trust=Trust(
+            study.aggregation.colluding,
+            study.aggregation.min_honest,
+            study.participation.fewest,
+        ),
+        journal=remembered,
     )
     return SecureSumming(membership.name, secure, study, own)
 

@@ -1,8 +1,9 @@
 """What one hospital adds to a round, and what the sum over hospitals comes to.
 
-A contribution is one flat vector, `[weight * update | weight, clipped, capped | metric sums]`, so
-that whatever adds contributions up need not know what is in them, and only the sum is ever taken
-apart.
+A contribution is one flat vector, so that whatever adds contributions up need not know what is in
+them, and only the sum is ever taken apart:
+
+    [ weight * update | weight, clipped, capped, failed | metric sums ]
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from fedward.study.aggregation import Aggregation, QFedAvg
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Vector
 
-HEAD = 3
-"""Numbers between the update and the metric sums: weight, clipped, capped."""
+HEAD = 4
+"""Numbers between the update and the metric sums: weight, clipped, capped, failed."""
 
 _LEAST_LOSS = 1e-10  # so that a loss of 0 has a power, as in the authors' code
 
@@ -53,6 +54,7 @@ class Summand:
         metrics: Metric sums, shape (metrics,).
         clipped: Whether the update was longer than the study allows.
         capped: Whether the hospital would weigh more than the study allows.
+        failed: Whether it could not do its work; it then adds nothing else.
     """
 
     update: Vector
@@ -60,11 +62,13 @@ class Summand:
     metrics: NDArray[np.float64]
     clipped: bool = False
     capped: bool = False
+    failed: bool = False
 
     @property
     def head(self) -> NDArray[np.float64]:
-        """Weight, clipped and capped as numbers, shape (3,)."""
-        return np.array([self.weight, self.clipped, self.capped], dtype=np.float64)
+        """Weight, clipped, capped and failed as numbers, shape (4,)."""
+        marks = (self.clipped, self.capped, self.failed)
+        return np.array([self.weight, *marks], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Total:
         metrics: Sum of the metric sums, shape (metrics,), float64.
         clipped: Hospitals whose update was clipped.
         capped: Hospitals that weigh less than they would without the study's cap.
+        failed: Hospitals that could not do their work.
     """
 
     update: NDArray[np.float64]
@@ -84,6 +89,7 @@ class Total:
     metrics: NDArray[np.float64]
     clipped: int = 0
     capped: int = 0
+    failed: int = 0
 
 
 def trained(
@@ -125,8 +131,9 @@ def trained_fairly(
     within = _within(update, terms)
     loss += _LEAST_LOSS
     square = float(np.dot(within.astype(np.float64), within))
-    own = loss**terms.q
-    weight = own + terms.q * square / rate * loss ** (terms.q - 1)
+    with np.errstate(over="ignore"):
+        own, slope = np.power(np.float64(loss), [terms.q, terms.q - 1])
+        weight = float(own + terms.q * square / rate * slope)
     if not weight < np.inf:
         raise not_finite()
     shrunk = (within.astype(np.float64) * (own / weight)).astype(np.float32)
@@ -145,6 +152,12 @@ def _within(update: Vector, terms: Aggregation) -> Vector:
         return clip_norm(update, terms.clip)
     except ValueError:
         raise not_finite() from None
+
+
+def failed(layout: Layout) -> Summand:
+    """What a hospital adds that could not do its work: that it could not."""
+    nothing = np.zeros(layout.parameters, dtype=np.float32)
+    return Summand(nothing, 0.0, np.zeros(layout.metrics), failed=True)
 
 
 def not_finite() -> TrainingError:

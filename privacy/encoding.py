@@ -93,11 +93,11 @@ class Encoding:
         tail = np.empty(HEAD + self._layout.metrics)
         tail[~self._real] = counts
         tail[self._real] = np.ldexp((high * (1 << self._low_bits) + low) * 1.0, -_FRACTION_BITS)
-        weight, clipped, capped = map(float, tail[:HEAD])
+        weight, *marks = map(float, tail[:HEAD])
         mean = np.zeros(d)
         if weight > 0:
             mean = self._update.decode(total[:d]) * (self._largest / weight)
-        return Total(mean, weight, tail[HEAD:], round(clipped), round(capped))
+        return Total(mean, weight, tail[HEAD:], *map(round, marks))
 
 
 def _words(values: NDArray[np.int64]) -> Words:

@@ -1,8 +1,8 @@
 """What a hospital has already said in secure aggregation: on disk before an answer leaves.
 
-A round's attempt is used once; all attempts of a round are about one model and over the same
-invited hospitals; and a round is never unmasked for two different sets of survivors, because the
-two sums would subtract to a single hospital's update.
+A round is worked for once, and its attempts are used once; all of them are about one model and over
+the same invited hospitals; rounds only go forward; and a round is never unmasked for two different
+sets of survivors. Otherwise two sums could be had that subtract to something of one hospital.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedward.privacy.protocol_errors import BadRequest, Replayed
+from fedward.study.errors import DataError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempt (
@@ -25,6 +26,13 @@ CREATE TABLE IF NOT EXISTS attempt (
     invited BLOB NOT NULL,
     survivors TEXT,
     PRIMARY KEY (run, round, attempt)
+)
+"""
+_WORK = """
+CREATE TABLE IF NOT EXISTS work (
+    run TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    PRIMARY KEY (run, round)
 )
 """
 
@@ -46,6 +54,28 @@ class Journal:
         self._path = path
         with self._transaction() as db:
             db.execute(_SCHEMA)
+            db.execute(_WORK)
+
+    def reserve(self, *, run: str, server_round: int) -> None:
+        """Write down that work for a round is about to begin; it is done once, come what may.
+
+        A second training would give another contribution, and two sums with the one and the other
+        would subtract to their difference.
+
+        Raises:
+            Replayed: It was begun before, or a later round was.
+        """
+        with self._transaction() as db:
+            _refuse_past(db, run, server_round)
+            before = db.execute(
+                "SELECT COUNT(*) FROM work WHERE run = ? AND round = ?", (run, server_round)
+            ).fetchone()
+            if before[0]:
+                raise Replayed(
+                    f"round {server_round} was worked for before, and what came of it is gone",
+                    todo="the aggregator must go on to the next round",
+                )
+            db.execute("INSERT INTO work (run, round) VALUES (?, ?)", (run, server_round))
 
     def begin(
         self,
@@ -137,22 +167,37 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
-            db.execute(f"PRAGMA synchronous = {self._synchronous}")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
+        try:
+            with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
+                db.execute(f"PRAGMA synchronous = {self._synchronous}")
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"the journal cannot be used ({error})",
+                todo="move it away: this hospital then advertises anew, in a new run",
+                where=str(self._path),
+            ) from None
 
 
-def _refuse(
-    db: sqlite3.Connection, run: str, server_round: int, attempt: int, told: bytes, invited: bytes
-) -> None:
-    latest = db.execute("SELECT MAX(round) FROM attempt WHERE run = ?", (run,)).fetchone()[0]
+def _refuse_past(db: sqlite3.Connection, run: str, server_round: int) -> None:
+    latest = db.execute(
+        "SELECT MAX(round) FROM (SELECT run, round FROM attempt UNION ALL"
+        " SELECT run, round FROM work) WHERE run = ?",
+        (run,),
+    ).fetchone()[0]
     if latest is not None and latest > server_round:
         raise Replayed(
             f"round {server_round} is over: round {latest} was begun",
             todo="the aggregator must not go back",
         )
+
+
+def _refuse(
+    db: sqlite3.Connection, run: str, server_round: int, attempt: int, told: bytes, invited: bytes
+) -> None:
+    _refuse_past(db, run, server_round)
     rows = db.execute(
         "SELECT attempt, told, invited FROM attempt WHERE run = ? AND round = ?",
         (run, server_round),

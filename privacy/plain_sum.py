@@ -87,6 +87,6 @@ class EachApart(PlainSum):
 
 def _apart(vector: np.ndarray[tuple[int], np.dtype[np.float64]], layout: Layout) -> Total:
     d = layout.parameters
-    weight, clipped, capped = map(float, vector[d : d + HEAD])
+    weight, *marks = map(float, vector[d : d + HEAD])
     mean = vector[:d] / weight if weight > 0 else np.zeros(d)
-    return Total(mean, weight, vector[d + HEAD :], round(clipped), round(capped))
+    return Total(mean, weight, vector[d + HEAD :], *map(round, marks))

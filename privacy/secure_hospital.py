@@ -35,10 +35,13 @@ class Trust:
     Attributes:
         colluding: Hospitals that may collude with the aggregator (c).
         min_honest: Fewest honest hospitals that a revealed sum may contain (k), at least 2.
+        fewest: Fewest hospitals of any kind in a sum, as the study says; the threshold may ask for
+            more.
     """
 
     colluding: int
     min_honest: int
+    fewest: int = 0
 
     def threshold(self, invited: int) -> int:
         """Shares that rebuild a self mask, and the fewest survivors nearby to unmask for (t)."""
@@ -156,13 +159,23 @@ class SecureHospital:
             ProtocolError: As for `mask`.
         """
         self.check(attempt)
+        ring, near = self._neighbours(attempt)
+        self._agree(attempt, near)
         self._journal.check(
             run=attempt.run,
             server_round=attempt.round,
             attempt=attempt.attempt,
             told=attempt.told,
-            invited=ring_of(attempt),
+            invited=ring,
         )
+
+    def reserve(self, attempt: Attempt) -> None:
+        """Begin the round's work: once, whatever becomes of it.
+
+        Raises:
+            Replayed: It was begun before, or a later round was.
+        """
+        self._journal.reserve(run=attempt.run, server_round=attempt.round)
 
     def check(self, attempt: Attempt) -> int:
         """The attempt's threshold, if it holds together.
@@ -184,6 +197,7 @@ class SecureHospital:
         own = [a for a in attempt.adverts if a.hospital == self._name]
         if len(own) != 1 or own[0].public_key != self._run_key.public:
             raise BadAdvert("this hospital is not invited with its own key", todo="advertise again")
+        self._refuse_few(len(names), "are invited")
         try:
             return self._trust.threshold(len(names))
         except ValueError as error:
@@ -208,12 +222,20 @@ class SecureHospital:
                 "asked to unmask without this hospital, or without the survivors' shares",
                 todo="see the aggregator's log",
             )
+        self._refuse_few(len(survivors), "survived")
         if len(left) < threshold:
             raise TooFew(
                 f"{len(left)} survivors of {len(near)}, the study's terms need {threshold}",
                 todo="the aggregator must repeat the round",
             )
         return survivors
+
+    def _refuse_few(self, hospitals: int, what: str) -> None:
+        if hospitals < self._trust.fewest:
+            raise TooFew(
+                f"{hospitals} hospitals {what}, the study wants {self._trust.fewest}",
+                todo="see the aggregator's log",
+            )
 
     def _agree(self, attempt: Attempt, near: Collection[str]) -> dict[str, bytes]:
         """The secret shared with each hospital nearby, this one included."""

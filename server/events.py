@@ -51,6 +51,7 @@ class RoundFinished:
         attempts: How often the round's sum was tried.
         clipped: Hospitals whose update was clipped to the study's norm.
         capped: Hospitals that weigh less than they would without the study's cap.
+        failed: Hospitals that answered and could not train; their own logs say why.
     """
 
     round: int
@@ -63,6 +64,7 @@ class RoundFinished:
     attempts: int = 1
     clipped: int = 0
     capped: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True)

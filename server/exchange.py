@@ -66,16 +66,18 @@ def exchange(
         Message(content, node, message_type, group_id=group, ttl=deadline)
         for node, content in contents.items()
     ]
-    pushed = list(grid.push_messages(messages))
+    pushed = [identifier for identifier in grid.push_messages(messages) if identifier]
+    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
     heard = Heard()
     missing = set(contents)
     for reply in _replies(grid, pushed, deadline):
-        node = reply.metadata.src_node_id
+        # Not the reply's own source: what a SuperLink says of a lost node comes from itself.
+        node = asked[reply.metadata.reply_to_message_id]
         missing.discard(node)
         if reply.has_error() and reply.error.code in _UNREACHABLE:
             heard.silent.append(node)
             continue
-        refusal = _take(reply, take, size)
+        refusal = _take(node, reply, take, size)
         if refusal is None:
             heard.answered.append(node)
         else:
@@ -101,22 +103,22 @@ def _replies(grid: Grid, pushed: list[str], deadline: float) -> Iterator[Message
             time.sleep(pause)
 
 
-def _take(reply: Message, take: Take, size: int) -> Refusal | None:
+def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
     """Hand one reply over, or say why not. A reply that cannot be used harms no other."""
-    node = f"node {reply.metadata.src_node_id}"
+    name = f"node {node}"
     if reply.has_error():
-        return Refusal(node, "Error", _last_line(reply.error.reason), "")
+        return Refusal(name, "Error", _last_line(reply.error.reason), "")
     try:
         answer = unpack_answer(reply.content, size=size)
         if isinstance(answer, Refusal):
             return answer
-        node = answer.hospital
-        take(reply.metadata.src_node_id, answer)
+        name = answer.hospital
+        take(node, answer)
     except (FedwardError, ValueError) as error:
         what, todo = (
             (error.what, error.todo) if isinstance(error, FedwardError) else (str(error), "")
         )
-        return Refusal(node, TrainingError.__name__, what, todo)
+        return Refusal(name, TrainingError.__name__, what, todo)
     finally:
         for record in reply.content.array_records.values():
             record.clear()  # Flower's messages outlive their last use

@@ -67,6 +67,7 @@ class Federation:
         self._digest = study.digest()
         self._task = Classification(study)
         self._refusals: list[Refused] = []
+        self._fewest = study.participation.fewest
         self._summing: Summing = (
             SecureSumming(study, grid, run=run)
             if study.aggregation.secure
@@ -119,9 +120,15 @@ class Federation:
         seconds, rounds = time.monotonic() - started, self._study.training.rounds
         total = gathered.total
         if total is None:
-            _stop_if_refused(gathered, f"round {server_round}")
+            _stop_if_refused(gathered, f"round {server_round}", len(invited), self._fewest)
             lost = RoundLost(server_round, rounds, seconds, gathered.attempts, gathered.why)
             return model, lost
+        if total.failed and not total.weight:
+            raise FederationError(
+                f"round {server_round}: no hospital could train",
+                todo="see the hospitals' own logs; a lower [training] learning_rate helps if the "
+                "model grew beyond all bounds",
+            )
         after = optimizer.step(server_round, model, gathered.each)
         return after, RoundFinished(
             round=server_round,
@@ -134,6 +141,7 @@ class Federation:
             attempts=gathered.attempts,
             clipped=total.clipped,
             capped=total.capped,
+            failed=total.failed,
         )
 
     def _judge(self, model: Vector, nodes: Sequence[int], monitor: Part | None) -> Outcome:
@@ -146,7 +154,7 @@ class Federation:
             gathered = self._ask(nodes, request, parameters=0)
             if gathered.total is None:
                 where = f"judging the final model on {part}"
-                _stop_if_refused(gathered, where)
+                _stop_if_refused(gathered, where, len(nodes), self._fewest)
                 raise _too_few(where, gathered.why)
             sums[part] = gathered.total.metrics
         validation = sums.get("validation")
@@ -208,9 +216,9 @@ class Federation:
         return self._task.metrics(sums, threshold) if np.any(sums) else None
 
 
-def _stop_if_refused(gathered: Gathered, where: str) -> None:
-    """Asking again does not help where a hospital said no."""
-    if not gathered.refusals:
+def _stop_if_refused(gathered: Gathered, where: str, asked: int, fewest: int) -> None:
+    """Asking again does not help where so many hospitals said no that too few are left."""
+    if asked - len(gathered.refusals) >= fewest:
         return
     first = gathered.refusals[0]
     others = len(gathered.refusals) - 1

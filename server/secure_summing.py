@@ -114,7 +114,7 @@ class SecureSumming:
         code = Encoding(layout, self._study.aggregation, hospitals=most)
         invited = [self._members[node] for node in nodes if node in self._members]
         asked, bound = invited, 0
-        gathered = Gathered()
+        gathered, refused = Gathered(), dict[int, Refusal]()
         already: set[str] = set()
 
         def hear_once(name: str) -> None:
@@ -125,7 +125,7 @@ class SecureSumming:
         for number in range(1, _MOST_ATTEMPTS + 1):
             tried = self._attempt(number, invited, asked, request, code, bound, hear_once)
             gathered.attempts = number
-            gathered.refusals += tried.refusing.values()
+            refused |= tried.refusing
             gathered.why = tried.why
             if tried.words is not None:
                 gathered.total = code.decode(tried.words)
@@ -136,9 +136,11 @@ class SecureSumming:
             if tried.settled:
                 bound = len(tried.survivors)
                 asked = [member for member in asked if member.name in tried.survivors]
-            if len(asked) < bound:
-                break  # one of them declined: the others' masked updates are given up
-        gathered.silent = len(nodes) - len(gathered.answered) - len(gathered.refusals)
+            if len(asked) < max(bound, who.fewest):
+                break  # too few may still answer, or one of the bound declined: no sum can come
+        gathered.refusals = list(refused.values())
+        heard_of = {m.node for m in invited if m.name in gathered.answered} | refused.keys()
+        gathered.silent = len(set(nodes) - heard_of)
         return gathered
 
     def _attempt(

@@ -57,6 +57,8 @@ def troubles(event: RoundFinished) -> list[str]:
         found.append(f"{event.silent} silent")
     if event.attempts > 1:
         found.append(f"attempt {event.attempts}")
+    if event.failed:
+        found.append(f"{event.failed} could not train")
     if event.clipped:
         found.append(f"{event.clipped} clipped")
     return found

@@ -39,10 +39,10 @@ from fedward.simulation.result import (
     Sums,
 )
 from fedward.simulation.unreliable import UnreliableGrid
-from fedward.study.errors import FedwardError, InputError, OptionError
+from fedward.study.errors import FedwardError, InputError, OptionError, StudyError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.simulation import Failure
-from fedward.study.study import Participation, Study
+from fedward.study.study import Study, parse_study
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,15 @@ def with_hospitals(study: Study, hospitals: int | None) -> Study:
             f"--hospitals {hospitals} is less than the study's [participation] asks for",
             todo=f"give at least {least}, or change the study",
         )
-    participation = Participation(**{**now.model_dump(), "hospitals": hospitals})
-    return study.model_copy(update={"participation": participation})
+    values = study.model_dump(mode="json", exclude_none=True)
+    values["participation"]["hospitals"] = hospitals
+    try:
+        return parse_study(values)
+    except StudyError as error:
+        raise OptionError(
+            f"--hospitals {hospitals} does not fit the study",
+            todo=f"give another number, or change the study; allowed: {error.allowed}",
+        ) from None
 
 
 def simulate(

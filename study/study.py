@@ -231,8 +231,8 @@ class Study(Frozen):
         fewest = max(needed, self.participation.fewest)
         aside = f", even if {terms.colluding} side with it" if terms.colluding else ""
         return (
-            f"Sums are secure: the aggregator reads only sums over {fewest} to {asked} hospitals"
-            f"{aside}."
+            f"Sums are secure: the aggregator reads only sums over at least {fewest} of the "
+            f"hospitals{aside}."
         )
 
     def canonical(self) -> bytes:
@@ -271,10 +271,12 @@ def _refuse_impossible_sums(study: Study) -> None:
                 f"hospitals that share masks, floor(({near} + {colluding} colluding + "
                 f"{terms.min_honest} honest - 1) / 2) + 1 = {needed} must answer, or nobody unmasks"
             )
-        if hospitals * terms.largest_weight >= 2**31:
+        # A weight is a multiple of 2**-16 in two words, whose low bits leave room for the sum.
+        room = ((2**31 - 1) // hospitals) << (31 - (hospitals - 1).bit_length())
+        if terms.largest_weight * 2**16 > room:
             raise ValueError(
-                f"{hospitals} hospitals times aggregation.max_records = {terms.largest_weight} "
-                "below 2**31: the sum of weights must fit 32 bits"
+                f"aggregation.max_records <= {room // 2**16} with {hospitals} hospitals, not "
+                f"{terms.largest_weight}: the sum of weights must fit its words"
             )
     if who.fewest == 2 and not terms.two_hospitals:
         raise ValueError(

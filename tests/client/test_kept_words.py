@@ -33,14 +33,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_kept_before_anything_was_written(folder: Path) -> None:
-    assert KeptWords(folder).read(1, TOLD) is None
+    assert KeptWords(folder).read(1, TOLD, size=4) is None
 
 
 @given(hnp.arrays(np.uint32, st.integers(0, 50)), st.integers(1, 2**63 - 1))
 def test_what_was_written_is_read_again(words: Words, server_round: int) -> None:
     with fast_folder() as folder:
         KeptWords(folder).write(server_round, TOLD, words)
-        found = KeptWords(folder).read(server_round, TOLD)
+        found = KeptWords(folder).read(server_round, TOLD, size=len(words))
 
     assert found is not None
     assert found.dtype == np.uint32
@@ -51,10 +51,10 @@ def test_it_belongs_to_one_round_and_to_what_was_told_in_it(folder: Path) -> Non
     kept = KeptWords(folder)
     kept.write(2, TOLD, WORDS)
 
-    assert kept.read(1, TOLD) is None
-    assert kept.read(3, TOLD) is None
-    assert kept.read(22, TOLD) is None
-    assert kept.read(2, ANOTHER) is None
+    assert kept.read(1, TOLD, size=4) is None
+    assert kept.read(3, TOLD, size=4) is None
+    assert kept.read(22, TOLD, size=4) is None
+    assert kept.read(2, ANOTHER, size=4) is None
 
 
 def test_the_next_round_takes_the_place_of_the_last(folder: Path) -> None:
@@ -62,9 +62,9 @@ def test_the_next_round_takes_the_place_of_the_last(folder: Path) -> None:
     kept.write(1, TOLD, WORDS)
     kept.write(2, ANOTHER, WORDS + np.uint32(1))
 
-    assert kept.read(1, TOLD) is None
+    assert kept.read(1, TOLD, size=4) is None
     assert len(list(folder.iterdir())) == 1
-    found = kept.read(2, ANOTHER)
+    found = kept.read(2, ANOTHER, size=4)
     assert found is not None
     assert np.array_equal(found, WORDS + np.uint32(1))
 
@@ -74,19 +74,19 @@ def test_runs_keep_for_themselves(tmp_path: Path) -> None:
     one.write(1, TOLD, WORDS)
     other.write(2, TOLD, WORDS)
 
-    assert one.read(1, TOLD) is not None
-    assert other.read(1, TOLD) is None
+    assert one.read(1, TOLD, size=4) is not None
+    assert other.read(1, TOLD, size=4) is None
 
 
 def test_what_is_read_may_be_masked_in_place(folder: Path) -> None:
     """A mask is added to the words themselves; what is kept must stay what it was."""
     kept = KeptWords(folder)
     kept.write(1, TOLD, WORDS)
-    first = kept.read(1, TOLD)
+    first = kept.read(1, TOLD, size=4)
     assert first is not None
     first += np.uint32(12345)
 
-    second = kept.read(1, TOLD)
+    second = kept.read(1, TOLD, size=4)
 
     assert second is not None
     assert np.array_equal(second, WORDS)
@@ -98,7 +98,7 @@ def test_what_was_written_may_be_masked_in_place(folder: Path) -> None:
     kept.write(1, TOLD, words)
     words += np.uint32(12345)
 
-    found = kept.read(1, TOLD)
+    found = kept.read(1, TOLD, size=4)
 
     assert found is not None
     assert np.array_equal(found, WORDS)
@@ -133,8 +133,8 @@ def test_what_does_not_fit_on_the_disk_is_not_half_kept(folder: Path) -> None:
     with pytest.raises(OSError, match="too large"):
         kept.write(2, ANOTHER, np.zeros(100_000, dtype=np.uint32))
 
-    assert kept.read(2, ANOTHER) is None
-    before = kept.read(1, TOLD)
+    assert kept.read(2, ANOTHER, size=4) is None
+    before = kept.read(1, TOLD, size=4)
     assert before is not None
     assert np.array_equal(before, WORDS)
 
@@ -147,7 +147,7 @@ def test_after_a_full_disk_the_same_round_can_be_kept(folder: Path) -> None:
 
     kept.write(1, TOLD, WORDS)
 
-    found = kept.read(1, TOLD)
+    found = kept.read(1, TOLD, size=4)
     assert found is not None
     assert np.array_equal(found, WORDS)
 

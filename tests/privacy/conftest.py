@@ -36,7 +36,7 @@ class Nearby(Trust):
     All colluders may stand in one neighbourhood.
     """
 
-    near: int
+    near: int = 65
 
     def threshold(self, invited: int) -> int:
         return (min(self.near, invited) + self.colluding + self.min_honest - 1) // 2 + 1

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
+from fedward.privacy.contribution import (
+    Layout,
+    Summand,
+    failed,
+    judged,
+    trained,
+    trained_fairly,
+)
 from fedward.study.aggregation import FedAvg, QFedAvg
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Vector
@@ -128,7 +135,7 @@ def test_flags_are_independent_of_each_other() -> None:
 
     for (long, many), summand in flags.items():
         assert (summand.clipped, summand.capped) == (long, many)
-        assert summand.head.tolist() == [10.0 if many else 5.0, float(long), float(many)]
+        assert summand.head.tolist() == [10.0 if many else 5.0, float(long), float(many), 0]
 
 
 def test_metric_sums_pass_as_they_are() -> None:
@@ -140,7 +147,16 @@ def test_who_only_judges_adds_no_update_and_no_weight() -> None:
     summand = judged(SUMS)
 
     assert summand.update.shape == (0,)
-    assert summand.head.tolist() == [0, 0, 0]
+    assert summand.head.tolist() == [0, 0, 0, 0]
+
+
+@given(st.integers(0, 9), st.integers(0, 9))
+def test_who_could_not_do_its_work_adds_nothing_but_that(parameters: int, metrics: int) -> None:
+    summand = failed(Layout(parameters, metrics))
+
+    assert summand.update.tolist() == [0] * parameters
+    assert summand.metrics.tolist() == [0] * metrics
+    assert summand.head.tolist() == [0, 0, 0, 1]
 
 
 # --- Fairness (Li et al. 2020, q-FFL) -------------------------------------------------------------

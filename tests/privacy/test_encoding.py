@@ -269,15 +269,16 @@ def test_as_many_of_the_largest_count_as_there_are_hospitals_do_not_wrap(
 
 
 @given(st.integers(2, 70), st.lists(st.booleans(), min_size=1, max_size=20))
-def test_clipped_and_capped_hospitals_are_counted(hospitals: int, flags: list[bool]) -> None:
+def test_clipped_capped_and_failed_hospitals_are_counted(hospitals: int, flags: list[bool]) -> None:
     flags = flags[:hospitals]
     code, rng = code_for(hospitals), np.random.default_rng(0)
     empty = np.zeros(0, dtype=np.float32)
-    summands = [Summand(empty, 1.0, NO_METRICS, clipped=f, capped=not f) for f in flags]
+    summands = [Summand(empty, 1.0, NO_METRICS, f, not f, failed=f) for f in flags]
 
     total = code.decode(added(code.encode(s, rng=rng) for s in summands))
 
     assert (total.clipped, total.capped) == (sum(flags), len(flags) - sum(flags))
+    assert total.failed == sum(flags)
 
 
 @given(st.integers(2, 70), st.data())
@@ -342,8 +343,8 @@ def test_the_words_are_as_many_as_the_code_says(
     words = code.encode(summand, rng=np.random.default_rng(0))
 
     assert words.dtype == np.uint32
-    # The update, weight with clipped and capped, the metrics; the weight and a loss take two.
-    assert words.shape == (code.size,) == (parameters + 3 + metrics + 1 + len(reals),)
+    # The update, weight with three marks, the metrics; the weight and a loss take two.
+    assert words.shape == (code.size,) == (parameters + 4 + metrics + 1 + len(reals),)
 
 
 # --- What cannot be added up ----------------------------------------------------------------------

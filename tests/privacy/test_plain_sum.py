@@ -78,7 +78,7 @@ def test_a_known_answer() -> None:
 def test_what_travels_is_the_weighted_update_then_the_head_and_then_the_metrics() -> None:
     vector = contribution(update(1, -2), 3, sums(5, 7), clipped=True)
 
-    assert vector.tolist() == [3, -6, 3, 1, 0, 5, 7]
+    assert vector.tolist() == [3, -6, 3, 1, 0, 0, 5, 7]
 
 
 def test_clipped_and_capped_hospitals_are_counted() -> None:
@@ -160,14 +160,14 @@ def test_the_hospital_never_sends_what_is_too_large_for_the_wire(
         contribution(vector, weight, metrics)
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_the_aggregator_refuses_what_is_not_finite_and_keeps_its_sum(
     value: float, place: int
 ) -> None:
     total = PlainSum(Layout(1, 1))
     total.add(contribution(update(2), 3.0, sums(4)))
-    bad = update(1, 1, 0, 0, 1)
+    bad = update(1, 1, 0, 0, 0, 1)
     bad[place] = value
 
     with pytest.raises(TrainingError, match="finite"):
@@ -177,7 +177,7 @@ def test_the_aggregator_refuses_what_is_not_finite_and_keeps_its_sum(
     assert (found.update.tolist(), found.weight, found.metrics.tolist()) == ([2], 3, [4])
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 4, 6])
+@pytest.mark.parametrize("length", [0, 1, 3, 5, 7])
 def test_the_aggregator_refuses_another_length_and_keeps_its_sum(length: int) -> None:
     """A vector of one value would otherwise be added to every place."""
     total = PlainSum(Layout(1, 1))
@@ -197,7 +197,7 @@ def test_the_aggregator_refuses_a_negative_weight_and_keeps_its_sum(weight: floa
     total.add(contribution(update(2), 3.0, sums(4)))
 
     with pytest.raises(TrainingError, match="negative weight"):
-        total.add(update(1, weight, 0, 0, 1))
+        total.add(update(1, weight, 0, 0, 0, 1))
 
     found = total.total()
     assert (found.update.tolist(), found.weight, found.metrics.tolist()) == ([2], 3, [4])

@@ -23,7 +23,8 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 
 from fedward.privacy.contribution import Layout
 from fedward.privacy.plain_sum import PlainSum
@@ -84,7 +85,9 @@ def ask(
 def honest(message: Message) -> list[Message]:
     """Node n answers [10 n, 20 n, n, 0, 0, 1]: an update of (10, 20) that weighs n."""
     node = message.metadata.dst_node_id
-    return [contribution(message, vector(10 * node, 20 * node, node, 0, 0, 1), f"hospital-{node}")]
+    return [
+        contribution(message, vector(10 * node, 20 * node, node, 0, 0, 0, 1), f"hospital-{node}")
+    ]
 
 
 def with_liar(lie: Answers) -> Answers:
@@ -131,7 +134,7 @@ def test_what_a_reply_held_is_gone_even_if_somebody_keeps_the_reply() -> None:
     kept: list[Message] = []
 
     def answers(message: Message) -> list[Message]:
-        size = 5 if message.metadata.dst_node_id == 2 else 6  # one of them is refused
+        size = 6 if message.metadata.dst_node_id == 2 else 7  # one of them is refused
         kept.append(contribution(message, np.ones(size, dtype=np.float32)))
         return [kept[-1]]
 
@@ -254,20 +257,20 @@ def test_a_typed_refusal_arrives_as_it_was_said() -> None:
     assert refusal_of_the_liar(came) == said
 
 
-@pytest.mark.parametrize("size", [0, 1, 4, 5, 7, 4000])
+@pytest.mark.parametrize("size", [0, 1, 5, 6, 8, 4000])
 def test_an_answer_of_another_size_is_left_out(size: int) -> None:
     wrong = np.ones(size, dtype=np.float32)
     came = ask(PostBox(with_liar(lambda m: [contribution(m, wrong)]), nodes=3))
 
     assert_only_honest(came)
     refusal = refusal_of_the_liar(came)
-    assert f"{size} values, expected 6" in refusal.what
+    assert f"{size} values, expected 7" in refusal.what
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(7))
 def test_one_value_that_is_not_finite_keeps_the_whole_answer_out(value: float, place: int) -> None:
-    lie = vector(1, 2, 3, 4, 5, 6)
+    lie = vector(1, 2, 3, 4, 5, 6, 7)
     lie[place] = value
     came = ask(PostBox(with_liar(lambda m: [contribution(m, lie, "Liar")]), nodes=3))
 
@@ -287,13 +290,13 @@ def saved(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("vector.npy", saved(np.ones(6, dtype=np.float32)))
+        archive.writestr("vector.npy", saved(np.ones(7, dtype=np.float32)))
     return buffer.getvalue()
 
 
 def records(data: bytes, stype: str = "numpy.ndarray", hospital: object = "Liar") -> RecordDict:
-    """Records that say float32 of shape (6,), whatever the bytes are."""
-    array = Array(dtype="float32", shape=(6,), stype=stype, data=data)
+    """Records that say float32 of shape (7,), whatever the bytes are."""
+    array = Array(dtype="float32", shape=(7,), stype=stype, data=data)
     terms = ConfigRecord({"hospital": hospital})  # type: ignore[dict-item]
     return RecordDict({"arrays": ArrayRecord({"vector": array}), "terms": terms})
 
@@ -303,17 +306,17 @@ def plain(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> RecordDic
     return RecordDict({"arrays": ArrayRecord({"vector": Array(array)}), "terms": terms})
 
 
-ONES = saved(np.ones(6, dtype=np.float32))
+ONES = saved(np.ones(7, dtype=np.float32))
 MALFORMED = {
     "nothing": RecordDict(),
-    "no terms": RecordDict({"arrays": ArrayRecord({"vector": Array(np.ones(6))})}),
+    "no terms": RecordDict({"arrays": ArrayRecord({"vector": Array(np.ones(7))})}),
     "no arrays": RecordDict({"terms": ConfigRecord({"hospital": "Liar"})}),
     "no vector": RecordDict(
-        {"arrays": ArrayRecord({"x": Array(np.ones(6))}), "terms": ConfigRecord({"hospital": "L"})}
+        {"arrays": ArrayRecord({"x": Array(np.ones(7))}), "terms": ConfigRecord({"hospital": "L"})}
     ),
     "terms of another kind": RecordDict({"terms": MetricRecord({"hospital": 1})}),
-    "double precision": plain(np.ones(6)),
-    "whole numbers": plain(np.ones(6, dtype=np.int64)),
+    "double precision": plain(np.ones(7)),
+    "whole numbers": plain(np.ones(7, dtype=np.int64)),
     "a matrix": plain(np.ones((2, 3), dtype=np.float32)),
     "a nameless hospital": records(ONES, hospital=3),
     "an endless name": records(ONES, hospital="x" * 20_000),
@@ -323,10 +326,10 @@ MALFORMED = {
     "bytes: pickle": records(b"\x80\x04N."),
     "bytes: a zip": records(zipped()),
     "bytes: half a zip": records(zipped()[:60]),
-    "bytes: complex": records(saved(np.full(6, 1j, dtype=np.complex64))),
+    "bytes: complex": records(saved(np.full(7, 1j, dtype=np.complex64))),
     "bytes: text": records(saved(np.array(list("abcdef")))),
-    "bytes: dates": records(saved(np.zeros(6, dtype="datetime64[s]"))),
-    "bytes: double": records(saved(np.ones(6))),
+    "bytes: dates": records(saved(np.zeros(7, dtype="datetime64[s]"))),
+    "bytes: double": records(saved(np.ones(7))),
     "bytes: a matrix": records(saved(np.ones((2, 3), dtype=np.float32))),
     "another serialization": records(ONES, stype="torch.tensor"),
 }
@@ -435,8 +438,36 @@ def test_what_flower_could_not_carry_is_silence_and_no_refusal(code: int) -> Non
     assert came.heard.refusals == {}
 
 
+@pytest.mark.parametrize("kind", ["node_unavail", "msg_unavail"])
+def test_a_node_that_a_superlink_gave_up_is_silent_once(kind: str) -> None:
+    """A SuperLink says so in its own name: as node 1, which is also the first of these."""
+
+    def given_up(message: Message) -> list[Message]:
+        reply = create_message_error_unavailable_res_message(message.metadata, kind)
+        assert reply.metadata.src_node_id == SUPERLINK_NODE_ID
+        return [reply]
+
+    came = ask(PostBox(with_liar(given_up), nodes=3))
+
+    assert_only_honest(came)
+    assert came.heard.silent == [2]
+    assert came.heard.refusals == {}
+
+
+def test_a_reply_in_the_name_of_another_node_is_that_of_the_node_that_was_asked() -> None:
+    def forged(message: Message) -> list[Message]:
+        (reply,) = honest(message)
+        reply.metadata.__dict__["_src_node_id"] = 3
+        return [reply]
+
+    came = ask(PostBox(with_liar(forged), nodes=3))
+
+    assert sorted(came.nodes) == [1, 2, 3]
+    assert came.heard.silent == []
+
+
 def test_contributions_have_names() -> None:
-    answer = Contribution("Saint Mary's", vector(1, 1, 1, 0, 0, 1))
+    answer = Contribution("Saint Mary's", vector(1, 1, 1, 0, 0, 0, 1))
     grid = PostBox(lambda m: [Message(pack_answer(answer), reply_to=m)], nodes=1)
 
     assert ask(grid).names == ["Saint Mary's"]

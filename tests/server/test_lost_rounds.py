@@ -24,6 +24,7 @@ from fedward.server.events import (
 )
 from fedward.server.federation import Federation
 from fedward.server.run_folder import write_rounds
+from fedward.simulation.consortium import found_consortium
 from fedward.simulation.grid import InProcessGrid
 from fedward.study.errors import FederationError
 from fedward.study.study import Study, parse_study
@@ -278,6 +279,39 @@ def test_a_refusal_ends_the_run_at_once(tmp_path: Path) -> None:
     assert [event.round for event in events if isinstance(event, RoundStarted)] == [1, 2, 3]
     assert [event.round for event in events if isinstance(event, Refused)] == [3]
     assert not [event for event in events if isinstance(event, RoundLost)]
+
+
+def test_a_refusal_that_leaves_too_few_for_a_secure_sum_ends_the_run_at_once(
+    tmp_path: Path,
+) -> None:
+    """Two of four decline: no further attempt of the other two can come to a sum of three."""
+    values = study_values(
+        training={"rounds": 9},
+        aggregation={"secure": True},
+        participation={"hospitals": 4, "min_hospitals": 3},
+    )
+    files = opened(tmp_path, [ward(n, train=10) for n in range(4)], values)
+    found_consortium(files)
+    asked: list[str] = []
+
+    def counting(kind: str, number: int, node: int) -> bool:
+        asked.append(kind)
+        return False
+
+    def listener(event: Event) -> None:
+        if isinstance(event, RoundStarted):
+            disapprove(files[0])
+            disapprove(files[2])
+
+    with (
+        Losing(files, counting) as grid,
+        pytest.raises(FederationError, match=r"hospital A: round 1: .*not approved"),
+    ):
+        Federation(
+            parse_study(values), grid, run="run", seed=SEED, listener=listener
+        ).train_and_judge()
+
+    assert asked == ["query.advertise"] * 4 + ["train"] * 4
 
 
 def test_a_refusal_is_told_rather_than_the_silence_beside_it(tmp_path: Path) -> None:

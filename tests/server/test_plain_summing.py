@@ -61,7 +61,7 @@ def gather(
 def honest(message: Message) -> list[Message]:
     """Node n answers with an update of (10, 20) that weighs n, and counts 1."""
     node = message.metadata.dst_node_id
-    return [contribution(message, vector(10 * node, 20 * node, node, 0, 0, 1), f"h{node}")]
+    return [contribution(message, vector(10 * node, 20 * node, node, 0, 0, 0, 1), f"h{node}")]
 
 
 @given(
@@ -76,7 +76,7 @@ def test_the_sum_is_the_same_in_whatever_order_answers_come(
     def answers(message: Message) -> list[Message]:
         node = message.metadata.dst_node_id
         weight = weights[node - 1]
-        return [contribution(message, vector(weight * node, 0, weight, 1, 0, node), f"h{node}")]
+        return [contribution(message, vector(weight * node, 0, weight, 1, 0, 0, node), f"h{node}")]
 
     def shuffled(replies: list[Message]) -> list[Message]:
         return chance.sample(replies, len(replies))
@@ -104,7 +104,7 @@ def test_metrics_travel_without_a_model() -> None:
     def judged(message: Message) -> list[Message]:
         assert message.metadata.message_type == "evaluate"
         assert message.metadata.group_id == "6"
-        return [contribution(message, vector(0, 0, 0, 5, 7))]
+        return [contribution(message, vector(0, 0, 0, 0, 5, 7))]
 
     request = EvaluateRequest("digest", "run", 6, vector(1, 2), "test")
     gathered = gather(PostBox(judged, nodes=3), request, Layout(parameters=0, metrics=2))
@@ -120,7 +120,7 @@ def test_thousands_of_small_contributions_lose_no_digit() -> None:
 
     def answers(message: Message) -> list[Message]:
         first = message.metadata.dst_node_id == 1
-        return [contribution(message, vector(0, 0, 1, 0, 0, 2.0**24 if first else 1))]
+        return [contribution(message, vector(0, 0, 1, 0, 0, 0, 2.0**24 if first else 1))]
 
     gathered = gather(PostBox(answers, nodes=1000, batch=100))
 
@@ -169,7 +169,7 @@ def test_a_refusal_is_no_answer_and_no_silence() -> None:
 OTHER_ANSWERS: dict[str, Answer] = {
     "an advert": Advertised("Liar", b"advert"),
     "a masked vector": MaskedContribution(
-        "Liar", Masked(np.ones(6, dtype=np.uint32), {"h1": b"share"}, bytes(32))
+        "Liar", Masked(np.ones(7, dtype=np.uint32), {"h1": b"share"}, bytes(32))
     ),
     "help to open a sum": Unmasked("Liar", Unmasking({"h1": b"share"}, {"h3": b"seed"})),
 }
@@ -203,7 +203,7 @@ def test_a_strategy_of_the_mean_is_given_nothing_but_the_mean() -> None:
 def test_a_strategy_that_compares_is_given_every_update_as_it_came() -> None:
     def answers(message: Message) -> list[Message]:
         node = message.metadata.dst_node_id
-        return [contribution(message, vector(2 * node**2, 0, 2, 0, 0, 1), f"h{node}")]
+        return [contribution(message, vector(2 * node**2, 0, 2, 0, 0, 0, 1), f"h{node}")]
 
     gathered = gather(PostBox(answers, nodes=3), aggregation={"strategy": "fedmedian"})
 

@@ -106,7 +106,7 @@ def test_one_liar_moves_the_mean_and_not_a_robust_strategy(chosen: Aggregation) 
 
 def test_each_contribution_is_handed_over_as_it_was_sent() -> None:
     kept, summed = EachApart(Layout(2, 1)), PlainSum(Layout(2, 1))
-    vector = np.array([6.0, -3.0, 3.0, 1.0, 0.0, 7.0], dtype=np.float32)
+    vector = np.array([6.0, -3.0, 3.0, 1.0, 0.0, 0.0, 7.0], dtype=np.float32)
     for running in (kept, summed):
         running.add(vector)
         running.add(vector * 2)

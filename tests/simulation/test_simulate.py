@@ -350,6 +350,32 @@ def test_fewer_hospitals_are_allowed_down_to_what_the_study_needs(
         assert f"--hospitals {least - 1}" in caught.value.line()
 
 
+@pytest.mark.parametrize(
+    ("participation", "hospitals", "says"),
+    [
+        ({"hospitals": 6}, 1, "at least 2 hospitals in a secure sum"),
+        ({"hospitals": 6}, 2, "aggregation.two_hospitals"),
+        ({"hospitals": 4, "min_hospitals": 3}, 6, "min_hospitals >= 4, not 3"),
+    ],
+)
+def test_a_number_that_no_secure_sum_works_with_is_refused(
+    participation: dict[str, int], hospitals: int, says: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        with_hospitals(study_of(participation=participation), hospitals)
+
+    assert f"--hospitals {hospitals}" in caught.value.line()
+    assert says in caught.value.line()
+
+
+def test_another_number_of_hospitals_changes_nothing_else_in_a_study() -> None:
+    study = study_of(simulation={"split": "site", "site": "ward"}, privacy=PRIVATE)
+    other = with_hospitals(study, 5)
+
+    assert other.model_copy(update={"participation": study.participation}) == study
+    assert other.participation == study.participation.model_copy(update={"hospitals": 5})
+
+
 def test_a_baseline_that_fails_leaves_the_federated_result(tmp_path: Path) -> None:
     """One hospital's absurd values make its update infinite: survived, and so must the rest be."""
     for number, name in enumerate(("north", "south", "west", "east")):

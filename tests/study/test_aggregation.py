@@ -167,32 +167,33 @@ def test_two_hospitals_are_refused_unless_the_study_says_it_aloud(
 def test_weights_that_do_not_add_up_in_32_bits_are_refused_with_the_arithmetic(
     values_with: ValuesWith,
 ) -> None:
-    """2**31 = 2147483648 = 3 * 715827882 + 2."""
-    said = refusal(values_with, changes(hospitals=3, max_records=715_827_883))
+    """A word has room for (2**31 - 1) // n; of 100,000 hospitals the low word keeps 14 bits."""
+    most = (2**31 - 1) // 100_000 * 2**14 // 2**16
+    said = refusal(values_with, changes(hospitals=100_000, max_records=most + 1))
 
-    assert "3 hospitals times aggregation.max_records = 715827883 below 2**31" in said
-    most = changes(hospitals=3, max_records=715_827_882)
-    assert parse_study(values_with(most)).aggregation.max_records == 715_827_882
+    assert f"aggregation.max_records <= {most} with 100000 hospitals, not {most + 1}" in said
+    fits = parse_study(values_with(changes(hospitals=100_000, max_records=most)))
+    assert fits.aggregation.max_records == most
 
 
 def test_under_uniform_weighting_the_largest_weight_is_one(values_with: ValuesWith) -> None:
-    uniform = changes(hospitals=3, max_records=2**31 - 1, weighting="uniform")
+    uniform = changes(hospitals=100_000, max_records=2**31 - 1, weighting="uniform")
 
     assert parse_study(values_with(uniform)).aggregation.largest_weight == 1
 
 
 def test_in_the_clear_weights_need_not_fit(values_with: ValuesWith) -> None:
-    plain = changes(hospitals=3, max_records=2**31 - 1, secure=False)
+    plain = changes(hospitals=100_000, max_records=2**31 - 1, secure=False)
 
     assert not parse_study(values_with(plain)).aggregation.secure
 
 
 def test_fair_weights_have_a_bound_of_their_own(values_with: ValuesWith) -> None:
-    fits = changes(hospitals=2147, strategy="qfedavg", q=1, max_weight=1_000_000)
+    fits = changes(hospitals=1000, strategy="qfedavg", q=1, max_weight=1_000_000)
     assert parse_study(values_with(fits)).aggregation.largest_weight == 1_000_000
 
-    too_many = changes(hospitals=2148, strategy="qfedavg", q=1, max_weight=1_000_000)
-    assert "2148 hospitals times" in refusal(values_with, too_many)
+    too_many = changes(hospitals=100_000, strategy="qfedavg", q=1, max_weight=1_000_000)
+    assert "with 100000 hospitals" in refusal(values_with, too_many)
 
 
 def test_an_invitation_of_some_is_accepted_where_all_of_them_must_answer(
