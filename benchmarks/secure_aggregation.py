@@ -21,7 +21,7 @@ import secure_aggregation_plain as plain
 import secure_aggregation_wire as wire
 from parts import measure
 from report import Report, arguments, row, show
-from secure_aggregation_mask import GCM_ALONE, mask_rows
+from secure_aggregation_mask import mask_rows
 from secure_aggregation_profile import client_parts
 from secure_aggregation_turns import (
     DISTINCT,
@@ -199,7 +199,7 @@ def _judge(report: Report) -> None:
         report.checks[f"target: {name}"] = f"{found:.4g}, at most {most}: {said}"
 
     for entry in report.rows:
-        if entry.name in TARGETS and entry.peer_name not in (PLAIN, GCM_ALONE):
+        if entry.name in TARGETS and entry.peer_name != PLAIN:
             judge(f"{entry.name}, {entry.unit}", entry.ratio, TARGETS[entry.name])
         elif entry.unit == "models" and entry.peer_name in (PLAIN, "the limit"):
             judge(entry.name, entry.ours, MOST_MODELS)

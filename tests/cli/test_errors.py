@@ -178,9 +178,7 @@ def test_a_hospital_that_fails_in_training_ends_the_run(fedward: Fedward, tmp_pa
     assert said.code == 1
     (line,) = said.errors
     assert said.err.splitlines()[-1] == line
-    assert "hospital A" in line
-    assert "round 1" in line
-    assert "not finite" in line
+    assert "round 1: no hospital could train" in line
     assert "learning_rate" in line
     for word in ("Traceback", "Warning", "RuntimeError"):
         assert word not in said.err
