@@ -201,7 +201,8 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
         raise BadRequest("no possible name of a run", todo="see the aggregator's log")
     state = folder / hospital.state / "secure"
     own = state / hashlib.sha256(framed(study.digest(), run)).hexdigest()
-    own.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder_ in (state, own):  # a parent made on the way would be readable for others
+        folder_.mkdir(parents=True, exist_ok=True, mode=0o700)
     key, journal = own / "run-key.pem", own / "journal.sqlite"
     if not journal.exists():
         key.unlink(missing_ok=True)  # what was said under it is not remembered

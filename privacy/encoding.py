@@ -65,7 +65,8 @@ class Encoding:
         tail = np.concatenate([summand.head, summand.metrics])
         if not np.isfinite(tail).all():
             raise not_finite()
-        reals = np.rint(np.ldexp(tail[self._real], _FRACTION_BITS))
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            reals = np.rint(np.ldexp(tail[self._real], _FRACTION_BITS))
         counts = tail[~self._real]
         most = np.ldexp(float(self._room), self._low_bits)
         if np.any(np.abs(reals) > most) or np.any(np.abs(counts) > self._room):
@@ -78,7 +79,10 @@ class Encoding:
         d, size = self._layout.parameters, self.size
         words = np.empty(size, dtype=np.uint32)
         factor = summand.weight / self._largest
-        self._update.encode(summand.update, rng=rng, factor=factor, out=words[:d])
+        try:
+            self._update.encode(summand.update, rng=rng, factor=factor, out=words[:d])
+        except ValueError:  # within the study's bounds every finite update can be encoded
+            raise not_finite() from None
         words[d : size - 2 * self._reals] = _words(np.rint(counts).astype(np.int64))
         words[size - 2 * self._reals : size - self._reals] = _words(low)
         words[size - self._reals :] = _words(whole >> self._low_bits)

@@ -37,7 +37,7 @@ from fedward.study.threshold import shares_needed
 from fedward.study.wire import pack_request
 
 _MOST_ATTEMPTS = 5
-_MOST_ASKS = 3  # for one survivor's help, before a new attempt
+_MOST_ASKS = 3  # for one advert; for one survivor's help, before a new attempt
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class SecureSumming:
             if not isinstance(answer, Advertised):
                 raise another_answer()
             advert = unpack(answer.advert)
+            if (advert.study, advert.run) != (self._digest, self._run):
+                raise FederationError(
+                    "advertised for another study or run",
+                    todo="run the same version of fedward on both sides",
+                )
             if advert.hospital != answer.hospital or advert.hospital in names:
                 raise FederationError(
                     f"advertised in the name of {advert.hospital}, and somebody else has it",
@@ -97,8 +102,14 @@ class SecureSumming:
             names.add(advert.hospital)
             self._members[node] = _Member(node, advert.hospital, answer.advert, advert)
 
-        came = self._exchange(dict.fromkeys(nodes, query), ADVERTISE, take, number=0)
-        return list(came.refusals.values())
+        silent, refusals = list(nodes), dict[int, Refusal]()
+        for _ in range(_MOST_ASKS):  # who is not heard now takes no part in the whole run
+            came = self._exchange(dict.fromkeys(silent, query), ADVERTISE, take, number=0)
+            refusals |= came.refusals
+            silent = came.silent
+            if not silent:
+                break
+        return list(refusals.values())
 
     def gather(
         self, nodes: Sequence[int], request: Request, layout: Layout, *, heard: Hear

@@ -346,7 +346,7 @@ FORGED_QUERIES: dict[str, tuple[str, ForgeQuery]] = {
         "BadSeal",
         lambda s, q: for_adverts(q, *q.invitation.adverts[:3], s.signed("d")),
     ),
-    "an attempt that never was": ("BadRequest", lambda s, q: for_attempt(q, 99)),
+    "an attempt that never was": ("BadRequest", lambda s, q: for_attempt(q, 10**6)),
     "a round that never was": ("BadRequest", lambda s, q: replace(q, round=3)),
     "a run that never was": ("BadRequest", lambda s, q: replace(q, run="run-9")),
     "another run": ("BadRequest", lambda s, q: replace(q, run="run-2")),

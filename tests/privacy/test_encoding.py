@@ -385,3 +385,16 @@ def test_a_loss_that_the_sum_has_no_room_for_is_refused(hospitals: int, loss: fl
 
     with pytest.raises(TrainingError, match="too large to be added up"):
         code.encode(of_metrics(loss), rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_update_that_is_not_finite_is_refused(value: float) -> None:
+    summand = Summand(np.array([0.1, value], dtype=np.float32), 1.0, NO_METRICS)
+
+    with pytest.raises(TrainingError, match="not finite"):
+        code_for(3, parameters=2).encode(summand, rng=np.random.default_rng(0))
+
+
+def test_a_loss_near_the_largest_number_is_refused() -> None:
+    with pytest.raises(TrainingError, match="too large"):
+        code_for(3, metrics=1, reals=(0,)).encode(of_metrics(1.7e308), rng=np.random.default_rng(0))

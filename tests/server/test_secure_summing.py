@@ -97,6 +97,14 @@ def test_too_few_are_asked_again_without_training_again(ward: Ward) -> None:
     assert sorted(ward.heard) == [*ABCD]  # each is reported once
 
 
+def test_a_lost_advert_is_asked_for_again(ward: Ward) -> None:
+    """Whoever is not heard then takes no part in the whole run."""
+    ward.fate = when(("answer lost", {"exchange": "advertise", "hospital": "c", "time": {1, 2}}))
+
+    assert ward.begin() == []
+    ward.holds(ward.gather(ward.request()), ABCD)
+
+
 def test_attempts_are_bounded(ward: Ward) -> None:
     ward.fate = when(("lost", {"exchange": "train", "hospital": {"b", "c"}}))
     ward.begin()

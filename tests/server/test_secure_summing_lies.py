@@ -18,6 +18,7 @@ from fedward.study.messages import (
     Vector,
 )
 from tests.privacy.conftest import fast_folder
+from tests.secure_sites import Run
 from tests.server.secure_ward import ABCD, Change, Ward, ward_in, when
 
 
@@ -77,6 +78,7 @@ def advert_of(ward: Ward, name: str) -> bytes:
         lambda w: Advertised("b", advert_of(w, "a")),  # its name, a's advert
         lambda w: Advertised("a", advert_of(w, "b")),  # a's name, its advert
         lambda w: Advertised("a", advert_of(w, "a")),  # a once more
+        lambda w: Advertised("b", Run(w.run.sites, w.run.study, "run-2").adverts["b"]),
         lambda w: Advertised("b", b"nothing"),
         lambda w: Advertised("b", advert_of(w, "b")[:-1]),
         lambda w: Contribution("b", np.zeros(0, dtype=np.float32)),
@@ -85,6 +87,7 @@ def advert_of(ward: Ward, name: str) -> bytes:
         "another's advert",
         "another's name",
         "another altogether",
+        "another run",
         "noise",
         "cut",
         "another kind",
@@ -174,6 +177,7 @@ def test_help_that_is_none_is_left_out(lie: Change, ward: Ward) -> None:
 
     ward.holds(gathered, ABCD)
     assert len(gathered.refusals) == 1
+    assert gathered.silent == 0
 
 
 def false_share(answer: Answer) -> Answer:

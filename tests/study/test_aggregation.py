@@ -204,6 +204,15 @@ def test_an_invitation_of_some_is_accepted_where_all_of_them_must_answer(
     assert (study.participation.asked, study.participation.fewest) == (4, 4)
 
 
+def test_of_those_who_are_invited_some_may_drop_out(values_with: ValuesWith) -> None:
+    """Three of four that train are enough; when all ten judge, six of them are waited for."""
+    who = {"hospitals": 10, "invited": 4, "min_hospitals": 3}
+
+    assert parse_study(values_with({"participation": who})).participation.fewest == 3
+    too_few = refusal(values_with, {"participation": {**who, "min_hospitals": 2}})
+    assert "participation.min_hospitals >= 3" in too_few
+
+
 def test_the_file_is_named(tmp_path: Path, values_with: ValuesWith) -> None:
     file = tmp_path / "two.toml"
     file.write_text(tomli_w.dumps(values_with({"participation": {"hospitals": 2}})), "utf-8")
