@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,19 +43,26 @@ class Report:
 
 
 def row(
-    name: str, ours: Sequence[float], peer: Sequence[float], *, unit: str, peer_name: str
+    name: str,
+    ours: Sequence[float],
+    peer: Sequence[float],
+    *,
+    unit: str,
+    peer_name: str,
+    middle_of: Callable[[Sequence[float]], float] = statistics.median,
 ) -> Row:
-    """Medians, their ratio, and least and greatest of each side."""
-    middle, beside = statistics.median(ours), statistics.median(peer)
+    """Medians (or means), their ratio, and least and greatest of each side."""
+    middle, beside = middle_of(ours), middle_of(peer)
     spread = {"ours": [min(ours), max(ours)], "peer": [min(peer), max(peer)]}
     return Row(name, unit, middle, beside, middle / beside, peer_name, len(ours), spread)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def arguments(description: str, *, timed: bool = True) -> argparse.ArgumentParser:
+    """The options that every benchmark has; one that measures no time has no `--rounds`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--rounds", type=int, help="rounds that are timed in each repeat")
+    if timed:
+        parser.add_argument("--rounds", type=int, help="rounds that are timed in each repeat")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     return parser
 

@@ -102,7 +102,7 @@ def _show(result: Result, study: Study, folder: Path) -> None:
     if spent:
         delta = next(iter(result.privacy.values())).delta
         output.print(
-            f"Privacy: at most epsilon {max(spent):.2f} at delta {delta:g} for each record, at "
+            f"Privacy: at most epsilon {max(spent):.2f} at delta {delta:g} for each patient, at "
             "each hospital. The noise of a simulation is seeded: it protects nobody."
         )
     output.print(study.sums_sentence())

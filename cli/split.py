@@ -40,5 +40,5 @@ def split(
         data = fetch(contract.simulation.download, say=messages.print)
     for file in make_hospitals(contract, data, out, seed=seed):
         hospital = read_hospital(file)
-        declared = hospital.limits.declared_records
-        output.print(f"{hospital.name}: {declared} training records, {file}")
+        declared = hospital.limits.declared_patients
+        output.print(f"{hospital.name}: {declared} training patients, {file}")

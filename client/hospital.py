@@ -17,12 +17,14 @@ from fedward.study.errors import HospitalError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 
 MissingMark = str
+DataName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
 
 
 class CsvSource(Frozen):
     """A table in a text file.
 
     Attributes:
+        name: What the data set is called in the privacy ledger.
         path: The file; relative to `hospital.toml`.
         columns: Names of the columns, for a file without a header line.
         delimiter: Between two values.
@@ -32,6 +34,7 @@ class CsvSource(Frozen):
     """
 
     format: Literal["csv"]
+    name: DataName = "data"
     path: str
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
@@ -44,6 +47,7 @@ class NpzSource(Frozen):
     """Images in a NumPy archive with `<part>_images` and `<part>_labels`, or `images` and `labels`.
 
     Attributes:
+        name: What the data set is called in the privacy ledger.
         path: The file; relative to `hospital.toml`.
         patient: Key of the patients' names (`<part>_<key>`), or `record`.
         rows: A NumPy file with the record numbers (from 0, parts in the order train, validation,
@@ -51,6 +55,7 @@ class NpzSource(Frozen):
     """
 
     format: Literal["npz"]
+    name: DataName = "data"
     path: str
     patient: str = "record"
     rows: str | None = None
@@ -60,6 +65,7 @@ class FolderSource(Frozen):
     """A folder of PNG or JPEG files: one sub-folder a class, or a table of labels.
 
     Attributes:
+        name: What the data set is called in the privacy ledger.
         path: The folder; relative to `hospital.toml`.
         labels: A CSV file in that folder with the columns `file`, `label` and, if wanted,
             `patient` and `part`.
@@ -68,6 +74,7 @@ class FolderSource(Frozen):
     """
 
     format: Literal["folder"]
+    name: DataName = "data"
     path: str
     labels: str | None = None
     patient: str = "record"
@@ -97,13 +104,18 @@ class Limits(Frozen):
 
     Attributes:
         epsilon: Privacy budget of this data over all studies; no limit if left out.
-        declared_records: Public number of training records, the hospital's weight and divisor when
-            privacy is on. It must be declared, never counted, because a count would tell whether
-            one more patient is there.
+        delta: At which epsilon is counted over all studies; each study's own if left out.
+        declared_patients: Public number of training patients, the hospital's weight and divisor
+            when privacy is on. It must be declared, never counted, because a count would tell
+            whether one more patient is there.
+        records_at_once: Most records whose gradients are kept apart at the same time when privacy
+            is on; fewer need less memory, and change nothing else.
     """
 
     epsilon: Annotated[float, Field(gt=0)] | None = None
-    declared_records: Annotated[int, Field(ge=1)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    declared_patients: Annotated[int, Field(ge=1)] | None = None
+    records_at_once: Annotated[int, Field(ge=1)] = 4096
 
 
 class Consortium(Frozen):

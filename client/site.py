@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fedward.client.approvals import Approval, approved_study
+from fedward.client.charging import charged_steps, declared_patients
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
@@ -29,12 +30,12 @@ from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
 from fedward.models.task import Classification
-from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
-from fedward.privacy.ledger import Charge, Ledger
+from fedward.privacy.ledger import Ledger
+from fedward.privacy.privacy_errors import MetricWouldLeave
 from fedward.privacy.protocol_errors import ProtocolError
-from fedward.privacy.schedule import noise_of, steps_of_round
-from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
+from fedward.privacy.secret_stream import SecretStream
+from fedward.privacy.steps import LocalSteps, PlainSteps
 from fedward.study.aggregation import QFedAvg
 from fedward.study.errors import (
     BudgetError,
@@ -257,7 +258,7 @@ class Site:
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update."""
         if part == "train" and isinstance(study.privacy, LocalPrivacy):
-            raise RefusedError(
+            raise MetricWouldLeave(
                 "a private study does not report metrics of its training records",
                 todo="ask for validation or test",
             )
@@ -267,17 +268,8 @@ class Site:
         if study.aggregation.weighting == "uniform":
             return 1.0
         if isinstance(study.privacy, LocalPrivacy):
-            return float(self._declared())
+            return float(declared_patients(self.hospital))
         return float(len(records))
-
-    def _declared(self) -> int:
-        declared = self.hospital.limits.declared_records
-        if declared is None:
-            raise RefusedError(
-                "a private study needs a public number of records, and none is declared",
-                todo="set declared_records in [limits] of hospital.toml (a round number is best)",
-            )
-        return declared
 
     def _steps(self, request: TrainRequest, study: Study, records: Records) -> LocalSteps:
         """The round's steps; private ones are charged here, before the first gradient."""
@@ -290,31 +282,16 @@ class Site:
                 steps=training.local_steps,
                 generator=self._generator(request, "order"),
             )
-        declared = self._declared()
-        count = steps_of_round(study)
-        # One run has one noise multiplier, also after a restart; finding it takes seconds.
-        sigma = self.ledger.noise_multiplier(study=request.study, run=request.run)
-        sigma = sigma or noise_of(study, privacy)
-        charge = Charge(
-            request.study,
-            request.run,
-            request.round,
-            SampledGaussian(sigma, privacy.sampling_rate, count),
-        )
-        self.ledger.charge(
-            charge,
-            cap=self.hospital.limits.epsilon,
-            delta=privacy.delta,
-            accountant=privacy.accountant,
-        )
-        return PrivateSteps(
-            noise_multiplier=sigma,
-            clipping_norm=privacy.clipping_norm,
-            sampling_rate=privacy.sampling_rate,
-            divisor=max(privacy.sampling_rate * declared, 1.0),
-            steps=count,
-            sampling=self._generator(request, "sample"),
-            noise=self._generator(request, "noise", device=str(self.device)),
+        streams = {purpose: self._stream(request, purpose) for purpose in ("sample", "noise")}
+        return charged_steps(
+            request,
+            study,
+            privacy,
+            records.patients,
+            hospital=self.hospital,
+            ledger=self.ledger,
+            sampling=streams["sample"],
+            noise=streams["noise"],
         )
 
     def _seed_layers(self, seed: int) -> None:
@@ -323,12 +300,21 @@ class Site:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
+    def _stream(self, request: Request, purpose: str) -> SecretStream:
+        """What protects patients is drawn from here, and never from a simulation's generator."""
+        pretended = self.hospital.simulation
+        if pretended is None:
+            return SecretStream.fresh()
+        return SecretStream.pretended(pretended.seed, *self._names(request, purpose))
+
     def _generator(self, request: Request, purpose: str, device: str = "cpu") -> torch.Generator:
         pretended = self.hospital.simulation
         seed = None if pretended is None else pretended.seed
+        return generator(seed, *self._names(request, purpose), device=device)
+
+    def _names(self, request: Request, purpose: str) -> tuple[object, ...]:
         study = self._loaded[request.study].study.study.name  # a digest changes with every default
-        names = (self.hospital.name, study, request.run, request.round, purpose)
-        return generator(seed, *names, device=device)
+        return (self.hospital.name, study, request.run, request.round, purpose)
 
 
 def _same_version(request: Request | Query) -> None:

@@ -36,7 +36,8 @@ def train(
         server_round: From 1; the learning rate may depend on it.
 
     Raises:
-        TrainingError: A layer or a step failed.
+        TrainingError: A step failed.
+        PrivacyError: The guarantee of private steps would not hold.
     """
     optimizer = make_optimizer(model, study.training, server_round)
     pull = _proximal_mu(study)
@@ -44,12 +45,14 @@ def train(
     model.train()
     steps.prepare(model, optimizer)
     try:
-        for batch in steps.batches(len(records)):
-            chosen = batch.to(records.labels.device)
-            steps.gradient(task.loss, records.inputs[chosen], records.labels[chosen])
+        for batch in steps.batches(records.patients):
+            chosen = batch.records.to(records.labels.device)
+            inputs, labels = records.inputs[chosen], records.labels[chosen]
+            steps.gradient(task.loss, inputs, labels, batch.patients)
             if pull:
                 _pull_towards(start, model, pull)
             optimizer.step()
+        steps.finish()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"out of memory on {records.labels.device}",

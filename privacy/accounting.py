@@ -59,7 +59,7 @@ def calibrate(
             f"no noise found for epsilon {epsilon:g} in {steps} steps ({error})",
             todo='change [privacy] epsilon, or set accountant = "rdp"',
         ) from None
-    return sigma
+    return float(sigma)  # a doubling of Opacus' first guess is an int
 
 
 def epsilon_of(history: Iterable[SampledGaussian], delta: float, accountant: Accountant) -> float:

@@ -1,33 +1,54 @@
 """What a hospital has spent of its patients' privacy: one SQLite file beside its data.
 
 A charge is on disk before the first gradient of the round is computed, so a crash can waste budget
-and never overspend it. The total is always composed anew from all charges.
+and never overspend it. Each row carries the hash of the one before it: a row that is changed, taken
+out or put in is noticed, and nothing is spent from a broken ledger. The total is always composed
+anew from all charges on a data set, over all studies.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
+from fedward.privacy.framing import framed
+from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged
 from fedward.study.errors import BudgetError
+
+MECHANISM = "poisson-subsampled-gaussian"
+"""What every charge so far is for; composition of other mechanisms is not known here."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS charge (
     id INTEGER PRIMARY KEY,
+    data TEXT NOT NULL,
     study TEXT NOT NULL,
     run TEXT NOT NULL,
     round INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    patients TEXT NOT NULL,
+    mechanism TEXT NOT NULL,
     noise_multiplier REAL NOT NULL CHECK (noise_multiplier >= 0),
     sampling_rate REAL NOT NULL CHECK (sampling_rate > 0 AND sampling_rate <= 1),
     steps INTEGER NOT NULL CHECK (steps > 0),
-    charged_at TEXT NOT NULL
+    delta REAL NOT NULL CHECK (delta > 0 AND delta < 1),
+    accountant TEXT NOT NULL,
+    charged_at TEXT NOT NULL,
+    hash TEXT NOT NULL
 )
 """
+_COLUMNS = (
+    "data, study, run, round, model, patients, mechanism, noise_multiplier, sampling_rate, steps,"
+    " delta, accountant, charged_at, hash"
+)
+_START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,16 +56,56 @@ class Charge:
     """One round's steps, about to be taken.
 
     Attributes:
+        data: Name of the data set.
         study: Digest of the study.
         run: Name of the run.
         round: From 1.
+        model: Digest of the round's model, hexadecimal.
+        patients: Digest of who the training patients are, hexadecimal.
         steps: Noise multiplier, sampling rate and number of steps.
+        delta: The study's.
+        accountant: The study's.
     """
 
+    data: str
     study: str
     run: str
     round: int
+    model: str
+    patients: str
     steps: SampledGaussian
+    delta: float
+    accountant: Accountant
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A charge as it stands in the ledger.
+
+    Attributes:
+        charge: What was charged.
+        mechanism: Kind of noise.
+        charged_at: When, ISO 8601, UTC.
+        hash: SHA-256 over the row and the hash before it, hexadecimal.
+    """
+
+    charge: Charge
+    mechanism: str
+    charged_at: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Cap:
+    """What a hospital allows for one data set, over all studies together.
+
+    Attributes:
+        epsilon: At most.
+        delta: At which epsilon is counted.
+    """
+
+    epsilon: float
+    delta: float
 
 
 class Ledger:
@@ -58,50 +119,61 @@ class Ledger:
         with self._open() as db:
             db.execute(_SCHEMA)
 
-    def charge(
-        self, charge: Charge, *, cap: float | None, delta: float, accountant: Accountant
-    ) -> None:
+    def charge(self, charge: Charge, *, cap: Cap | None) -> None:
         """Write a charge to disk.
 
         Args:
             charge: The steps about to be taken.
-            cap: Epsilon that the total at `delta` may not pass; None for no cap.
-            delta: In (0, 1).
-            accountant: Which accountant composes.
+            cap: What the total may not pass; None for no cap.
 
         Raises:
-            BudgetError: The total would pass the hospital's cap; nothing is written.
+            BudgetError: The total would pass the cap, or the chain is broken; nothing is written.
+            AnotherModel: The round was charged before, for another model.
+            PopulationChanged: The run was charged before, for other patients.
         """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
+            entries = _verified(db)
+            _refuse_contradiction(entries, charge)
             if cap is not None:
-                _refuse_above(cap, _history(db), charge, delta, accountant)
+                _refuse_above(cap, entries, charge)
+            before = entries[-1].hash if entries else _START
+            sigma, rate, steps = charge.steps
+            # As SQLite gives them back: the hash is over their text, and 160 is not 160.0.
+            numbers = (float(sigma), float(rate), int(steps), float(charge.delta))
+            terms = (MECHANISM, *numbers, charge.accountant)
+            row = (*_fields(charge), *terms, datetime.now(UTC).isoformat())
+            marks = ", ".join("?" * (len(row) + 1))
             db.execute(
-                "INSERT INTO charge (study, run, round, noise_multiplier, sampling_rate, steps,"
-                " charged_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    charge.study,
-                    charge.run,
-                    charge.round,
-                    *charge.steps,
-                    datetime.now(UTC).isoformat(),
-                ),
+                f"INSERT INTO charge ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants only
+                (*row, _hash(before, row)),
             )
             db.execute("COMMIT")
 
     def noise_multiplier(self, *, study: str, run: str) -> float | None:
         """The noise multiplier that this run was charged with; None before its first charge."""
-        with self._open() as db:
-            row = db.execute(
-                "SELECT noise_multiplier FROM charge WHERE study = ? AND run = ? LIMIT 1",
-                (study, run),
-            ).fetchone()
-        return None if row is None else float(row[0])
+        of_run = [e for e in self.entries() if (e.charge.study, e.charge.run) == (study, run)]
+        return of_run[0].charge.steps.noise_multiplier if of_run else None
 
-    def epsilon(self, *, delta: float, accountant: Accountant) -> float:
-        """Epsilon of everything charged so far, at `delta`."""
+    def epsilon(
+        self, *, data: str, delta: float, accountant: Accountant, study: str | None = None
+    ) -> float:
+        """Epsilon of everything charged so far on a data set, at `delta`; of one study if named."""
+        events = [
+            entry.charge.steps
+            for entry in self.entries()
+            if entry.charge.data == data and study in {None, entry.charge.study}
+        ]
+        return epsilon_of(events, delta, accountant)
+
+    def entries(self) -> list[Entry]:
+        """Every charge, in the order in which they were made.
+
+        Raises:
+            BudgetError: The chain is broken; the first row that does not fit is named.
+        """
         with self._open() as db:
-            return epsilon_of(_history(db), delta, accountant)
+            return _verified(db)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -116,20 +188,74 @@ class Ledger:
             ) from None
 
 
-def _refuse_above(
-    cap: float, history: list[SampledGaussian], charge: Charge, delta: float, accountant: Accountant
-) -> None:
-    total = epsilon_of([*history, charge.steps], delta, accountant)
-    if total <= cap:
+def _fields(charge: Charge) -> tuple[str, str, str, int, str, str]:
+    return (charge.data, charge.study, charge.run, charge.round, charge.model, charge.patients)
+
+
+def _verified(db: sqlite3.Connection) -> list[Entry]:
+    """All rows, after their hashes were computed anew."""
+    before, entries = _START, []
+    rows = db.execute(f"SELECT id, {_COLUMNS} FROM charge ORDER BY id")  # noqa: S608
+    for number, (identity, *row, found) in enumerate(rows, start=1):
+        wanted = _hash(before, row)
+        if identity != number or not hmac.compare_digest(wanted, str(found)):
+            raise BudgetError(
+                f"the privacy ledger was changed: row {number} does not follow from the one before",
+                todo="find out who did it; restore a backup whose chain verifies",
+            )
+        before = wanted
+        entries.append(_entry(row, wanted))
+    return entries
+
+
+def _entry(row: Sequence[object], found: str) -> Entry:
+    data, study, run, number, model, patients, mechanism, *rest = row
+    sigma, rate, steps, delta, accountant, charged_at = rest
+    charge = Charge(
+        str(data),
+        str(study),
+        str(run),
+        int(str(number)),
+        str(model),
+        str(patients),
+        SampledGaussian(float(str(sigma)), float(str(rate)), int(str(steps))),
+        float(str(delta)),
+        "prv" if accountant == "prv" else "rdp",
+    )
+    return Entry(charge, str(mechanism), str(charged_at), found)
+
+
+def _hash(before: str, row: Sequence[object]) -> str:
+    """SHA-256 over the hash before and every field, as text that reads back to the same value."""
+    return hashlib.sha256(framed(before, *(repr(field) for field in row))).hexdigest()
+
+
+def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
+    for entry in entries:
+        before = entry.charge
+        if (before.study, before.run) != (charge.study, charge.run):
+            continue
+        if before.patients != charge.patients:
+            raise PopulationChanged(
+                "the training patients are not those that this run began with",
+                todo="start a new run, or put the data back as it was",
+            )
+        if before.round == charge.round and before.model != charge.model:
+            raise AnotherModel(
+                f"round {charge.round} was answered before, for another model",
+                todo="the aggregator must go on to the next round",
+            )
+
+
+def _refuse_above(cap: Cap, entries: Sequence[Entry], charge: Charge) -> None:
+    spent = [entry.charge.steps for entry in entries if entry.charge.data == charge.data]
+    total = epsilon_of([*spent, charge.steps], cap.delta, charge.accountant)
+    if total <= cap.epsilon:
         return
-    spent = epsilon_of(history, delta, accountant)
+    before = epsilon_of(spent, cap.delta, charge.accountant)
     raise BudgetError(
         f"round {charge.round} would bring epsilon to {total:.3g}, above this hospital's cap of "
-        f"{cap:g} ({spent:.3g} is spent)",
-        todo="raise [limits] epsilon in hospital.toml, or ask for a smaller study",
+        f"{cap.epsilon:g} ({before:.3g} is spent)",
+        todo="raise [limits] epsilon in hospital.toml, or ask for a smaller study; "
+        "see fedward hospital budget",
     )
-
-
-def _history(db: sqlite3.Connection) -> list[SampledGaussian]:
-    rows = db.execute("SELECT noise_multiplier, sampling_rate, steps FROM charge ORDER BY id")
-    return [SampledGaussian(*row) for row in rows]

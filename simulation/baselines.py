@@ -93,9 +93,10 @@ def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> M
 def _noise(study: Study) -> Noise:
     """The privacy of the baselines: the study's noise, found already."""
     privacy = study.privacy
-    if not isinstance(privacy, LocalPrivacy):
+    if not isinstance(privacy, LocalPrivacy) or privacy.sampling_rate is None:
         return {}
-    update = {"epsilon": None, "noise_multiplier": noise_of(study, privacy)}
+    sigma = noise_of(study, privacy, privacy.sampling_rate)
+    update = {"epsilon": None, "noise_multiplier": sigma}
     return {"privacy": privacy.model_copy(update=update)}
 
 
@@ -112,7 +113,7 @@ def _site_of(baseline: Baseline, study: Study, alone: Study, folder: Path) -> Si
         name=baseline.name,
         device=example.device,
         data=example.data,
-        limits=Limits(declared_records=len(parts["train"])),
+        limits=Limits(declared_patients=len(parts["train"].patients.unique())),
         simulation=example.simulation,
     )
     site = Site(hospital, folder)

@@ -1,4 +1,4 @@
-"""Fetching a published data set once, and checking that it is the one."""
+"""Finding the data set: as given, or fetched from its publisher once, and checked."""
 
 from __future__ import annotations
 
@@ -9,10 +9,31 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from fedward.study.errors import DataError
+from fedward.study.errors import DataError, OptionError
 from fedward.study.simulation import Download
+from fedward.study.study import Study
 
 _LARGEST = 1 << 31
+
+
+def found_data(study: Study, given: Path | None, *, say: Callable[[str], None]) -> Path | None:
+    """Where a simulation's data set is; None if it comes with a library, or is missing.
+
+    Args:
+        study: May name a data set to download.
+        given: What the user gave.
+        say: Told what is done, in one line.
+
+    Raises:
+        OptionError: What the user gave is not there.
+        DataError: The study's data set cannot be had.
+    """
+    if given is not None:
+        if not given.exists():
+            raise OptionError("no such file or folder", todo="check --data", where=str(given))
+        return given
+    source = study.simulation.download
+    return None if source is None else fetch(source, say=say)
 
 
 def fetch(source: Download, *, say: Callable[[str], None], cache: Path | None = None) -> Path:

@@ -180,8 +180,8 @@ def _format_of(data: Path) -> str:
 
 
 def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:
-    declared = _training_records(name, hospital, study, file.parent)
-    limits = hospital.limits.model_copy(update={"declared_records": declared})
+    declared = _training_patients(name, hospital, study, file.parent)
+    limits = hospital.limits.model_copy(update={"declared_patients": declared})
     write_hospital(hospital.model_copy(update={"name": name, "limits": limits}), file)
     studies = file.parent / hospital.studies
     shutil.rmtree(studies, ignore_errors=True)
@@ -191,18 +191,18 @@ def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:
     return file
 
 
-def _training_records(name: str, hospital: HospitalFile, study: Study, folder: Path) -> int:
-    """A pretended hospital declares its training records; the check that it has any is here."""
+def _training_patients(name: str, hospital: HospitalFile, study: Study, folder: Path) -> int:
+    """A pretended hospital declares its training patients; the check that it has any is here."""
     raw = read_all(hospital.data, study, folder)
     assigned = assign(raw, study.data.parts, where=f"hospital {name}") if len(raw) else None
-    count = 0 if assigned is None else int((assigned == "train").sum())
-    if count == 0:
+    patients = raw.patients[:0] if assigned is None else raw.patients[assigned == "train"]
+    if not len(patients):
         raise DataError(
             f"is empty: {len(raw)} records, none of them to train on",
             todo="check its files, or choose another split, seed or number of hospitals",
             where=f"hospital {name}",
         )
-    return count
+    return len(np.unique(patients))
 
 
 def _letter(number: int) -> str:

@@ -48,7 +48,7 @@ class Spent(_Entry):
 
     epsilon: float | None
     delta: float | None
-    unit: Literal["record"] | None
+    unit: Literal["patient"] | None
     noise: Literal["seeded", "none"]
 
 

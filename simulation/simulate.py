@@ -25,7 +25,7 @@ from fedward.server.events import Event, Listener, Outcome, RoundFinished, Round
 from fedward.server.run_folder import write_json
 from fedward.server.sentences import lost_sentence
 from fedward.simulation.baselines import baselines, run_baselines
-from fedward.simulation.download import fetch
+from fedward.simulation.download import found_data
 from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.ray_engine import run_on_ray
@@ -140,9 +140,8 @@ def _simulate(
     study = settled(study)
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
-    hospitals = make_hospitals(
-        study, _data(study, options, say), out / "hospitals", seed=options.seed
-    )
+    data = found_data(study, options.data, say=say)
+    hospitals = make_hospitals(study, data, out / "hospitals", seed=options.seed)
     for path in hospitals:
         open_site(path).load(study.digest())
     outcome = _federate(study, hospitals, options, workers, listener)
@@ -271,26 +270,15 @@ def _fresh(out: Path) -> Path:
     return out
 
 
-def _data(study: Study, options: Options, say: Callable[[str], None]) -> Path | None:
-    if options.data is not None:
-        if not options.data.exists():
-            raise OptionError(
-                "no such file or folder", todo="check --data", where=str(options.data)
-            )
-        return options.data
-    if study.simulation.download is not None:
-        return fetch(study.simulation.download, say=say)
-    return None
-
-
 def _spent(path: Path, study: Study) -> Spent:
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacy):
         return Spent(epsilon=None, delta=None, unit=None, noise="none")
     site = open_site(path)
     ledger = Ledger(path.parent / site.hospital.state / "ledger.sqlite")
-    epsilon = ledger.epsilon(delta=privacy.delta, accountant=privacy.accountant)
-    return Spent(epsilon=epsilon, delta=privacy.delta, unit="record", noise="seeded")
+    data = site.hospital.data.name
+    epsilon = ledger.epsilon(data=data, delta=privacy.delta, accountant=privacy.accountant)
+    return Spent(epsilon=epsilon, delta=privacy.delta, unit="patient", noise="seeded")
 
 
 def _records(path: Path, study: Study) -> HospitalRecords:

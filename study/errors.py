@@ -8,6 +8,7 @@
     │   ├── OptionError               an option of a command
     │   └── MissingExtra              a package that is not installed
     ├── TrainingError                 a hospital could not finish its local work
+    ├── AuditError                    patients lose more privacy than is charged
     ├── RefusedError                  a hospital said no, and may
     │   └── BudgetError               its privacy budget does not allow it
     └── FederationError               the federation cannot go on
@@ -109,6 +110,10 @@ class MissingExtra(InputError):  # noqa: N818 - reads as the fact that it states
 
 class TrainingError(FedwardError):
     """A hospital could not finish its local work."""
+
+
+class AuditError(FedwardError):
+    """An audit disproved what is charged: the build, or its accounting, is broken."""
 
 
 class RefusedError(FedwardError):

@@ -14,22 +14,22 @@ class NoPrivacy(Frozen):
 
     mode: Literal["off"] = "off"
 
-    @property
-    def steps_per_epoch(self) -> None:
-        """A pass is as long as the hospital's records."""
-        return
-
 
 class LocalPrivacy(Frozen):
     """Every hospital adds the full noise to its own DP-SGD (Abadi et al. 2016, algorithm 1).
+
+    What is protected is everything that one patient has at one hospital.
 
     Attributes:
         epsilon: Budget of the whole run at each hospital, from which the noise is derived; more
             than 50 would promise nothing.
         noise_multiplier: The noise itself (sigma), instead of a budget.
-        delta: Probability with which the promise may fail; below 1 over the number of records.
-        clipping_norm: Largest L2 norm that one record's gradient may have (C).
-        sampling_rate: Probability with which each record is in a step (q), Poisson.
+        delta: Probability with which the promise may fail; below 1 over the number of patients.
+        clipping_norm: Largest L2 norm that one patient's gradient may have (C).
+        sampling_rate: Probability with which each patient is in a step (q), Poisson.
+        patients_per_step: Patients in a step on average, instead of a rate: each hospital's rate
+            is then this over the patients that it declares, and at most 1.
+        records_per_patient: Most records that a patient brings to a step (K), drawn at random.
         accountant: Which of Opacus' accountants composes the steps.
     """
 
@@ -38,19 +38,28 @@ class LocalPrivacy(Frozen):
     noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)]
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
-    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    patients_per_step: Annotated[int, Field(ge=1)] | None = None
+    records_per_patient: Annotated[int, Field(ge=1, le=10_000)] = 1
     accountant: Literal["prv", "rdp"] = "prv"
 
     @model_validator(mode="after")
-    def _one_budget(self) -> LocalPrivacy:
+    def _one_budget_and_one_rate(self) -> LocalPrivacy:
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("exactly one of epsilon and noise_multiplier")
+        if (self.sampling_rate is None) == (self.patients_per_step is None):
+            raise ValueError("exactly one of sampling_rate and patients_per_step")
         return self
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which each record is sampled once on average."""
-        return max(1, round(1 / self.sampling_rate))
+    def rate_of(self, declared: int) -> float:
+        """The sampling rate of a hospital that declares so many patients."""
+        if self.sampling_rate is not None:
+            return self.sampling_rate
+        return min(1.0, float(self.patients_per_step or 1) / declared)
+
+    def divisor_of(self, declared: int) -> float:
+        """What the noisy sum of such a hospital is divided by: public, whatever its records are."""
+        return max(1.0, self.rate_of(declared) * declared)
 
 
 Privacy = NoPrivacy | LocalPrivacy

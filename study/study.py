@@ -91,7 +91,7 @@ class Training(Frozen):
     Attributes:
         rounds: Rounds of the whole run.
         local_epochs: Passes over the hospital's records in one round. With privacy on, a pass is
-            `1 / sampling_rate` steps.
+            1 over the sampling rate steps.
         local_steps: Steps in one round, instead of passes.
         batch_size: Records in a step, or `all`. With privacy on the sampling rate takes its place.
         optimizer: The hospital's optimizer; its state starts anew in each round.
@@ -211,11 +211,6 @@ class Study(Frozen):
     def judging_round(self, part: Part) -> int:
         """Number of the exchange that judges the final model on a part, each part once."""
         return self.training.rounds + 1 + get_args(Part).index(part)
-
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Steps of one pass with privacy on (public: it follows from the sampling rate alone)."""
-        return self.privacy.steps_per_epoch
 
     def sums_sentence(self) -> str:
         """Who can read what leaves a hospital, in a sentence for people."""

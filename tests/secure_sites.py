@@ -266,7 +266,7 @@ def _home(folder: Path, name: str, seed: int | None) -> Path:
         name=name,
         device="cpu",
         data=CsvSource(format="csv", path="t.csv"),
-        limits=Limits(declared_records=20),
+        limits=Limits(declared_patients=20),
         simulation=None if seed is None else Pretended(seed=seed),
     )
     write_hospital(hospital, file)

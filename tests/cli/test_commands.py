@@ -141,6 +141,7 @@ def test_split_writes_hospitals_and_says_what_they_have(fedward: Fedward, tmp_pa
     assert (said.code, said.err) == (0, "")
     assert len(list((tmp_path / "hospitals").glob("*/hospital.toml"))) == 4
     assert [line.split(":")[0] for line in said.out.splitlines()] == ["A", "B", "C", "D"]
+    assert all(" training patients, " in line for line in said.out.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,21 @@ def test_simulate_shows_the_comparison_and_where_the_results_are(run: tuple[Said
     assert f"{document['metrics']['federated']['auc']:.3f}" in said.out
     assert "out [red]/result.json" in said.out
     assert "out [red]/curves.png" in said.out
+
+
+@pytest.mark.slow
+def test_simulate_says_what_a_private_run_spent_and_whom_it_protects(
+    fedward: Fedward, tmp_path: Path
+) -> None:
+    privacy = {"mode": "local", "epsilon": 5.0, "delta": 1e-3, "accountant": "rdp"}
+    study = write_study(tmp_path, privacy=privacy | {"patients_per_step": 5})
+    table = write_table(tmp_path / "records.csv")
+    said = fedward("simulate", study, "--data", table, "--out", "out", "--no-baselines")
+
+    assert said.code == 0, said.err
+    words = " ".join(said.out.split())
+    assert re.search(r"at most epsilon (4\.\d\d|5\.00) at delta 0\.001 for each patient", words)
+    assert "protects nobody" in words
 
 
 @pytest.mark.slow

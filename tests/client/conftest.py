@@ -15,6 +15,9 @@ from fedward.client.hospital import HospitalFile
 from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.registry import build
+from fedward.models.task import Classification
+from fedward.privacy.contribution import Layout, Total
+from fedward.privacy.plain_sum import PlainSum
 from fedward.study.messages import (
     Answer,
     Contribution,
@@ -38,7 +41,7 @@ PRIVATE: dict[str, Any] = {
     "accountant": "rdp",
 }
 SEED: dict[str, Any] = {"simulation": {"seed": 3}}
-DECLARED: dict[str, Any] = {"limits": {"declared_records": 50}}
+DECLARED: dict[str, Any] = {"limits": {"declared_patients": 50}}
 
 
 class House:
@@ -129,3 +132,16 @@ def refusal_from(site: Site, asked: Request | Query) -> Refusal:
     given = answer(site, asked)
     assert isinstance(given, Refusal), "answered with a contribution"
     return given
+
+
+def total_of(study: Study, vector: Vector, *, update: bool = True) -> Total:
+    """The sum over this one hospital."""
+    layout = Layout(len(start_of(study)) if update else 0, Classification(study).size)
+    summed = PlainSum(layout)
+    summed.add(vector)
+    return summed.total()
+
+
+def spent(site: Site, *, data: str = "data") -> float:
+    """What a hospital's ledger says that is spent."""
+    return site.ledger.epsilon(data=data, delta=1e-5, accountant="rdp")

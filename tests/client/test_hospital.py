@@ -31,10 +31,12 @@ name = text.map(lambda t: unicodedata.normalize("NFC", t).strip()).filter(
     lambda t: t != "" and t.isprintable()
 )
 rows = st.none() | st.just("rows.npy")
+data_name = st.text("abzAZ09é_.-", min_size=1, max_size=100)
 sources = st.one_of(
     st.builds(
         CsvSource,
         format=st.just("csv"),
+        name=data_name,
         path=text,
         columns=st.none() | st.lists(text, max_size=3).map(tuple),
         delimiter=st.sampled_from([",", ";", "\t", "|"]),
@@ -42,9 +44,14 @@ sources = st.one_of(
         patient=text,
         rows=rows,
     ),
-    st.builds(NpzSource, format=st.just("npz"), path=text, patient=text, rows=rows),
+    st.builds(NpzSource, format=st.just("npz"), name=data_name, path=text, patient=text, rows=rows),
     st.builds(
-        FolderSource, format=st.just("folder"), path=text, labels=st.just("l.csv"), rows=rows
+        FolderSource,
+        format=st.just("folder"),
+        name=data_name,
+        path=text,
+        labels=st.just("l.csv"),
+        rows=rows,
     ),
     st.builds(BundledSource, format=st.just("bundled"), name=st.just("breast-cancer"), rows=rows),
 )
@@ -58,7 +65,9 @@ hospitals = st.builds(
     limits=st.builds(
         Limits,
         epsilon=st.none() | st.floats(1e-6, 1e6),
-        declared_records=st.none() | st.integers(1, 10**9),
+        delta=st.none() | st.floats(1e-300, 0.999),
+        declared_patients=st.none() | st.integers(1, 10**9),
+        records_at_once=st.integers(1, 10**6),
     ),
     consortium=st.none()
     | st.builds(
@@ -105,7 +114,10 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
     hospital = read(tmp_path, SMALL)
 
     assert (hospital.device, hospital.studies, hospital.state) == ("auto", "studies", "state")
-    assert hospital.limits == Limits(epsilon=None, declared_records=None)
+    assert hospital.data.name == "data"
+    assert hospital.limits == Limits(
+        epsilon=None, delta=None, declared_patients=None, records_at_once=4096
+    )
     assert hospital.consortium is None
     assert hospital.simulation is None
 
@@ -145,8 +157,17 @@ def test_a_member_of_a_consortium_needs_no_more_than_the_coordinator_s_key(tmp_p
         ({"limits": {"epsilon": 0}}, "limits.epsilon", "greater than 0"),
         ({"limits": {"epsilon": float("inf")}}, "limits.epsilon", "finite"),
         ({"limits": {"epsilon": "3"}}, "limits.epsilon", "number"),
-        ({"limits": {"declared_records": 1.5}}, "limits.declared_records", "integer"),
-        ({"limits": {"declared_records": 0}}, "limits.declared_records", "greater"),
+        ({"limits": {"declared_patients": 1.5}}, "limits.declared_patients", "integer"),
+        ({"limits": {"declared_patients": 0}}, "limits.declared_patients", "greater"),
+        ({"limits": {"delta": 0}}, "limits.delta", "greater than 0"),
+        ({"limits": {"delta": 1}}, "limits.delta", "less than 1"),
+        ({"limits": {"records_at_once": 0}}, "limits.records_at_once", "greater"),
+        # A count of records in the place of patients would promise far too much.
+        ({"limits": {"declared_records": 5}}, "limits.declared_records", "declared_patients"),
+        ({"data": {"format": "csv", "path": "a", "name": ""}}, "data.name", ""),
+        ({"data": {"format": "csv", "path": "a", "name": "a b"}}, "data.name", ""),
+        ({"data": {"format": "npz", "path": "a", "name": "x" * 101}}, "data.name", ""),
+        ({"data": {"format": "folder", "path": "a", "name": "a\nb"}}, "data.name", ""),
         ({"limits": {"eps": 1}}, "limits.eps", "epsilon"),
         ({"consortium": {}}, "consortium.coordinator", "needed"),
         ({"consortium": {"coordinator": "0F" * 32}}, "consortium.coordinator", "0-9a-f"),

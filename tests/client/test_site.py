@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedward.models.task import Classification
-from fedward.privacy.contribution import Layout, Total
-from fedward.privacy.plain_sum import PlainSum
 from fedward.study.errors import FederationError
-from fedward.study.messages import Contribution, Part, Refusal, TrainRequest, Vector
+from fedward.study.messages import Contribution, Part, Refusal, TrainRequest
 from fedward.study.study import Study
 from tests.client.conftest import (
     DECLARED,
@@ -23,18 +20,12 @@ from tests.client.conftest import (
     answer,
     judging,
     refusal_from,
+    spent,
     start_of,
+    total_of,
     training,
     vector_from,
 )
-
-
-def total_of(study: Study, vector: Vector, *, update: bool = True) -> Total:
-    layout = Layout(len(start_of(study)) if update else 0, Classification(study).size)
-    summed = PlainSum(layout)
-    summed.add(vector)
-    return summed.total()
-
 
 # --- Answers --------------------------------------------------------------------------------------
 
@@ -112,7 +103,7 @@ def test_the_noise_shrinks_with_the_declared_count_and_not_the_real_one(
     house.approve(study)
     sizes = []
     for declared in (50, 5000):
-        site = house.site(**SEED, limits={"declared_records": declared})
+        site = house.site(**SEED, limits={"declared_patients": declared})
         update = total_of(study, vector_from(site, training(study))).update
         sizes.append(float(np.linalg.norm(update)))
 
@@ -269,14 +260,6 @@ def test_an_approval_can_be_withdrawn_while_the_study_runs(
     assert refusal_from(site, training(study, 2)).error == "RefusedError"
 
 
-def test_a_private_study_needs_a_declared_count(private: Study, house: House) -> None:
-    refusal = refusal_from(house.site(**SEED), training(private))
-
-    assert refusal.error == "RefusedError"
-    assert "declared_records" in refusal.todo
-    assert not (house.folder / "state" / "ledger.sqlite").exists()
-
-
 def test_a_fault_in_the_data_is_a_refusal_that_says_it_in_a_simulation(
     study: Study, house: House
 ) -> None:
@@ -357,7 +340,7 @@ def test_a_model_of_another_size_is_refused_before_anything_is_charged(
         refusal = refusal_from(site, asked)
         assert refusal.error == "TrainingError"
         assert "fit" in refusal.what
-    assert site.ledger.epsilon(delta=1e-5, accountant="rdp") == 0
+    assert spent(site) == 0
 
 
 def test_a_refusal_does_not_spoil_the_next_answer(study: Study, house: House) -> None:

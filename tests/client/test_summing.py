@@ -157,7 +157,7 @@ def test_whoever_drops_out_is_made_up_for_by_the_next_attempt(folder: Path) -> N
 
     total = run.code(request).decode(run.open(request, run.mask(request, "abc")))
 
-    assert total.weight == 3 * 20  # the declared records
+    assert total.weight == 3 * 20  # the declared patients
     assert run.sites.charges() == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
@@ -220,6 +220,7 @@ def test_a_round_asked_for_with_another_model_is_refused(private: Run) -> None:
     another = replace(again(private.train(), 2), model=private.model + np.float32(1))
 
     assert refusal(private, another).error == "ProtocolError"
+    assert private.sites.charges() == ONCE
 
 
 def test_a_round_asked_for_with_another_part_to_judge_is_refused(private: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
@@ -16,9 +16,12 @@ from fedward.client.evaluation import metric_sums
 from fedward.client.training import make_optimizer, train
 from fedward.models.registry import build
 from fedward.models.task import Classification
-from fedward.privacy.steps import LocalSteps, PlainSteps, PrivateSteps
+from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.privacy_errors import StepsMismatch, UntrainableLayer
+from fedward.privacy.steps import Batch, LocalSteps, PlainSteps
 from fedward.study.errors import TrainingError
 from fedward.study.study import Study
+from tests.privacy.private_networks import private
 
 StudyWith = Callable[[Mapping[str, object]], Study]
 
@@ -27,11 +30,12 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def records(count: int = 40, features: int = 3) -> Records:
+def records(count: int = 40, features: int = 3, *, each: int = 1) -> Records:
+    """Records of patients with so many each."""
     source = seeded(7)
     inputs = torch.randn(count, features, generator=source)
     labels = (inputs[:, 0] + 0.3 * torch.randn(count, generator=source) > 0).long()
-    return Records(inputs, labels, torch.arange(count))
+    return Records(inputs, labels, torch.arange(count) // each)
 
 
 def parameters(model: nn.Module) -> Tensor:
@@ -39,7 +43,10 @@ def parameters(model: nn.Module) -> Tensor:
 
 
 def trained(
-    study: Study, steps: LocalSteps | None = None, start: nn.Module | None = None
+    study: Study,
+    steps: LocalSteps | None = None,
+    start: nn.Module | None = None,
+    data: Records | None = None,
 ) -> nn.Module:
     model = copy.deepcopy(start) if start else build(study, seed=1)
     training = study.training
@@ -50,7 +57,7 @@ def trained(
         training.local_steps,
         seeded(),
     )
-    train(model, records(), study, Classification(study), steps)
+    train(model, data or records(), study, Classification(study), steps)
     return model
 
 
@@ -214,10 +221,6 @@ def test_under_privacy_the_pull_is_added_after_clipping(study_with: StudyWith) -
 PRIVATE = {"mode": "local", "noise_multiplier": 1.0, "delta": 1e-5, "sampling_rate": 0.5}
 
 
-def private(*, steps: int, **numbers: float) -> PrivateSteps:
-    return PrivateSteps(steps=steps, sampling=seeded(1), noise=seeded(2), **numbers)
-
-
 def test_private_training_without_noise_and_clipping_is_plain_sgd(study_with: StudyWith) -> None:
     study = study_with(FULL)
     steps = private(
@@ -227,6 +230,51 @@ def test_private_training_without_noise_and_clipping_is_plain_sgd(study_with: St
     expected = full_batch_loop(study, lambda model: SGD(model.parameters(), lr=0.3))
 
     assert torch.allclose(parameters(trained(study, steps)), parameters(expected), atol=1e-6)
+
+
+def test_a_patient_with_many_records_weighs_as_much_as_one_with_few(study_with: StudyWith) -> None:
+    """SGD on the mean over patients, who have 39 records and 1, of the mean over theirs."""
+    study = study_with(FULL)
+    data = records(40, each=39)
+    expected = build(study, seed=1)
+    optimizer = SGD(expected.parameters(), lr=0.3)
+    for _ in range(6):
+        optimizer.zero_grad()
+        each = functional.cross_entropy(expected(data.inputs), data.labels, reduction="none")
+        (each[:39].mean() / 2 + each[39] / 2).backward()
+        optimizer.step()
+
+    found = trained(study, private(steps=6, divisor=2.0), data=data)
+
+    assert torch.allclose(parameters(found), parameters(expected), atol=1e-6)
+
+
+class Other(PatientSteps):
+    """Steps whose sampler has a fault: one batch is left out, or comes twice."""
+
+    twice = False
+
+    def batches(self, patients: Tensor) -> Iterator[Batch]:
+        first, *rest = super().batches(patients)
+        yield from [first, first, *rest] if self.twice else rest
+
+
+@pytest.mark.parametrize(("twice", "taken"), [(False, 2), (True, 4)])
+def test_other_steps_than_were_charged_are_no_training(
+    twice: bool, taken: int, study_with: StudyWith
+) -> None:
+    steps = Other(**vars(private(steps=3)))
+    steps.twice = twice
+
+    with pytest.raises(StepsMismatch, match=f"{taken} steps were taken, and 3 are charged"):
+        trained(study_with({"privacy": PRIVATE}), steps)
+
+
+def test_a_layer_that_mixes_patients_is_not_trained_privately(study_with: StudyWith) -> None:
+    mixing = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+    with pytest.raises(UntrainableLayer, match="BatchNorm"):
+        trained(study_with({"privacy": PRIVATE}), private(steps=3), mixing)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])

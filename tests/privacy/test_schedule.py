@@ -1,10 +1,12 @@
-"""What a private study plans."""
+"""What a private study plans for each hospital, from what the hospital declares alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.schedule import epsilon_after, noise_of, steps_of_round
@@ -21,11 +23,36 @@ LOCAL = {
     "accountant": "rdp",
 }
 NOISE = {k: v for k, v in LOCAL.items() if k != "epsilon"} | {"noise_multiplier": 1.7}
+EACH = {k: v for k, v in LOCAL.items() if k != "sampling_rate"} | {"patients_per_step": 5}
+"""Each hospital has a rate of its own."""
 
 
 def private(study: Study) -> LocalPrivacy:
     assert isinstance(study.privacy, LocalPrivacy)
     return study.privacy
+
+
+# --- Rate, divisor, steps -------------------------------------------------------------------------
+
+
+@given(st.floats(1e-9, 1), st.integers(1, 10**9))
+def test_a_rate_that_the_study_sets_is_every_hospitals(rate: float, declared: int) -> None:
+    privacy = LocalPrivacy(mode="local", epsilon=1.0, delta=1e-5, sampling_rate=rate)
+
+    assert privacy.rate_of(declared) == rate
+    assert privacy.divisor_of(declared) == max(1.0, rate * declared)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**9))
+def test_a_step_has_the_studys_patients_on_average_or_everybody(wanted: int, declared: int) -> None:
+    privacy = LocalPrivacy(mode="local", epsilon=1.0, delta=1e-5, patients_per_step=wanted)
+
+    rate = privacy.rate_of(declared)
+
+    assert 0 < rate <= 1
+    assert rate * declared == pytest.approx(min(wanted, declared))
+    assert privacy.divisor_of(declared) == pytest.approx(min(wanted, declared))
+    assert privacy.divisor_of(declared) >= 1
 
 
 @pytest.mark.parametrize(
@@ -39,23 +66,79 @@ def private(study: Study) -> LocalPrivacy:
 def test_a_round_has_the_study_s_steps(
     training: dict[str, object], steps: int, study_with: StudyWith
 ) -> None:
-    assert steps_of_round(study_with({"privacy": LOCAL, **training})) == steps
+    assert steps_of_round(study_with({"privacy": LOCAL, **training}), 0.25) == steps
 
 
-def test_a_noise_that_the_study_sets_is_used(study_with: StudyWith) -> None:
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.5, 2), (0.1, 10), (0.03, 33), (0.9, 1)])
+def test_a_private_pass_samples_each_patient_once_on_average(
+    rate: float, steps: int, study_with: StudyWith
+) -> None:
+    study = study_with({"privacy": LOCAL | {"sampling_rate": rate}})
+
+    assert steps_of_round(study, private(study).rate_of(77)) == steps
+
+
+@pytest.mark.parametrize(("declared", "steps"), [(3, 1), (5, 1), (10, 2), (50, 10), (1000, 200)])
+def test_with_patients_a_step_a_larger_hospital_takes_more_steps(
+    declared: int, steps: int, study_with: StudyWith
+) -> None:
+    study = study_with({"privacy": EACH})
+
+    assert steps_of_round(study, private(study).rate_of(declared)) == steps
+
+
+# --- Noise ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.01])
+def test_a_noise_that_the_study_sets_is_used(rate: float, study_with: StudyWith) -> None:
     study = study_with({"privacy": NOISE})
 
-    assert noise_of(study, private(study)) == 1.7
+    assert noise_of(study, private(study), rate) == 1.7
 
 
 def test_the_budget_is_spent_over_all_rounds_together(study_with: StudyWith) -> None:
     study = study_with({"privacy": LOCAL, "training.rounds": 10})
-    sigma = noise_of(study, private(study))
+    sigma = noise_of(study, private(study), 0.25)
 
     spent = epsilon_of([SampledGaussian(sigma, 0.25, 10 * 4)], 1e-5, "rdp")
 
     assert 1.9 < spent <= 2.0
     assert epsilon_after(study, 10) == pytest.approx(spent)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "accountant"),
+    [
+        (0.5, "rdp"),
+        (8.0, "rdp"),
+        (0.5, "prv"),
+        pytest.param(8.0, "prv", marks=pytest.mark.slow),
+    ],
+)
+def test_each_hospital_derives_its_own_noise_and_spends_no_more_than_the_budget(
+    epsilon: float, accountant: str, study_with: StudyWith
+) -> None:
+    """From the patients that it declares: the more there are, the less noise each one needs."""
+    change = EACH | {"epsilon": epsilon, "accountant": accountant}
+    study = study_with({"privacy": change, "training.rounds": 4})
+    privacy = private(study)
+    noises = []
+    for declared in (4, 25, 200):
+        rate = privacy.rate_of(declared)
+        sigma = noise_of(study, privacy, rate)
+        steps = SampledGaussian(sigma, rate, steps_of_round(study, rate))
+        spent = epsilon_of([steps] * 4, 1e-5, privacy.accountant)
+        noises.append(sigma)
+
+        assert 0.95 * epsilon - 0.01 <= spent <= epsilon
+        assert epsilon_after(study, 4, declared) == pytest.approx(spent)
+
+    assert noises == sorted(noises, reverse=True)
+    assert noises[0] > 1.2 * noises[2]
+
+
+# --- Epsilon --------------------------------------------------------------------------------------
 
 
 def test_epsilon_grows_round_by_round(study_with: StudyWith) -> None:
@@ -67,3 +150,12 @@ def test_epsilon_grows_round_by_round(study_with: StudyWith) -> None:
 
 def test_without_privacy_there_is_no_epsilon(study_with: StudyWith) -> None:
     assert epsilon_after(study_with({}), 3) is None
+
+
+def test_of_a_study_whose_rate_is_each_hospitals_own_no_one_epsilon_can_be_said(
+    study_with: StudyWith,
+) -> None:
+    study = study_with({"privacy": EACH})
+
+    assert epsilon_after(study, 3) is None
+    assert epsilon_after(study, 3, declared=40) is not None

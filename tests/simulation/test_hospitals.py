@@ -96,11 +96,24 @@ def test_a_hospitals_file_is_readable_and_says_what_it_declares(
     for file in files:
         hospital = read_hospital(file)
         train = site(file).load(study.digest()).parts["train"]
-        assert hospital.limits.declared_records == len(train)
+        assert hospital.limits.declared_patients == len(train)
         assert hospital.simulation is not None
         assert hospital.simulation.seed == 5
         (approved,) = (file.parent / "studies").iterdir()
         assert read_study(approved).digest() == study.digest()
+
+
+def test_a_hospital_declares_its_training_patients_and_not_their_records(
+    table: Path, tmp_path: Path
+) -> None:
+    """Two records a patient, one hospital's parts divided by patient."""
+    study = study_of(simulation=RULES[1])
+    for file in make_hospitals(study, table, tmp_path / "hospitals", seed=5):
+        train = site(file).load(study.digest()).parts["train"]
+        declared = read_hospital(file).limits.declared_patients
+
+        assert declared == len(train.patients.unique())
+        assert 2 * declared == len(train)
 
 
 def test_patients_stay_in_one_hospital(table: Path, tmp_path: Path) -> None:

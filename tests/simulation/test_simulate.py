@@ -246,10 +246,10 @@ def test_epsilon_is_the_ledgers_and_within_the_budget(private: Spending) -> None
     for file in sorted((private.out / "hospitals").glob("*/hospital.toml")):
         spent = private.result.privacy[read_hospital(file).name]
         ledger = Ledger(file.parent / "state" / "ledger.sqlite")
-        assert spent.epsilon == ledger.epsilon(delta=1e-3, accountant="rdp")
+        assert spent.epsilon == ledger.epsilon(data="data", delta=1e-3, accountant="rdp")
         assert spent.epsilon is not None
         assert 4.5 < spent.epsilon <= 5.0
-        assert (spent.delta, spent.unit, spent.noise) == (1e-3, "record", "seeded")
+        assert (spent.delta, spent.unit, spent.noise) == (1e-3, "patient", "seeded")
 
 
 def test_epsilon_is_what_opacus_says_of_the_charges(private: Spending) -> None:
@@ -268,6 +268,42 @@ def test_epsilon_is_what_opacus_says_of_the_charges(private: Spending) -> None:
         assert {charge[3] for charge in charges} == {2}  # one pass at a sampling rate of one half
         spent = private.result.privacy[read_hospital(file).name]
         assert spent.epsilon == pytest.approx(accountant.get_epsilon(1e-3), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_hospitals_of_different_sizes_each_spend_their_own_noise_within_the_budget(
+    tmp_path: Path,
+) -> None:
+    """Two records a patient; 4 patients a step are another rate in each hospital."""
+    data = write_table(tmp_path / "records.csv", range(2 * COUNT))
+    each = {k: v for k, v in PRIVATE.items() if k != "sampling_rate"} | {"patients_per_step": 4}
+    study = study_of(
+        privacy=each | {"records_per_patient": 2},
+        simulation={
+            "split": "quantity",
+            "shares": [6.0, 3.0, 2.0],
+            "source": {"format": "csv", "patient": "patient"},
+        },
+    )
+    result = run(study, tmp_path / "run", data, seed=1, baselines=True)
+    charges = {}
+    for file in sorted((tmp_path / "run" / "hospitals").glob("*/hospital.toml")):
+        hospital = read_hospital(file)
+        (steps,) = {
+            entry.charge.steps for entry in Ledger(file.parent / "state/ledger.sqlite").entries()
+        }
+        charges[hospital.name] = steps
+        assert steps.sampling_rate == min(1.0, 4 / (hospital.limits.declared_patients or 0))
+        spent = result.privacy[hospital.name].epsilon
+        assert spent is not None
+        assert 4.5 < spent <= 5.0
+
+    rates = [charges[name].sampling_rate for name in "ABC"]
+    noises = [charges[name].noise_multiplier for name in "ABC"]
+    assert rates == sorted(set(rates))
+    assert noises == sorted(set(noises))
+    assert result.metrics.pooled is not None
+    assert result.epsilon_baselines is None  # theirs are each another
 
 
 def test_a_run_does_not_mix_with_an_earlier_one(table: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ Values = dict[str, Any]
 ValuesWith = Callable[[Mapping[str, object]], Values]
 
 LOCAL: Values = {"mode": "local", "epsilon": 1.0, "delta": 1e-5, "sampling_rate": 0.1}
+EACH: Values = {"mode": "local", "epsilon": 1.0, "delta": 1e-5, "patients_per_step": 8}
 IMAGES: Values = {"kind": "images", "shape": [1, 8, 8]}
 
 
@@ -247,6 +248,9 @@ CHANGES: list[Values] = [
     {"privacy": LOCAL | {"delta": 1e-6}},
     {"privacy": LOCAL | {"clipping_norm": 2.0}},
     {"privacy": LOCAL | {"sampling_rate": 0.2}},
+    {"privacy": LOCAL | {"records_per_patient": 2}},
+    {"privacy": EACH},
+    {"privacy": EACH | {"patients_per_step": 9}},
     {"privacy": LOCAL | {"accountant": "rdp"}},
     {"participation.hospitals": 4},
     {"participation": {"hospitals": 5}},
@@ -326,7 +330,12 @@ change = st.fixed_dictionaries(
                 "secure": st.booleans(),
             },
         ),
-        "privacy": st.builds(lambda delta: LOCAL | {"delta": delta}, st.floats(1e-9, 0.5)),
+        "privacy": st.builds(
+            lambda base, delta, most: base | {"delta": delta, "records_per_patient": most},
+            st.sampled_from([LOCAL, EACH]),
+            st.floats(1e-9, 0.5),
+            st.integers(1, 10_000),
+        ),
         "participation.min_hospitals": st.integers(1, 3),
         "simulation": st.fixed_dictionaries({"alpha": positive}),
     },

@@ -18,6 +18,7 @@ Values = dict[str, Any]
 ValuesWith = Callable[[Mapping[str, object]], Values]
 
 LOCAL: Values = {"mode": "local", "epsilon": 1.0, "delta": 1e-5, "sampling_rate": 0.1}
+EACH: Values = {"mode": "local", "epsilon": 1.0, "delta": 1e-5, "patients_per_step": 8}
 IMAGES: Values = {"kind": "images", "shape": [1, 8, 8]}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +45,7 @@ def error_of(values: Values) -> StudyError:
         ("data.parts.tset", "test"),
         ("aggregation.beta1", "beta_1"),
         ("privacy.samplingrate", "sampling_rate"),
+        ("privacy.records_per_step", "records_per_patient"),
         ("simulation.aplha", "alpha"),
         ("simulation.download.urll", "url"),
     ],
@@ -135,6 +137,14 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"privacy": LOCAL | {"epsilon": float("inf")}}, "privacy.epsilon", "Infinity"),
         ({"privacy": LOCAL | {"clipping_norm": 0}}, "privacy.clipping_norm", "0"),
         ({"privacy": LOCAL | {"accountant": "gdp"}}, "privacy.accountant", '"gdp"'),
+        ({"privacy": EACH | {"patients_per_step": 0}}, "privacy.patients_per_step", "0"),
+        ({"privacy": EACH | {"patients_per_step": 1.5}}, "privacy.patients_per_step", "1.5"),
+        ({"privacy": LOCAL | {"records_per_patient": 0}}, "privacy.records_per_patient", "0"),
+        (
+            {"privacy": LOCAL | {"records_per_patient": 10_001}},
+            "privacy.records_per_patient",
+            "10001",
+        ),
         ({"participation.hospitals": 0}, "participation.hospitals", "0"),
         ({"participation.deadline_seconds": -1}, "participation.deadline_seconds", "-1"),
         ({"simulation": {"split": "random"}}, "simulation.split", '"random"'),
@@ -186,6 +196,16 @@ def test_a_wrong_value_is_named_by_its_key_in_the_file(
             {"privacy": {k: v for k, v in LOCAL.items() if k != "epsilon"}},
             "privacy",
             "epsilon and noise_multiplier",
+        ),
+        (
+            {"privacy": LOCAL | {"patients_per_step": 8}},
+            "privacy",
+            "sampling_rate and patients_per_step",
+        ),
+        (
+            {"privacy": {k: v for k, v in LOCAL.items() if k != "sampling_rate"}},
+            "privacy",
+            "sampling_rate and patients_per_step",
         ),
         ({"simulation": {"split": "site"}}, "simulation", "site"),
         ({"simulation": {"split": "quantity"}}, "simulation", "shares"),
@@ -418,12 +438,3 @@ def test_the_model_has_one_input_for_each_number_category_and_mark_of_absence(
     features = {"age": {}, "stage": {"categories": [1, 2, 3]}, "lab": {"absent": 0}}
 
     assert parse_study(values_with({"data.features": features})).data.input_shape == (1 + 3 + 2,)
-
-
-@pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.5, 2), (0.1, 10), (0.03, 33), (0.9, 1)])
-def test_a_private_pass_samples_each_record_once_on_average(
-    rate: float, steps: int, values_with: ValuesWith
-) -> None:
-    study = parse_study(values_with({"privacy": LOCAL | {"sampling_rate": rate}}))
-
-    assert study.steps_per_epoch == steps

@@ -1,0 +1,99 @@
+"""`fedward hospital`: what a hospital's staff ask about their own machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fedward.cli.console import output
+from fedward.study.errors import BudgetError, DataError
+
+app = typer.Typer(no_args_is_help=True, help="What a hospital's staff ask about their machine.")
+budget = typer.Typer(help="The privacy budget: spent, left, and whether the ledger is whole.")
+app.add_typer(budget, name="budget")
+
+_File = Annotated[Path, typer.Option("--hospital", help="The hospital's file.", show_default=True)]
+_HERE = Path("hospital.toml")
+
+
+@budget.callback(invoke_without_command=True)
+def show(context: typer.Context, *, hospital: _File = _HERE) -> None:
+    """Show what was spent of each data set, by study and in all, and what is left."""
+    if context.invoked_subcommand is not None:
+        return
+    from fedward.client.budget import spent
+    from fedward.client.hospital import read_hospital
+
+    table = Table(title="Privacy budget, for each patient", title_justify="left")
+    for column in ("data set", "study", "rounds", "epsilon spent", "left", "delta"):
+        table.add_column(column, justify="left" if column in {"data set", "study"} else "right")
+    for row in spent(read_hospital(hospital), hospital.parent):
+        left = "no limit" if row.left is None else f"{row.left:.3f}"
+        cells = [row.data, row.study, str(row.rounds), f"{row.epsilon:.3f}"]
+        whole = row.study == "all"
+        table.add_row(
+            *map(Text, [*cells, left if whole else "", f"{row.delta:g}"]),
+            style="bold" if whole else "",
+        )
+    output.print(table)
+
+
+@budget.command()
+def verify(
+    *,
+    hospital: _File = _HERE,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier export: its last charge must still be there.")
+    ] = None,
+) -> None:
+    """Compute the ledger's chain of hashes anew; the exit code is 1 if it is broken."""
+    from fedward.client.budget import open_ledger
+    from fedward.client.hospital import read_hospital
+
+    entries = open_ledger(read_hospital(hospital), hospital.parent).entries()
+    if against is not None:
+        last = _last_hash(against)
+        if last is not None and last not in {entry.hash for entry in entries}:
+            raise BudgetError(
+                "charges are missing that an earlier export has: an old ledger was put back",
+                todo="restore the newest backup; until then nothing may be spent",
+                where=str(against),
+            )
+    output.print(f"good: {len(entries)} charges, each follows from the one before")
+
+
+@budget.command()
+def export(
+    *,
+    hospital: _File = _HERE,
+    out: Annotated[Path | None, typer.Option(help="File to write; the terminal if none.")] = None,
+) -> None:
+    """Write every charge and the totals as JSON, to be kept elsewhere."""
+    from fedward.client.budget import exported
+    from fedward.client.hospital import read_hospital
+
+    text = json.dumps(exported(read_hospital(hospital), hospital.parent), indent=2)
+    if out is None:
+        typer.echo(text)
+        return
+    aside = out.with_name(f"{out.name}.tmp")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(out)
+    output.print(f"written: {out}")
+
+
+def _last_hash(path: Path) -> str | None:
+    try:
+        charges = json.loads(path.read_text(encoding="utf-8"))["charges"]
+        return str(charges[-1]["hash"]) if charges else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"is no export of a ledger ({error})",
+            todo="give a file that `fedward hospital budget export` wrote",
+            where=str(path),
+        ) from None

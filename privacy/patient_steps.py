@@ -1,0 +1,245 @@
+"""DP-SGD whose unit is the patient (Abadi et al. 2016, algorithm 1, over patients).
+
+Neighbouring data sets differ by everything that one patient has. Every patient is in a step with
+the same probability, independently of the others (Poisson), and brings at most K records; the mean
+gradient of these is the patient's gradient, which is clipped; the sum over patients gets noise and
+is divided by a constant that does not depend on the data. A step without patients is a step of
+noise. Per-record gradients are Opacus' (1.6; of its optimizer the methods `pre_step`,
+`signal_skip_step` and `add_noise` are relied on).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedward.privacy.privacy_errors import (
+    BufferWouldLeave,
+    DeltaTooLarge,
+    NoGradient,
+    StepsMismatch,
+    UntrainableLayer,
+)
+from fedward.privacy.secret_stream import SecretStream
+from fedward.privacy.steps import Batch, LocalSteps, Loss
+
+
+@dataclass
+class PatientSteps(LocalSteps):
+    """The private steps of one round at one hospital.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise in units of `clipping_norm`.
+        clipping_norm: Largest L2 norm of one patient's gradient (C).
+        sampling_rate: Probability of a patient in a step (q).
+        records_per_patient: Most records that a patient brings to a step (K).
+        divisor: Public constant that the noisy sum is divided by.
+        steps: Steps of this round, as charged.
+        sampling: Source of the samples.
+        noise: Source of the noise.
+        at_once: Most records whose gradients are kept apart at the same time; a patient's records
+            are never torn, so at least K. It changes the memory needed and nothing else.
+    """
+
+    noise_multiplier: float
+    clipping_norm: float
+    sampling_rate: float
+    records_per_patient: int
+    divisor: float
+    steps: int
+    sampling: SecretStream
+    noise: SecretStream
+    at_once: int = 4096
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
+        """Hook the model, so that every record's gradient is kept apart.
+
+        Raises:
+            UntrainableLayer: A layer cannot be trained privately; the message names it.
+            BufferWouldLeave: The model carries numbers that are no parameters.
+        """
+        refuse_untrainable(model)
+        refuse_buffers(model)
+        # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        self._model = GradSampleModule(model, loss_reduction="sum")
+        self._trainable = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = _SecretNoise(
+            optimizer, sigma=self.noise_multiplier, norm=self.clipping_norm, stream=self.noise
+        )
+        self._taken = 0
+        return model
+
+    def batches(self, patients: Tensor) -> Iterator[Batch]:
+        """Poisson samples of patients; some may be empty."""
+        everybody, number = patients.cpu().unique(return_inverse=True)
+        for _ in range(self.steps):
+            sampled = self.sampling.uniform(len(everybody)) < self.sampling_rate
+            yield self._at_most_k(sampled[number].nonzero().flatten(), number)
+
+    def _at_most_k(self, records: Tensor, number: Tensor) -> Batch:
+        """A random K of each patient's records, patient by patient."""
+        order = self.sampling.uniform(len(records)).argsort()
+        records = records[order]
+        records = records[number[records].argsort(stable=True)]
+        patients = number[records]
+        first = torch.searchsorted(patients, patients)
+        kept = torch.arange(len(records)) - first < self.records_per_patient
+        return Batch(records[kept], patients[kept])
+
+    def gradient(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
+        """Clipped sum over patients, plus noise, over the divisor.
+
+        Args:
+            loss: Of each record.
+            inputs: Of a batch, a patient's records beside each other.
+            labels: Of the same records.
+            patients: Numbers of their patients, in ascending order.
+
+        Raises:
+            NoGradient: A trainable parameter got no per-record gradient.
+            StepsMismatch: More steps are taken than were charged.
+        """
+        if self._taken >= self.steps:
+            raise _mismatch(self._taken + 1, self.steps)
+        pieces = self._pieces(patients)
+        for piece in pieces:
+            self._optimizer.zero_grad()
+            self._keep_apart(loss, inputs[piece], labels[piece], patients[piece])
+            self._optimizer.signal_skip_step(  # type: ignore[no-untyped-call]
+                do_skip=piece is not pieces[-1]
+            )
+            self._optimizer.pre_step()
+        for parameter in self._trainable:
+            if parameter.grad is not None:
+                parameter.grad.div_(self.divisor)
+        self._taken += 1
+
+    def finish(self) -> None:
+        """Raise StepsMismatch unless exactly the charged steps were taken."""
+        if self._taken != self.steps:
+            raise _mismatch(self._taken, self.steps)
+
+    def _pieces(self, patients: Tensor) -> list[slice]:
+        """The batch in pieces of at most `at_once` records that tear no patient."""
+        ends = (patients[1:] != patients[:-1]).nonzero().flatten().add(1).tolist()
+        pieces, start, last = [], 0, 0
+        for end in [*ends, len(patients)]:
+            if end - start > self.at_once and last > start:
+                pieces.append(slice(start, last))
+                start = last
+            last = end
+        return [*pieces, slice(start, len(patients))]
+
+    def _keep_apart(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
+        """Leave every patient's mean gradient in the parameters' `grad_sample`."""
+        if not len(inputs):
+            for parameter in self._trainable:
+                vars(parameter)["grad_sample"] = parameter.new_zeros((0, *parameter.shape))
+            return
+        _, place, records = patients.unique_consecutive(return_inverse=True, return_counts=True)
+        weight = records.to(inputs.device).reciprocal()[place.to(inputs.device)]
+        (loss(self._model(inputs), labels) * weight).sum().backward()
+        if any(getattr(p, "grad_sample", None) is None for p in self._trainable):
+            raise NoGradient(
+                "a trainable parameter has no gradient for each patient",
+                todo="freeze it, or choose a model whose every layer takes part in its output",
+            )
+        if len(records) == len(patients):
+            return
+        for parameter in self._trainable:
+            apart: Tensor = vars(parameter)["grad_sample"]
+            means = apart.new_zeros((len(records), *parameter.shape))
+            vars(parameter)["grad_sample"] = means.index_add_(0, place.to(apart.device), apart)
+
+
+class _SecretNoise(DPOptimizer):
+    """Opacus' optimizer with noise that nobody can foretell."""
+
+    def __init__(
+        self, optimizer: Optimizer, *, sigma: float, norm: float, stream: SecretStream
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=sigma,
+            max_grad_norm=norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._stream = stream
+
+    def add_noise(self) -> None:
+        """Leave the noisy sum of clipped gradients in the parameters' `grad`."""
+        scale = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            total: Tensor = vars(parameter)["summed_grad"]
+            noise = self._stream.normal(total.numel()).mul_(scale).view_as(total)
+            parameter.grad = (total + noise.to(total)).view_as(parameter)
+
+
+def refuse_untrainable(model: nn.Module) -> None:
+    """Accept a model by returning.
+
+    Raises:
+        UntrainableLayer: A layer mixes patients or keeps no gradient for each; it is named.
+    """
+    if faults := ModuleValidator.validate(model, strict=False):
+        raise UntrainableLayer(
+            f"the model cannot be trained privately: {faults[0]}",
+            todo="choose a model whose layers can be (see fedward models)",
+        )
+
+
+def refuse_buffers(model: nn.Module) -> None:
+    """Accept a model by returning.
+
+    Raises:
+        BufferWouldLeave: It carries numbers that are no parameters, as running means are: they
+            would leave with the update, and no noise is added to them.
+    """
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            raise BufferWouldLeave(
+                f"the model's buffer {name!r} would leave without noise",
+                todo="choose a model without running statistics (see fedward models)",
+            )
+
+
+def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None:
+    """Accept a delta by returning.
+
+    Args:
+        delta: The study's.
+        declared: Public number of training patients.
+        patients: Number of each training record's patient, shape (n,).
+
+    Raises:
+        DeltaTooLarge: delta is above 1 / patients. The arithmetic is of the declared number; of
+            the true one nothing is said.
+    """
+    if delta * declared > 1:
+        raise DeltaTooLarge(
+            f"delta {delta:g} is above 1 / {declared} declared patients = {1 / declared:.3g}: "
+            "one patient's records could be given away altogether",
+            todo=f"lower [privacy] delta below {1 / declared:.3g}",
+        )
+    if delta * len(patients.unique()) > 1:
+        raise DeltaTooLarge(
+            "delta is too large for this hospital, which has more patients than it declares",
+            todo="declare the patients that there are, or lower [privacy] delta",
+        )
+
+
+def _mismatch(taken: int, charged: int) -> StepsMismatch:
+    return StepsMismatch(
+        f"{taken} steps were taken, and {charged} are charged",
+        todo="report this: nothing has left the hospital",
+    )

@@ -1,0 +1,58 @@
+"""Why private training does not go on. Each says one thing that would break the guarantee.
+
+RefusedError
+└── PrivacyError              the guarantee would not hold
+    ├── UntrainableLayer      a layer mixes patients, or has no gradient for each
+    ├── NoGradient            a trainable parameter has no gradient for each patient
+    ├── BufferWouldLeave      the model carries sums over records that are no parameters
+    ├── StepsMismatch         other steps were taken than were charged
+    ├── MetricWouldLeave      a figure of the training records was asked for
+    ├── DeltaTooLarge         delta allows a patient to be given away altogether
+    ├── Undeclared            a public number of patients is missing
+    ├── PopulationChanged     the training patients are not those that the run began with
+    └── AnotherModel          a round that was answered is asked for again, about another model
+"""
+
+from __future__ import annotations
+
+from fedward.study.errors import RefusedError
+
+
+class PrivacyError(RefusedError):
+    """The guarantee would not hold: nothing is trained, and nothing leaves."""
+
+
+class UntrainableLayer(PrivacyError):  # noqa: N818 - reads as the fact that it states
+    """A layer mixes patients (batch normalisation), or keeps no gradient for each of them."""
+
+
+class NoGradient(PrivacyError):  # noqa: N818
+    """A trainable parameter has no gradient for each patient, and would be unprotected."""
+
+
+class BufferWouldLeave(PrivacyError):  # noqa: N818
+    """The model carries numbers that are no parameters, and that training changes without noise."""
+
+
+class StepsMismatch(PrivacyError):  # noqa: N818
+    """Other steps were taken than the ledger was charged for."""
+
+
+class MetricWouldLeave(PrivacyError):  # noqa: N818
+    """A figure of the training records was asked for: no raw one leaves."""
+
+
+class DeltaTooLarge(PrivacyError):  # noqa: N818
+    """With delta above 1 / patients, giving one patient's records away would still be allowed."""
+
+
+class Undeclared(PrivacyError):  # noqa: N818
+    """The hospital declares no public number of patients, which takes the place of its count."""
+
+
+class PopulationChanged(PrivacyError):  # noqa: N818
+    """The training patients are not those that the run began with."""
+
+
+class AnotherModel(PrivacyError):  # noqa: N818
+    """A round that was answered is asked for again, about another model."""

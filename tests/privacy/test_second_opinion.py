@@ -1,0 +1,90 @@
+"""The ledger's totals beside those of dp-accounting, which shares no code with Opacus.
+
+It is not among the packages that the tests bring along; without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from opacus.accountants import RDPAccountant
+
+from fedward.privacy.accounting import SampledGaussian
+from fedward.privacy.ledger import Ledger
+from tests.privacy.charges import ONE
+from tests.privacy.conftest import fast_folder
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    dpa: Any = pytest.importorskip("dp_accounting")
+    rdp: Any = pytest.importorskip("dp_accounting.rdp")
+    pld: Any = pytest.importorskip("dp_accounting.pld")
+
+SEEDS = range(50)
+
+
+def history_of(seed: int) -> tuple[list[SampledGaussian], float]:
+    """Rounds as hospitals have them, and a delta.
+
+    Of an epsilon above 15 theirs says a few hundredths more: it leaves out low orders, which do not
+    converge in its number of terms.
+    """
+    chance = Random(seed)
+    history = [
+        SampledGaussian(
+            noise_multiplier=round(chance.uniform(0.8, 4), 2),
+            sampling_rate=round(10 ** chance.uniform(-2.5, -0.7), 3),
+            steps=chance.choice([1, 5, 20, 100, 400]),
+        )
+        for _ in range(chance.randint(1, 4))
+    ]
+    return history, 10 ** -chance.uniform(3, 7)
+
+
+def ledger_of(history: list[SampledGaussian], folder: Path) -> Ledger:
+    """Each event a round of another study, beside a data set that is no part of it."""
+    ledger = Ledger(folder / "ledger")
+    for number, steps in enumerate(history):
+        ledger.charge(replace(ONE, study=f"study {number}", steps=steps), cap=None)
+        ledger.charge(replace(ONE, study=f"aside {number}", data="other", steps=steps), cap=None)
+    return ledger
+
+
+def composed(accountant: Any, history: list[SampledGaussian], delta: float) -> float:  # noqa: ANN401
+    """What their accountant says of the same steps."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orders that it leaves out
+    for sigma, rate, steps in history:
+        one = dpa.PoissonSampledDpEvent(rate, dpa.GaussianDpEvent(sigma))
+        accountant.compose(one, steps)
+    return float(accountant.get_epsilon(delta))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_by_renyi_orders_both_say_the_same_within_a_hundredth(seed: int) -> None:
+    history, delta = history_of(seed)
+    orders = RDPAccountant.DEFAULT_ALPHAS
+
+    with fast_folder() as folder:
+        ours = ledger_of(history, folder).epsilon(data="data", delta=delta, accountant="rdp")
+
+    assert ours == pytest.approx(composed(rdp.RdpAccountant(orders), history, delta), rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_by_numbers_both_say_the_same_within_a_hundredth_and_opacus_bound(seed: int) -> None:
+    """Opacus' answer is an upper bound, 0.01 above its estimate."""
+    history, delta = history_of(seed)
+
+    with fast_folder() as folder:
+        ours = ledger_of(history, folder).epsilon(data="data", delta=delta, accountant="prv")
+    theirs = composed(pld.PLDAccountant(value_discretization_interval=1e-3), history, delta)
+
+    assert 0.99 * theirs <= ours <= 1.01 * theirs + 0.02
