@@ -234,7 +234,7 @@ def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None
     if delta * len(patients.unique()) > 1:
         raise DeltaTooLarge(
             "delta is too large for this hospital, which has more patients than it declares",
-            todo="declare the patients that there are, or lower [privacy] delta",
+            todo="lower [privacy] delta",
         )
 
 
