@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from fedward.client.site import Site
@@ -174,8 +175,16 @@ class Unused(nn.Module):
         return found
 
 
-def batch_norm(*, affine: bool) -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=affine), nn.Linear(4, 2))
+class Remembering(Unused):
+    """A layer that adds up what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(3))
+
+
+def mixing() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
 def refused_model(site: Site, study: Study, model: nn.Module, patch: Patch) -> tuple[str, str]:
@@ -190,8 +199,8 @@ def refused_model(site: Site, study: Study, model: nn.Module, patch: Patch) -> t
 @pytest.mark.parametrize(
     ("build", "error", "named"),
     [
-        (lambda: batch_norm(affine=True), "UntrainableLayer", "BatchNorm"),
-        (lambda: batch_norm(affine=False), "BufferWouldLeave", "1.running_mean"),
+        (mixing, "UntrainableLayer", "BatchNorm"),
+        (Remembering, "BufferWouldLeave", "'total'"),
         (Unused, "NoGradient", "no gradient for each patient"),
     ],
 )

