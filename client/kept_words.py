@@ -1,8 +1,8 @@
 """The encoded contribution to the round that is under way, kept until the next round.
 
 A round whose sum could not be opened is tried again with the same contribution: without training a
-second time, and without spending privacy a second time. It is not masked yet, so only its owner
-may read the file.
+second time, and without spending privacy a second time. It is not masked, so only its owner may
+read the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class KeptWords:
 
     def write(self, server_round: int, told: bytes, words: Words) -> None:
         """Keep the contribution to a round, and no earlier one; whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self._folder.parent, self._folder):  # parents' would get the usual mode
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = self._file(server_round, told)
         earlier = list(self._folder.glob(_PATTERN))
         aside = file.with_suffix(".tmp")

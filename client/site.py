@@ -33,6 +33,7 @@ from fedward.models.task import Classification
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.privacy_errors import MetricWouldLeave
+from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import LocalSteps, PlainSteps
@@ -215,11 +216,18 @@ class Site:
         return self._loaded[digest]
 
     def keep(self, study: Study, parts: Parts) -> None:
-        """Hold a study and its records ready on this hospital's device."""
+        """Hold a study and its records ready on this hospital's device.
+
+        Raises:
+            PrivacyError: The study is private, and its model cannot be trained so.
+        """
+        model = build(study, seed=0)
+        if isinstance(study.privacy, LocalPrivacy):
+            refuse_unprotected(model)
         self._loaded[study.digest()] = Loaded(
             study=study,
             task=Classification(study),
-            model=build(study, seed=0).to(self.device),
+            model=model.to(self.device),
             parts={part: records.to(self.device) for part, records in parts.items()},
         )
 

@@ -35,6 +35,7 @@ from fedward.study.messages import (
     UnmaskQuery,
     Words,
 )
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
 Allow = Callable[[], None]
@@ -70,9 +71,16 @@ class Summing(Protocol):
 class PlainSumming:
     """Whoever runs the aggregator can read what leaves."""
 
-    def __init__(self, hospital: str) -> None:
-        """Take the hospital's name."""
+    def __init__(self, hospital: str, kept: KeptWords | None = None) -> None:
+        """Take the hospital's name.
+
+        Args:
+            hospital: Its name.
+            kept: Where a private round's contribution is kept, so that it is charged once; None
+                for a study that is not private.
+        """
         self._hospital = hospital
+        self._kept = kept
 
     def advertise(self, query: AdvertiseQuery) -> Advertised:
         """Refused with RefusedError: there is no key."""
@@ -81,7 +89,7 @@ class PlainSumming:
     def contribute(
         self, request: Request, allow: Allow, work: Work, layout: Layout, rng: np.random.Generator
     ) -> Contribution:
-        """The contribution itself.
+        """The contribution itself; of a repeated private round the one that was made at first.
 
         Raises:
             RefusedError: The aggregator takes the study's sums for secure ones.
@@ -89,7 +97,14 @@ class PlainSumming:
         if request.invitation is not None:
             raise _not_secure()
         allow()
-        return Contribution(self._hospital, plain_vector(work()))
+        if self._kept is None or not isinstance(request, TrainRequest):
+            return Contribution(self._hospital, plain_vector(work()))
+        told = _told(request)
+        words = self._kept.read(request.round, told, size=layout.size)
+        if words is None:
+            words = plain_vector(work()).view(np.uint32)
+            self._kept.write(request.round, told, words)
+        return Contribution(self._hospital, words.view(np.float32))
 
     def unmask(self, query: UnmaskQuery) -> Unmasked:
         """Refused with RefusedError: nothing was masked."""
@@ -194,14 +209,14 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
         DataError: Its roster, its keys or the run's state cannot be used.
         BadRequest: The run's name is none.
     """
-    if not study.aggregation.secure:
-        return PlainSumming(hospital.name)
-    membership = read_membership(hospital, folder)
     if not 1 <= len(run) <= _LONGEST_RUN:
         raise BadRequest("no possible name of a run", todo="see the aggregator's log")
-    state = folder / hospital.state / "secure"
-    own = state / hashlib.sha256(framed(study.digest(), run)).hexdigest()
-    for folder_ in (state, own):  # a parent made on the way would be readable for others
+    own = _run_folder(folder / hospital.state, study, run)
+    if not study.aggregation.secure:
+        private = isinstance(study.privacy, LocalPrivacy)
+        return PlainSumming(hospital.name, KeptWords(own) if private else None)
+    membership = read_membership(hospital, folder)
+    for folder_ in (own.parent, own):  # a parent made on the way would be readable for others
         folder_.mkdir(parents=True, exist_ok=True, mode=0o700)
     key, journal = own / "run-key.pem", own / "journal.sqlite"
     if not journal.exists():
@@ -220,6 +235,10 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
         journal=remembered,
     )
     return SecureSumming(membership.name, secure, study, own)
+
+
+def _run_folder(state: Path, study: Study, run: str) -> Path:
+    return state / "runs" / hashlib.sha256(framed(study.digest(), run)).hexdigest()
 
 
 def _attempt(request: Request | UnmaskQuery, invitation: Invitation, told: bytes) -> Attempt:

@@ -10,8 +10,10 @@ from torch import nn
 
 from fedward.models import mlp, small_cnn
 from fedward.models.family import Family
+from fedward.models.private_form import private_form
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import ModelChoice, Study, read_study
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
@@ -19,6 +21,8 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, sm
 
 def build(study: Study, *, seed: int) -> nn.Module:
     """The study's network with fresh weights; the same seed gives the same weights.
+
+    A private study gets the network's private form.
 
     Raises:
         StudyError: The study names no known model, a setting that the model does not have, or data
@@ -35,7 +39,8 @@ def build(study: Study, *, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return family.build(settings, shape, len(study.task.classes))
+        model = family.build(settings, shape, len(study.task.classes))
+        return private_form(model) if isinstance(study.privacy, LocalPrivacy) else model
 
 
 def settled(study: Study) -> Study:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
 from fedward.privacy.framing import framed
-from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged
+from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged, RoundIsOver
 from fedward.study.errors import BudgetError
 
 MECHANISM = "poisson-subsampled-gaussian"
@@ -129,6 +129,7 @@ class Ledger:
         Raises:
             BudgetError: The total would pass the cap, or the chain is broken; nothing is written.
             AnotherModel: The round was charged before, for another model.
+            RoundIsOver: A later round of the run was charged before.
             PopulationChanged: The run was charged before, for other patients.
         """
         with self._open() as db:
@@ -239,6 +240,11 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
             raise PopulationChanged(
                 "the training patients are not those that this run began with",
                 todo="start a new run, or put the data back as it was",
+            )
+        if before.round > charge.round:
+            raise RoundIsOver(
+                f"round {charge.round} is asked for after round {before.round}",
+                todo="the aggregator must go on, or begin a new run",
             )
         if before.round == charge.round and before.model != charge.model:
             raise AnotherModel(

@@ -17,17 +17,11 @@ from dataclasses import dataclass
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedward.privacy.privacy_errors import (
-    BufferWouldLeave,
-    DeltaTooLarge,
-    NoGradient,
-    StepsMismatch,
-    UntrainableLayer,
-)
+from fedward.privacy.privacy_errors import DeltaTooLarge, NoGradient, StepsMismatch
+from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import Batch, LocalSteps, Loss
 
@@ -66,8 +60,7 @@ class PatientSteps(LocalSteps):
             UntrainableLayer: A layer cannot be trained privately; the message names it.
             BufferWouldLeave: The model carries numbers that are no parameters.
         """
-        refuse_untrainable(model)
-        refuse_buffers(model)
+        refuse_unprotected(model)
         # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self._model = GradSampleModule(model, loss_reduction="sum")
@@ -183,34 +176,6 @@ class _SecretNoise(DPOptimizer):
             total: Tensor = vars(parameter)["summed_grad"]
             noise = self._stream.normal(total.numel()).mul_(scale).view_as(total)
             parameter.grad = (total + noise.to(total)).view_as(parameter)
-
-
-def refuse_untrainable(model: nn.Module) -> None:
-    """Accept a model by returning.
-
-    Raises:
-        UntrainableLayer: A layer mixes patients or keeps no gradient for each; it is named.
-    """
-    if faults := ModuleValidator.validate(model, strict=False):
-        raise UntrainableLayer(
-            f"the model cannot be trained privately: {faults[0]}",
-            todo="choose a model whose layers can be (see fedward models)",
-        )
-
-
-def refuse_buffers(model: nn.Module) -> None:
-    """Accept a model by returning.
-
-    Raises:
-        BufferWouldLeave: It carries numbers that are no parameters, as running means are: they
-            would leave with the update, and no noise is added to them.
-    """
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
-            raise BufferWouldLeave(
-                f"the model's buffer {name!r} would leave without noise",
-                todo="choose a model without running statistics (see fedward models)",
-            )
 
 
 def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None:

@@ -10,7 +10,8 @@ RefusedError
     ├── DeltaTooLarge         delta allows a patient to be given away altogether
     ├── Undeclared            a public number of patients is missing
     ├── PopulationChanged     the training patients are not those that the run began with
-    └── AnotherModel          a round that was answered is asked for again, about another model
+    ├── AnotherModel          a round that was answered is asked for again, about another model
+    └── RoundIsOver           a round is asked for after a later one
 """
 
 from __future__ import annotations
@@ -56,3 +57,7 @@ class PopulationChanged(PrivacyError):  # noqa: N818
 
 class AnotherModel(PrivacyError):  # noqa: N818
     """A round that was answered is asked for again, about another model."""
+
+
+class RoundIsOver(PrivacyError):  # noqa: N818
+    """A round is asked for after a later one: its answer is not kept, and would cost again."""

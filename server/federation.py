@@ -14,6 +14,7 @@ from fedward.models import flat
 from fedward.models.registry import build, settled
 from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout
+from fedward.privacy.private_model import refuse_unprotected
 from fedward.server.events import (
     Answered,
     Event,
@@ -39,6 +40,7 @@ from fedward.study.messages import (
     TrainRequest,
     Vector,
 )
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
 _MOST_LOST = 3  # rounds in a row
@@ -79,11 +81,15 @@ class Federation:
 
         Raises:
             FederationError: Too few hospitals came, or too few answered a round.
+        PrivacyError: The study is private, and its model cannot be trained so.
         """
         started = time.monotonic()
+        network = build(self._study, seed=self._seed)
+        if isinstance(self._study.privacy, LocalPrivacy):
+            refuse_unprotected(network)
+        model = flat.flatten(network)
         nodes = self._wait_for_hospitals()
         self._note(0, self._summing.begin(nodes))
-        model = flat.flatten(build(self._study, seed=self._seed))
         optimizer = ServerOptimizer(self._study.aggregation)
         monitor = self._monitored_part()
         finished: list[RoundFinished | RoundLost] = []

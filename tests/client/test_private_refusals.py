@@ -151,13 +151,47 @@ def test_a_round_that_was_answered_is_not_answered_for_another_model(
     assert_goes_on(site, private, 2)
 
 
-def test_a_round_that_is_lost_may_be_asked_again_for_the_same_model_and_costs_again(
+def test_a_round_that_is_asked_again_gets_its_first_answer_and_costs_nothing(
+    private: Study, house: House
+) -> None:
+    first = vector_from(house.site(**DECLARED), training(private, 1))
+    site = house.site(**DECLARED)  # the daemon was started again
+
+    again = vector_from(site, training(private, 1))
+
+    assert again.tobytes() == first.tobytes()
+    assert charged(site) == 1
+    assert_goes_on(site, private, 2)
+
+
+def test_a_round_whose_answer_was_lost_before_it_was_kept_costs_again(
     private: Study, house: House
 ) -> None:
     site = house.site(**DECLARED)
     vector_from(site, training(private, 1))
+    (kept,) = (house.folder / "state" / "runs").glob("*/round-*")
+    kept.unlink()
 
     assert_goes_on(site, private, 1)
+
+
+def test_an_answer_that_waits_to_be_asked_for_again_is_for_its_owner_only(
+    private: Study, house: House
+) -> None:
+    vector_from(house.site(**DECLARED), training(private, 1))
+
+    runs = house.folder / "state" / "runs"
+    modes = {path.stat().st_mode & 0o077 for path in [runs, *runs.rglob("*")]}
+    assert modes == {0}
+    assert [path.name[:8] for path in runs.glob("*/*")] == ["round-1-"]
+
+
+def test_a_round_that_is_over_is_refused(private: Study, house: House) -> None:
+    site = house.site(**DECLARED)
+    vector_from(site, training(private, 2))
+
+    assert refusal_from(site, training(private, 1)).error == "RoundIsOver"
+    assert_goes_on(site, private, 3)
 
 
 # --- Models that cannot be trained privately ------------------------------------------------------

@@ -19,7 +19,12 @@ from hypothesis import strategies as st
 
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.ledger import MECHANISM, Cap, Charge, Ledger
-from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged, PrivacyError
+from fedward.privacy.privacy_errors import (
+    AnotherModel,
+    PopulationChanged,
+    PrivacyError,
+    RoundIsOver,
+)
 from fedward.study.errors import BudgetError, FedwardError
 from tests.privacy.charges import ONE, STEPS, charge, cost, rounds, rows, spent
 from tests.privacy.conftest import fast_folder
@@ -262,17 +267,17 @@ def test_two_at_once_cannot_both_take_the_last_of_the_budget(path: Path) -> None
     cap = cost(STEPS._replace(steps=5 * 20))
     outcomes: list[str] = []
 
-    def charge_many() -> None:
+    def charge_many(racer: int) -> None:
         ledger = Ledger(path)
         for number in range(5):
             try:
-                charge(ledger, number, cap=cap)
+                charge(ledger, number, run=f"run {racer}", cap=cap)
             except BudgetError:
                 outcomes.append("refused")
             else:
                 outcomes.append("charged")
 
-    threads = [threading.Thread(target=charge_many) for _ in range(3)]
+    threads = [threading.Thread(target=charge_many, args=(racer,)) for racer in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -343,7 +348,21 @@ def test_a_run_keeps_its_patients_and_a_round_its_model(
 
     assert path.read_bytes() == before
     charge(ledger, 2, model="ff" * 32)
+
+
+def test_a_round_may_be_charged_again_until_a_later_one_was(path: Path) -> None:
+    ledger = Ledger(path)
     charge(ledger, 1)
+    charge(ledger, 1)  # lost before its answer was kept
+    charge(ledger, 3)
+    before = path.read_bytes()
+
+    for number in (1, 2):
+        with pytest.raises(RoundIsOver):
+            charge(ledger, number)
+
+    assert path.read_bytes() == before
+    charge(ledger, 1, run="run-2")
 
 
 @pytest.mark.parametrize("change", [{"run": "run-2"}, {"study": "cd34"}])

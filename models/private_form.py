@@ -1,0 +1,47 @@
+"""The form of a network in which it can be trained privately.
+
+Server and hospitals make it alike, from the study alone. Opacus' validator (1.6) knows what takes
+the place of what: group for batch normalisation, and recurrent layers whose weights have the same
+names, so that what is trained privately loads into the plain network.
+
+One of its replacements is not used: its attention computes something else where the batch comes
+first, and hands out copies of its weights, so that a round's model could not be put into it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+from opacus.validators import ModuleValidator
+from torch import nn
+
+_LOG = logging.getLogger("fedward.models")
+_REPLACED = {
+    kind: fixer
+    for kind, fixer in ModuleValidator.FIXERS.items()
+    if kind is not nn.MultiheadAttention
+}
+
+
+def private_form(model: nn.Module) -> nn.Module:
+    """The same network, with what private training cannot take replaced where that is possible.
+
+    What cannot be replaced is left: `fedward.privacy` refuses it by name. Operations in place are
+    turned off, because they overwrite what a record's own gradient is computed from.
+
+    Args:
+        model: It is not changed.
+    """
+    private = copy.deepcopy(model)
+    for path, layer in list(private.named_modules()):
+        if getattr(layer, "inplace", False):
+            layer.inplace = False
+        if type(layer) not in _REPLACED:
+            continue
+        new = _REPLACED[type(layer)](layer)
+        if new is not layer:
+            private.set_submodule(path, new)
+            was, now = type(layer).__name__, type(new).__name__
+            _LOG.info("layer %r: %s in the place of %s, for privacy", path, now, was)
+    return private
