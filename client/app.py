@@ -17,6 +17,7 @@ from fedward.study.wire import (
     pack_answer,
     unpack_advertise_query,
     unpack_evaluate_request,
+    unpack_offer_query,
     unpack_train_request,
     unpack_unmask_query,
 )
@@ -31,6 +32,10 @@ def make_app(site_of: Callable[[Context], Site]) -> ClientApp:
     def reply(message: Message, context: Context, unpack: Unpack) -> Message:
         answer = site_of(context).answer(lambda: unpack(message.content))
         return Message(pack_answer(answer), reply_to=message)
+
+    @client_app.query("offer")
+    def offer(message: Message, context: Context) -> Message:
+        return reply(message, context, unpack_offer_query)
 
     @client_app.query("advertise")
     def advertise(message: Message, context: Context) -> Message:

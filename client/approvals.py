@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,21 +25,34 @@ class Approval(NamedTuple):
         return self.path.exists() and self.path.stat().st_mtime_ns == self.changed
 
 
+def approved_files(folder: Path) -> Iterator[tuple[Study, Path]]:
+    """Every approved study with its file; what is no study approves nothing, and is logged."""
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            yield read_settled(path), path
+        except InputError as error:
+            _LOG.warning("not an approval: %s", error)
+
+
 def approved_study(folder: Path, digest: str) -> tuple[Study, Path]:
     """The approved study with this digest, and its file.
 
     Raises:
         RefusedError: No file in the folder is that study.
     """
-    for path in sorted(folder.glob("*.toml")):
-        try:
-            study = read_settled(path)
-        except InputError as error:
-            _LOG.warning("not an approval: %s", error)
-            continue
+    for study, path in approved_files(folder):
         if study.digest() == digest:
             return study, path
     raise RefusedError(
         f"study {digest[:12]} is not approved here",
         todo=f"read the study, and put its file into the folder {folder.name} to approve it",
     )
+
+
+def is_approved(folder: Path, digest: str) -> bool:
+    """Whether a file in the folder is the study with this digest."""
+    try:
+        approved_study(folder, digest)
+    except RefusedError:
+        return False
+    return True

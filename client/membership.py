@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedward.client.hospital import HospitalFile
+from fedward.client.hospital import Consortium, HospitalFile
 from fedward.privacy.identity import Identity
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.roster import Roster, read_roster
@@ -32,22 +32,67 @@ def read_membership(hospital: HospitalFile, folder: Path) -> Membership:
         RefusedError: The hospital is in no consortium.
         DataError: The roster or the key cannot be used, or they do not fit each other.
     """
+    table = consortium_of(hospital)
+    path = folder / table.roster
+    roster = _present(path, bytes.fromhex(table.coordinator))
+    identity = Identity.load(folder / table.identity)
+    if roster.members.get(hospital.name) != identity.public:
+        raise _unusable(path, f"it does not name {hospital.name!r} with this hospital's key")
+    return Membership(hospital.name, identity, roster)
+
+
+def keep_newest_roster(document: bytes, hospital: HospitalFile, folder: Path) -> bool:
+    """Keep a roster if it is newer than the one that is there; never go back to an older one.
+
+    Args:
+        document: Signed by the coordinator.
+        hospital: Names the coordinator and the roster's file.
+        folder: The folder of the hospital's file.
+
+    Returns:
+        Whether it was newer.
+
+    Raises:
+        RefusedError: The hospital is in no consortium.
+        ProtocolError: The coordinator did not sign it.
+        DataError: The roster that is there cannot be read, or the new one not be written.
+    """
+    table = consortium_of(hospital)
+    coordinator = bytes.fromhex(table.coordinator)
+    offered = read_roster(document, coordinator)
+    path = folder / table.roster
+    if offered.version <= _present(path, coordinator).version:
+        return False
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        aside.write_bytes(document)
+        aside.replace(path)
+    except OSError as error:
+        raise _unusable(path, f"the newer one cannot be written: {error.strerror}") from None
+    return True
+
+
+def consortium_of(hospital: HospitalFile) -> Consortium:
+    """What a hospital's file says of its consortium.
+
+    Raises:
+        RefusedError: The hospital is in none.
+    """
     if hospital.consortium is None:
         raise RefusedError(
-            "this hospital is in no consortium, and the study's sums are secure",
-            todo="enter [consortium] in hospital.toml",
+            "this hospital is in no consortium",
+            todo="enrol it with fedward hospital enroll, which writes [consortium]",
         )
-    path = folder / hospital.consortium.roster
+    return hospital.consortium
+
+
+def _present(path: Path, coordinator: bytes) -> Roster:
     try:
-        roster = read_roster(path.read_bytes(), bytes.fromhex(hospital.consortium.coordinator))
+        return read_roster(path.read_bytes(), coordinator)
     except OSError as error:
         raise _unusable(path, f"it cannot be read: {error.strerror}") from None
     except ProtocolError as error:
         raise _unusable(path, error.what) from None
-    identity = Identity.load(folder / hospital.consortium.identity)
-    if roster.members.get(hospital.name) != identity.public:
-        raise _unusable(path, f"it does not name {hospital.name!r} with this hospital's key")
-    return Membership(hospital.name, identity, roster)
 
 
 def _unusable(path: Path, why: str) -> DataError:

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedward.client.approvals import Approval, approved_study
+from fedward.client.approvals import Approval, approved_study, is_approved
 from fedward.client.charging import charged_steps, declared_patients
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
 from fedward.client.evaluation import mean_loss, metric_sums
 from fedward.client.hospital import HospitalFile
+from fedward.client.membership import keep_newest_roster
+from fedward.client.offers import file_offer
 from fedward.client.randomness import generator
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
@@ -48,7 +50,9 @@ from fedward.study.errors import (
 from fedward.study.messages import (
     AdvertiseQuery,
     Answer,
+    Considered,
     EvaluateRequest,
+    OfferQuery,
     Part,
     Query,
     Refusal,
@@ -122,6 +126,8 @@ class Site:
             return self._refusal(error)
 
     def _answer(self, request: Request | Query) -> Answer:
+        if isinstance(request, OfferQuery):
+            return self._consider(request)
         study = self.load(request.study).study
         summing = self._summing(study, request.study, request.run)
         match request:
@@ -138,6 +144,14 @@ class Site:
                     self._layout(request, loaded),
                     np.random.default_rng(self._generator(request, "rounding").initial_seed()),
                 )
+
+    def _consider(self, offer: OfferQuery) -> Considered:
+        """File what is offered for a person to read, and say whether one has approved it."""
+        if keep_newest_roster(offer.roster, self.hospital, self._folder):
+            self._ways.clear()  # they hold the roster of before
+        studies = self._folder / self.hospital.studies
+        file_offer(offer.signed, offer.study, self.hospital, studies)
+        return Considered(self.hospital.name, is_approved(studies, offer.study))
 
     def _refuse_impossible(self, request: Request, loaded: Loaded) -> None:
         """What can be seen without the records is refused before any work is begun for it."""

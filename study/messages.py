@@ -1,6 +1,8 @@
 """What server and hospitals say to each other, as plain values.
 
     server                                     hospital
+      | OFFER      OfferQuery -----------------> |   a signed study and roster, for a person to read
+      |            <------ Considered, or Refusal |
       | ADVERTISE  AdvertiseQuery --------------> |   a key for this run (secure sums only)
       |            <------- Advertised, or Refusal |
       | TRAIN      TrainRequest ---------------> |   policy, budget, local training
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from fedward.study.version import VERSION
 
+OFFER = "query.offer"
 ADVERTISE = "query.advertise"
 TRAIN = "train"
 EVALUATE = "evaluate"
@@ -45,6 +48,25 @@ class Invitation:
 
     attempt: int
     adverts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class OfferQuery:
+    """Consider a study, and learn who belongs to the consortium.
+
+    Attributes:
+        study: Digest of the study.
+        run: Name of the run.
+        signed: The study's document, signed by the coordinator.
+        roster: The roster's document, signed by the coordinator.
+        version: Of Fedward at the server.
+    """
+
+    study: str
+    run: str
+    signed: bytes
+    roster: bytes
+    version: str = VERSION
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,14 @@ class UnmaskQuery:
     survivors: tuple[str, ...]
     shares: Mapping[str, bytes]
     version: str = VERSION
+
+
+@dataclass(frozen=True)
+class Considered:
+    """Whether the study is approved at this hospital by now."""
+
+    hospital: str
+    approved: bool
 
 
 @dataclass(frozen=True)
@@ -193,5 +223,5 @@ class Refusal:
 
 
 Request = TrainRequest | EvaluateRequest
-Query = AdvertiseQuery | UnmaskQuery
-Answer = Contribution | MaskedContribution | Advertised | Unmasked | Refusal
+Query = OfferQuery | AdvertiseQuery | UnmaskQuery
+Answer = Considered | Contribution | MaskedContribution | Advertised | Unmasked | Refusal

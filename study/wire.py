@@ -18,11 +18,13 @@ from fedward.study.messages import (
     Advertised,
     AdvertiseQuery,
     Answer,
+    Considered,
     Contribution,
     EvaluateRequest,
     Invitation,
     Masked,
     MaskedContribution,
+    OfferQuery,
     Part,
     Query,
     Refusal,
@@ -41,12 +43,16 @@ _FLOATS = ("float32", "float32 little-endian", "<f4")
 _WORDS = ("uint32", "uint32 little-endian", "<u4")
 _MOST = 100_000  # entries of a list; a study has no more hospitals
 _LARGEST = 4096  # bytes of a list's entry; the largest, a packed advert, has 2048
+_LARGEST_DOCUMENT = 4 << 20  # bytes of a signed document; a roster of tens of thousands of members
 _LONGEST = 10_000  # characters of a text
 
 
 def pack_request(request: Request | Query) -> RecordDict:
     """Flower records of a request or a query."""
     terms: dict[str, Any] = {"study": request.study, "run": request.run, "version": request.version}
+    if isinstance(request, OfferQuery):
+        terms |= {"signed": request.signed, "roster": request.roster}
+        return RecordDict({_TERMS: ConfigRecord(terms)})
     if isinstance(request, AdvertiseQuery):
         return RecordDict({_TERMS: ConfigRecord(terms)})
     terms |= {"round": request.round, **_packed_invitation(request.invitation)}
@@ -96,6 +102,22 @@ def unpack_evaluate_request(records: RecordDict) -> EvaluateRequest:
     )
 
 
+def unpack_offer_query(records: RecordDict) -> OfferQuery:
+    """An offer from Flower records.
+
+    Raises:
+        FederationError: The records are no offer.
+    """
+    terms = _terms(records)
+    return OfferQuery(
+        study=_text(terms, "study"),
+        run=_text(terms, "run"),
+        signed=_document(terms, "signed"),
+        roster=_document(terms, "roster"),
+        version=_text(terms, "version"),
+    )
+
+
 def unpack_advertise_query(records: RecordDict) -> AdvertiseQuery:
     """An advertise query from Flower records.
 
@@ -132,6 +154,8 @@ def pack_answer(answer: Answer) -> RecordDict:
         case Refusal():
             texts = {key: _printable(text) for key, text in asdict(answer).items()}
             return RecordDict({_TERMS: ConfigRecord({**texts})})
+        case Considered(hospital, approved):
+            return RecordDict({_TERMS: ConfigRecord({"hospital": hospital, "approved": approved})})
         case Contribution(hospital, vector):
             return _records(_array(vector, _FLOATS), {"hospital": hospital})
         case MaskedContribution(hospital, masked):
@@ -163,6 +187,8 @@ def unpack_answer(records: RecordDict, *, size: int = 0) -> Answer:
     if "error" in terms:
         texts = {key: _text(terms, key) for key in ("error", "what", "todo")}
         return Refusal(hospital=hospital, **texts)
+    if "approved" in terms:
+        return Considered(hospital, _flag(terms, "approved"))
     if "advert" in terms:
         return Advertised(hospital, _bytes(terms, "advert"))
     if "seed_of" in terms:
@@ -273,6 +299,20 @@ def _several_bytes(terms: ConfigRecord, key: str) -> tuple[bytes, ...]:
 
 def _is_bytes(value: object) -> bool:
     return isinstance(value, bytes) and len(value) <= _LARGEST
+
+
+def _document(terms: ConfigRecord, key: str) -> bytes:
+    value = terms.get(key)
+    if not isinstance(value, bytes) or len(value) > _LARGEST_DOCUMENT:
+        raise _malformed(f"no document {key!r}")
+    return value
+
+
+def _flag(terms: ConfigRecord, key: str) -> bool:
+    value = terms.get(key)
+    if not isinstance(value, bool):
+        raise _malformed(f"no yes or no {key!r}")
+    return value
 
 
 def _list(terms: ConfigRecord, key: str) -> list[Any]:
