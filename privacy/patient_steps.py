@@ -178,11 +178,14 @@ class _SecretNoise(DPOptimizer):
 
     def add_noise(self) -> None:
         """Leave the noisy sum of clipped gradients in the parameters' `grad`."""
-        scale = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            total: Tensor = vars(parameter)["summed_grad"]
-            noise = self._stream.normal(total.numel()).mul_(scale).view_as(total)
-            parameter.grad = (total + noise.to(total)).view_as(parameter)
+        totals: list[Tensor] = [vars(parameter)["summed_grad"] for parameter in self.params]
+        noisy = self._stream.noisy(
+            torch.cat([total.flatten() for total in totals]),
+            self.noise_multiplier * self.max_grad_norm,
+        )
+        pieces = noisy.split([total.numel() for total in totals])
+        for parameter, total, piece in zip(self.params, totals, pieces, strict=True):
+            parameter.grad = piece.to(total).view_as(parameter)
 
 
 def refuse_untrainable(model: nn.Module) -> None:
