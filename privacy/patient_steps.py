@@ -68,8 +68,6 @@ class PatientSteps(LocalSteps):
         """
         refuse_untrainable(model)
         refuse_buffers(model)
-        # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self._model = GradSampleModule(model, loss_reduction="sum")
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _SecretNoise(
@@ -147,7 +145,11 @@ class PatientSteps(LocalSteps):
             return
         _, place, records = patients.unique_consecutive(return_inverse=True, return_counts=True)
         weight = records.to(inputs.device).reciprocal()[place.to(inputs.device)]
-        (loss(self._model(inputs), labels) * weight).sum().backward()
+        total = (loss(self._model(inputs), labels) * weight).sum()
+        with warnings.catch_warnings():
+            # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            total.backward()
         if any(getattr(p, "grad_sample", None) is None for p in self._trainable):
             raise NoGradient(
                 "a trainable parameter has no gradient for each patient",
