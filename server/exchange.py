@@ -93,9 +93,7 @@ def exchange(
     return heard
 
 
-def _replies(
-    grid: Grid, pushed: list[str], deadline: float, heed: Heed
-) -> Iterator[Message]:
+def _replies(grid: Grid, pushed: list[str], deadline: float, heed: Heed) -> Iterator[Message]:
     """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
     waiting = dict.fromkeys(pushed)
     last = time.monotonic() + deadline

@@ -23,7 +23,7 @@ class LostRounds:
 
 
 SIMULATED = LostRounds()
-"""Nobody comes back in a simulation: the round is lost at once, and the third in a row is the end."""
+"""Nobody comes back in a simulation: a round is lost at once, and the third in a row is the end."""
 
 DEPLOYED = LostRounds(repeats=5, wait_seconds=60.0, pauses=True)
 """Hospitals come back: the round is asked again, and then the run waits for a person."""

@@ -1,8 +1,8 @@
 """Ways in which a run ends before its last round and can go on later, from where it was.
 
-    FederationError
-    ├── RunPaused         it waits for a person: too few hospitals, a refusal, a full disk
-    └── RunStopped        a person stopped it
+FederationError
+├── RunPaused         it waits for a person: too few hospitals, a refusal, a full disk
+└── RunStopped        a person stopped it
 """
 
 from __future__ import annotations

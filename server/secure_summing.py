@@ -168,6 +168,10 @@ class SecureSumming:
         """Those that advertised, and are allowed."""
         return [node for node in nodes if node in self._members and self._may(self._members[node])]
 
+    def begun(self, number: int) -> bool:
+        """Whether hospitals may have answered this exchange."""
+        return self._asked.read(number) is not None
+
     def lacking(self, nodes: Sequence[int]) -> str:
         """Too few members, for the study or for the shares that a sum needs."""
         able, fewest = len(self.able(nodes)), self._study.participation.fewest
@@ -175,7 +179,10 @@ class SecureSumming:
             needed = max(fewest, self._threshold(able))
         except ValueError as error:
             return str(error)
-        return "" if able >= needed else too_few_connected(able, needed)
+        if able >= needed:
+            return ""
+        said = [f"{refusal.hospital}: {refusal.what}" for refusal in self._declined.values()]
+        return "; ".join([too_few_connected(able, needed), *said[:1]])
 
     def _may(self, member: _Member) -> bool:
         return self._allowed is None or member.name in self._allowed

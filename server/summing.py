@@ -71,6 +71,9 @@ class Summing(Protocol):
     def able(self, nodes: Sequence[int]) -> list[int]:
         """Those of these nodes that can take part."""
 
+    def begun(self, number: int) -> bool:
+        """Whether this exchange was asked before: then it is repeated over the same hospitals."""
+
     def lacking(self, nodes: Sequence[int]) -> str:
         """Why an exchange with these nodes could come to no sum; empty if it could."""
 
@@ -112,6 +115,10 @@ class PlainSumming:
     def able(self, nodes: Sequence[int]) -> list[int]:
         """All of them: who a node is, only its answer says."""
         return list(nodes)
+
+    def begun(self, number: int) -> bool:
+        """Every repetition is a new exchange."""
+        return False
 
     def lacking(self, nodes: Sequence[int]) -> str:
         """Too few nodes."""
