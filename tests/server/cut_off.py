@@ -35,6 +35,9 @@ class Step(NamedTuple):
     node: int
 
 
+Moment = Callable[[Step, int], bool]
+
+
 class Watched(InProcessGrid):
     """Hospitals that can be gone, and a server that is killed when `killed` says so.
 
@@ -43,9 +46,7 @@ class Watched(InProcessGrid):
         steps: What the server did.
     """
 
-    def __init__(
-        self, hospitals: Sequence[Path], killed: Callable[[Step, int], bool] = lambda s, n: False
-    ) -> None:
+    def __init__(self, hospitals: Sequence[Path], killed: Moment = lambda s, n: False) -> None:
         super().__init__(hospitals)
         self.gone: set[int] = set()
         self.mute: set[int] = set()

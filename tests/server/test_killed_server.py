@@ -115,7 +115,9 @@ def test_every_optimizer_remembers(
 ) -> None:
     """Killed in the third of four rounds, when there is much to forget."""
     study = private_study(
-        training={"rounds": 4}, aggregation={**aggregation, "secure": secure}, privacy={"mode": "off"}
+        training={"rounds": 4},
+        aggregation={**aggregation, "secure": secure},
+        privacy={"mode": "off"},
     )
     with fast_folder() as folder:
         outcome, _ = whole(study, folder)
