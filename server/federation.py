@@ -291,8 +291,9 @@ class Federation:
         """A round may be lost where the next can be better; the final model is judged once."""
         if training and not self._lost_rounds.pauses:
             return gathered
-        if training and gathered.fixed and not self._summing.lacking(self._nodes):
-            return gathered  # those who were asked do not come back, and others are enough
+        there = [node for node in self._nodes if node not in gathered.absent]
+        if training and gathered.fixed and not self._summing.lacking(there):
+            return gathered  # those who were asked do not come back, and the others are enough
         raise _too_few(self._kind, where, gathered.why)
 
     def _ask_once(self, request: Request, *, parameters: int) -> tuple[Gathered, int]:

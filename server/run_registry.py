@@ -232,7 +232,7 @@ class RunRegistry:
             study=study.digest(),
             seed=seed,
             roster=roster,
-            created=now.isoformat(timespec="seconds"),
+            created=now.isoformat(timespec="microseconds"),
         )
         write_durably(run.folder / "run.json", _json(record.model_dump()))  # last: now it is one
         return run

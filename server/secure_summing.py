@@ -219,6 +219,8 @@ class SecureSumming:
             gathered.attempts = number
             refused |= tried.refusing
             gathered.why = tried.why
+            there = tried.refusing.keys() | {m.node for m in asked if m.name in tried.survivors}
+            gathered.absent = {member.node for member in asked} - there
             if tried.words is not None:
                 gathered.total = code.decode(tried.words)
                 gathered.each = [gathered.total]

@@ -42,6 +42,7 @@ class Gathered:
         why: Why there is no sum.
         fixed: Whether asking again must be over the same hospitals.
         hopeless: Whether asking again can come to no sum, whoever comes back.
+        absent: Nodes that did not answer when they were asked last.
     """
 
     total: Total | None = None
@@ -53,6 +54,7 @@ class Gathered:
     why: str = ""
     fixed: bool = False
     hopeless: bool = False
+    absent: set[int] = field(default_factory=set)
 
 
 class Summing(Protocol):

@@ -43,6 +43,8 @@ class Watched(InProcessGrid):
 
     Attributes:
         gone: Nodes that are not connected.
+        mute: Nodes that are, and do not answer.
+        mute_at: The same for one kind of question in one round.
         steps: What the server did.
     """
 
@@ -50,6 +52,7 @@ class Watched(InProcessGrid):
         super().__init__(hospitals)
         self.gone: set[int] = set()
         self.mute: set[int] = set()
+        self.mute_at: dict[tuple[str, int], set[int]] = {}
         self.steps: list[Step] = []
         self._killed = killed
         self._about: dict[str, Message] = {}
@@ -58,7 +61,7 @@ class Watched(InProcessGrid):
         return [node for node in super().get_node_ids() if node not in self.gone]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        sent = [m for m in messages if m.metadata.dst_node_id not in self.gone | self.mute]
+        sent = [m for m in messages if m.metadata.dst_node_id not in self._unreachable(m)]
         for message in sent:
             self._step("push", message)
         identifiers = list(super().push_messages(sent))
@@ -70,6 +73,14 @@ class Watched(InProcessGrid):
         for reply in replies:
             self._step("pulled", self._about[reply.metadata.reply_to_message_id])
         return replies
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def _unreachable(self, message: Message) -> set[int]:
+        about = message.metadata
+        question = (about.message_type.removeprefix("query."), int(about.group_id))
+        return self.gone | self.mute | self.mute_at.get(question, set())
 
     def _step(self, what: str, message: Message) -> None:
         kind = message.metadata.message_type

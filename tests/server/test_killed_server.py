@@ -95,16 +95,16 @@ def test_a_server_that_is_killed_again_and_again_arrives(tmp_path: Path) -> None
     with fast_folder() as folder:
         outcome, _ = whole(study, folder)
         sites, times = sites_of(folder / "killed", study), 0
-        while True:  # nine steps: an exchange has eight
+        while True:  # adverts and one exchange take 24 steps: each server gets a little further
             try:
-                with Watched(list(sites.files.values()), lambda s, n: n == 22) as grid:
+                with Watched(list(sites.files.values()), lambda s, n: n == 26) as grid:
                     again = federate(study, grid, folder / "checkpoint")
                 break
             except Killed:
                 times += 1
                 assert times < 40
         same(again, outcome)
-        assert times > 3
+        assert times >= 2
         assert sites.charges() == dict.fromkeys("abcd", 3)
 
 

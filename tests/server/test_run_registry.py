@@ -28,6 +28,10 @@ def started(run: RunFolder, grid: Watched, listen: Any = lambda _: None) -> None
     make_app(listen)(grid, context(folder=str(run.folder)))
 
 
+def state(run: RunFolder) -> str:
+    return run.record.state
+
+
 def lines(run: RunFolder) -> list[dict[str, Any]]:
     text = (run.folder / "events.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
@@ -78,7 +82,7 @@ def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
     with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
         started(run, grid)
 
-    assert run.record.state == "finished"
+    assert state(run) == "finished"
     assert (run.folder / "model.safetensors").exists()
     assert json.loads((run.folder / "federation.json").read_text())["study"] == study.digest()
     history = json.loads((run.folder / "history.json").read_text())["rounds"]
@@ -106,7 +110,7 @@ def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> N
     files = list(sites_of(tmp_path / "s", study).files.values())
     with Watched(files, moment) as grid, pytest.raises(Killed):
         started(run, grid)
-    assert run.record.state in {"waiting", "running"}
+    assert state(run) in {"waiting", "running"}
     with (run.folder / "events.jsonl").open("ab") as events:
         events.write(b'{"cut off')
     with Watched(files) as grid:
@@ -114,7 +118,7 @@ def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> N
     with Watched(list(sites_of(tmp_path / "o", study).files.values())) as grid:
         started(other, grid)
 
-    assert run.record.state == "finished"
+    assert state(run) == "finished"
     ours, theirs = (load_file(each.folder / "model.safetensors") for each in (run, other))
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
     history = json.loads((run.folder / "history.json").read_text())["rounds"]
@@ -135,11 +139,11 @@ def test_a_file_stops_a_run_and_resuming_finishes_it(tmp_path: Path) -> None:
 
     with Watched(files) as grid:
         started(run, grid, listen)
-        assert run.record.state == "stopped"
+        assert state(run) == "stopped"
         assert not run.stop_asked
         assert not [s for s in grid.steps if s.round == 3]
         started(run, grid)
-    assert run.record.state == "finished"
+    assert state(run) == "finished"
 
 
 def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
@@ -148,11 +152,11 @@ def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
     with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
         grid.gone = {1, 2}
         started(run, grid)
-        assert run.record.state == "paused"
+        assert state(run) == "paused"
         assert "2 of 4 hospitals are connected" in run.record.reason
         grid.gone = set()
         started(run, grid)
-    assert run.record.state == "finished"
+    assert state(run) == "finished"
 
 
 def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
@@ -177,5 +181,5 @@ def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
     (run.folder / "study.toml").unlink()
     with Watched([]) as grid, pytest.raises(FedwardError):
         started(run, grid)
-    assert run.record.state == "failed"
+    assert state(run) == "failed"
     assert "study.toml" in run.record.reason
