@@ -11,7 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedward.models.registry import read_settled
 from fedward.server.events import Listener
 from fedward.server.federation import Federation
-from fedward.server.run_folder import write_json, write_model, write_rounds
+from fedward.server.registered_run import run_registered
+from fedward.server.run_folder import write_results
 from fedward.server.sentences import log_event
 from fedward.study.errors import OptionError
 
@@ -23,8 +24,9 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
     Args:
         listener: Is told what happens; writes to Flower's log by default.
-        config: `study` (path of the study file), `out` (folder for the results; none are written
-            if it is empty), `seed` and `run` (the run's name); the run's own configuration if None.
+        config: Either `folder` (a run's folder in the registry, which holds everything else), or
+            `study` (path of the study file), `out` (folder for the results; none are written if it
+            is empty), `seed` and `run` (the run's name); the run's own configuration if None.
     """
     server_app = ServerApp()
 
@@ -37,19 +39,14 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
 
 def _run(grid: Grid, config: Config, listener: Listener) -> None:
+    if "folder" in config:
+        run_registered(_path(config, "folder"), grid, listener)
+        return
     study = read_settled(_path(config, "study"))
     seed, run = int(str(config.get("seed", 0))), str(config["run"])
     outcome = Federation(study, grid, run=run, seed=seed, listener=listener).train_and_judge()
-    if "out" not in config:
-        return
-    out = _path(config, "out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_model(study, outcome, out / "model.safetensors")
-    write_rounds(outcome, out / "rounds.csv")
-    write_json(
-        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
-        out / "federation.json",
-    )
+    if "out" in config:
+        write_results(study, outcome, _path(config, "out"))
 
 
 def _path(config: Config, key: str) -> Path:

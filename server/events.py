@@ -87,6 +87,25 @@ class RoundLost:
 
 
 @dataclass(frozen=True)
+class RoundDelayed:
+    """An exchange gave no sum, and is asked again after a wait.
+
+    Attributes:
+        round: From 1; a judging round comes after the last.
+        rounds: Of the whole run.
+        repeat: From 1, how often it is asked again.
+        seconds: Until then.
+        why: Why there was no sum.
+    """
+
+    round: int
+    rounds: int
+    repeat: int
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The end of a federation.
 
@@ -113,7 +132,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | Outcome
+Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | RoundDelayed | Outcome
 Listener = Callable[[Event], None]
 
 

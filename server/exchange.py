@@ -38,6 +38,11 @@ class Heard:
 
 
 Take = Callable[[int, Answer], None]
+Heed = Callable[[], None]
+
+
+def go_on() -> None:
+    """A check that lets an exchange go on."""
 
 
 def exchange(
@@ -49,6 +54,7 @@ def exchange(
     group: str,
     size: int = 0,
     deadline: float,
+    heed: Heed = go_on,
 ) -> Heard:
     """Ask nodes, and hand over each answer as it comes; no two are ever held.
 
@@ -61,6 +67,7 @@ def exchange(
         group: What the exchange is called in Flower's records.
         size: Length that a vector in an answer must have.
         deadline: Seconds after which answers are no longer waited for.
+        heed: Called again and again; what it raises ends the exchange.
     """
     messages = [
         Message(content, node, message_type, group_id=group, ttl=deadline)
@@ -70,7 +77,7 @@ def exchange(
     asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
     heard = Heard()
     missing = set(contents)
-    for reply in _replies(grid, pushed, deadline):
+    for reply in _replies(grid, pushed, deadline, heed):
         # Not the reply's own source: what a SuperLink says of a lost node comes from itself.
         node = asked[reply.metadata.reply_to_message_id]
         missing.discard(node)
@@ -86,12 +93,13 @@ def exchange(
     return heard
 
 
-def _replies(grid: Grid, pushed: list[str], deadline: float) -> Iterator[Message]:
+def _replies(grid: Grid, pushed: list[str], deadline: float, heed: Heed) -> Iterator[Message]:
     """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
     waiting = dict.fromkeys(pushed)
     last = time.monotonic() + deadline
     pause = _FIRST_PAUSE
     while waiting and time.monotonic() < last:
+        heed()
         before = len(waiting)
         for identifier in list(waiting):
             for reply in grid.pull_messages([identifier]):

@@ -2,13 +2,13 @@
 
 A strategy that works on a mean cannot tell the difference, so it works on a secure sum too. One
 that compares single updates is given each as a reply of its own. Tested on flwr 1.41; private of
-Flower here: `Run`, which its abstract grid asks for.
+Flower here: `Run`, which its abstract grid asks for, and where the strategies keep their moments.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.supercore.run import Run
+from numpy.typing import NDArray
 
 from fedward.privacy.contribution import Total
 from fedward.study.aggregation import (
@@ -37,6 +38,11 @@ from fedward.study.errors import FederationError
 from fedward.study.messages import Vector
 
 _MODEL = "model"
+_MOMENTUM, _FIRST, _SECOND, _LAST = "momentum", "first_moment", "second_moment", "last_model"
+
+_ADAPTIVE = (flower.FedAdagrad, flower.FedAdam, flower.FedYogi)
+
+State = Mapping[str, NDArray[Any]]
 
 
 class ServerOptimizer:
@@ -75,6 +81,36 @@ class ServerOptimizer:
             )
         return after.astype(np.float32)
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the strategy remembers of earlier rounds, each shape (d,); empty for most."""
+        strategy, found = self._strategy, dict[str, NDArray[Any]]()
+        if isinstance(strategy, flower.FedAvgM):
+            if strategy.current_arrays is not None:
+                found[_LAST] = strategy.current_arrays[_MODEL].numpy()
+            if strategy.momentum_vector is not None:
+                (found[_MOMENTUM],) = strategy.momentum_vector
+        elif isinstance(strategy, _ADAPTIVE):
+            for name, moments in ((_FIRST, strategy.m_t), (_SECOND, strategy.v_t)):
+                if moments:
+                    found[name] = moments[_MODEL]
+        return {name: np.array(array) for name, array in found.items()}
+
+    def restore(self, state: State) -> None:
+        """Remember what a strategy of the same study remembered.
+
+        Args:
+            state: From `state`.
+        """
+        strategy = self._strategy
+        if isinstance(strategy, flower.FedAvgM):
+            last, momentum = state.get(_LAST), state.get(_MOMENTUM)
+            strategy.current_arrays = None if last is None else _record(last)
+            strategy.momentum_vector = None if momentum is None else [np.array(momentum)]
+        elif isinstance(strategy, _ADAPTIVE):
+            first, second = state.get(_FIRST), state.get(_SECOND)
+            strategy.m_t = None if first is None else {_MODEL: np.array(first)}
+            strategy.v_t = None if second is None else {_MODEL: np.array(second)}
+
 
 @contextmanager
 def _without_flower_log() -> Iterator[None]:
@@ -95,7 +131,7 @@ def _reply(model: Vector, total: Total) -> RecordDict:
     return RecordDict({"arrays": _record(mean), "metrics": weight})
 
 
-def _record(model: Vector) -> ArrayRecord:
+def _record(model: NDArray[Any]) -> ArrayRecord:
     return ArrayRecord({_MODEL: Array(model)})
 
 

@@ -17,6 +17,17 @@ from fedward.study.study import Study
 COLUMNS = ("round", "seconds", "hospitals", "part", "records", "loss", "accuracy", "auc")
 
 
+def write_results(study: Study, outcome: Outcome, folder: Path) -> None:
+    """Model, rounds and figures of a finished run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(study, outcome, folder / "model.safetensors")
+    write_rounds(outcome, folder / "rounds.csv")
+    write_json(
+        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
+        folder / "federation.json",
+    )
+
+
 def write_model(study: Study, outcome: Outcome, path: Path) -> None:
     """The final model as safetensors, with the study's digest and classes in its metadata."""
     model = build(study, seed=0)

@@ -9,6 +9,7 @@ from fedward.server.events import (
     Metrics,
     Outcome,
     Refused,
+    RoundDelayed,
     RoundFinished,
     RoundLost,
 )
@@ -38,6 +39,9 @@ def sentence(event: Event) -> str | None:
             return "  ".join([*words, *judged(event.metrics, rounds=event.round - 1)])
         case RoundLost():
             return lost_sentence(event)
+        case RoundDelayed():
+            again = f"asked again in {event.seconds:.0f} s"
+            return f"round {event.round}/{event.rounds}  {again}: {event.why}"
         case Outcome():
             return "  ".join(["final model, test part:", *known_figures(event.test)])
         case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from fedward.privacy.contribution import Layout, Total
 from fedward.privacy.plain_sum import EachApart, PlainSum
-from fedward.server.exchange import exchange
+from fedward.server.exchange import Heed, exchange, go_on
 from fedward.study.aggregation import Robust
 from fedward.study.errors import FederationError
 from fedward.study.messages import (
@@ -40,6 +40,9 @@ class Gathered:
         silent: How many said nothing until the deadline, or could not be reached.
         attempts: How often it was tried.
         why: Why there is no sum.
+        fixed: Whether asking again must be over the same hospitals.
+        hopeless: Whether asking again can come to no sum, whoever comes back.
+        absent: Nodes that did not answer when they were asked last.
     """
 
     total: Total | None = None
@@ -49,18 +52,40 @@ class Gathered:
     silent: int = 0
     attempts: int = 1
     why: str = ""
+    fixed: bool = False
+    hopeless: bool = False
+    absent: set[int] = field(default_factory=set)
 
 
 class Summing(Protocol):
     """One way of adding up."""
 
     def begin(self, nodes: Sequence[int]) -> list[Refusal]:
-        """Prepare a run with these nodes; what those that cannot take part say."""
+        """Prepare an exchange with these nodes, which are all that are connected now.
+
+        Returns:
+            What those that cannot take part say, if they have not said it before.
+        """
+
+    def allow(self, names: Collection[str]) -> None:
+        """Only these hospitals take part from now on; all do before this is called."""
+
+    def able(self, nodes: Sequence[int]) -> list[int]:
+        """Those of these nodes that can take part."""
+
+    def begun(self, number: int) -> bool:
+        """Whether this exchange was asked before: then it is repeated over the same hospitals."""
+
+    def lacking(self, nodes: Sequence[int]) -> str:
+        """Why an exchange with these nodes could come to no sum; empty if it could."""
 
     def gather(
         self, nodes: Sequence[int], request: Request, layout: Layout, *, heard: Hear
     ) -> Gathered:
         """Ask these nodes and add their answers up.
+
+        What was asked before, by this process or an earlier one, is asked again over the hospitals
+        that were invited then, whatever nodes are given.
 
         Args:
             nodes: Whom to ask.
@@ -73,8 +98,10 @@ class Summing(Protocol):
 class PlainSumming:
     """Contributions are added in the clear as they come, and dropped."""
 
-    def __init__(self, study: Study, grid: Grid) -> None:
-        """Take the study's terms, and the way to the hospitals."""
+    def __init__(self, study: Study, grid: Grid, *, heed: Heed = go_on) -> None:
+        """Take the study's terms, the way to the hospitals, and what may end an exchange."""
+        self._heed = heed
+        self._allowed: frozenset[str] | None = None
         self._who = study.participation
         self._kind = EachApart if isinstance(study.aggregation, Robust) else PlainSum
         self._grid = grid
@@ -82,6 +109,23 @@ class PlainSumming:
     def begin(self, nodes: Sequence[int]) -> list[Refusal]:
         """Nothing is to be prepared."""
         return []
+
+    def allow(self, names: Collection[str]) -> None:
+        """Answers of others are left out from now on."""
+        self._allowed = frozenset(names)
+
+    def able(self, nodes: Sequence[int]) -> list[int]:
+        """All of them: who a node is, only its answer says."""
+        return list(nodes)
+
+    def begun(self, number: int) -> bool:
+        """Every repetition is a new exchange."""
+        return False
+
+    def lacking(self, nodes: Sequence[int]) -> str:
+        """Too few nodes."""
+        fewest = self._who.fewest
+        return "" if len(nodes) >= fewest else too_few_connected(len(nodes), fewest)
 
     def gather(
         self, nodes: Sequence[int], request: Request, layout: Layout, *, heard: Hear
@@ -93,6 +137,11 @@ class PlainSumming:
         def take(node: int, answer: Answer) -> None:
             if not isinstance(answer, Contribution):
                 raise another_answer()
+            if self._allowed is not None and answer.hospital not in self._allowed:
+                raise FederationError(
+                    "is not in the consortium's roster; its answer was left out",
+                    todo="ask the consortium's coordinator",
+                )
             running.add(answer.vector)
             answered.append(answer.hospital)
             heard(answer.hospital)
@@ -105,6 +154,7 @@ class PlainSumming:
             group=str(request.round),
             size=layout.size,
             deadline=self._who.deadline_seconds,
+            heed=self._heed,
         )
         enough = len(answered) >= self._who.fewest
         return Gathered(
@@ -125,6 +175,11 @@ def message_type(request: Request) -> str:
 def too_few(answered: int, needed: int) -> str:
     """Why there is no sum."""
     return f"{answered} hospitals answered in time, {needed} are needed"
+
+
+def too_few_connected(able: int, needed: int) -> str:
+    """Why nobody is asked."""
+    return f"{able} hospitals are connected and can take part, {needed} are needed"
 
 
 def another_answer() -> FederationError:

@@ -1,0 +1,50 @@
+"""Files that are there after a power cut, whole: written beside, forced to the disk, renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fedward.server.run_errors import RunPaused
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file; whoever reads it sees the old content or the new, also after a power cut.
+
+    Raises:
+        RunPaused: The disk does not take it; the old content is still there.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        write_to_disk(aside, content)
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def write_to_disk(path: Path, content: bytes) -> None:
+    """Write a file that nobody reads yet; when this returns, it is on the disk."""
+    handle = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries, such as a rename in it, to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> RunPaused:
+    """The error for a disk that is full or gone: what was written before is still whole."""
+    return RunPaused(
+        f"cannot be written ({error.strerror})",
+        todo="free the disk, then resume the run",
+        where=str(path),
+    )

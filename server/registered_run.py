@@ -1,0 +1,108 @@
+"""A run of the registry: its state, events, history and results lie in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fedward.server.checkpoint import Checkpoints
+from fedward.server.events import (
+    Event,
+    Listener,
+    Outcome,
+    RoundDelayed,
+    RoundFinished,
+    RoundLost,
+    RoundStarted,
+)
+from fedward.server.federation import Federation
+from fedward.server.lost_rounds import DEPLOYED, LostRounds
+from fedward.server.run_errors import RunPaused, RunStopped
+from fedward.server.run_folder import write_results
+from fedward.server.run_registry import RunFolder, State, line_of
+from fedward.study.errors import FedwardError
+
+
+def run_registered(
+    folder: Path, grid: Grid, listener: Listener, *, lost_rounds: LostRounds = DEPLOYED
+) -> None:
+    """Begin a run, or take it up where it was; when this returns its state says how it ended.
+
+    Args:
+        folder: Of the run, in a registry.
+        grid: The way to the hospitals.
+        listener: Is told what happens, too.
+        lost_rounds: How patient the run is.
+
+    Raises:
+        DataError: The folder is no run's.
+        FedwardError: What made the run fail; its state says so.
+        Exception: What nobody thought of, such as a connection that is gone: the run was cut off
+            and waits to be taken up again.
+    """
+    run = RunFolder(folder)
+    if run.record.state == "finished":
+        return
+    try:
+        _run(run, grid, listener, lost_rounds)
+    except RunStopped:
+        run.clear_stop()
+        run.mark("stopped")
+    except RunPaused as paused:
+        _mark(run, "paused", paused.line())
+    except OSError as error:
+        _mark(run, "paused", f"the run's folder cannot be used ({error.strerror})")
+    except FedwardError as error:
+        _mark(run, "failed", error.line())
+        raise
+    except Exception as error:
+        _mark(run, "waiting", f"cut off ({type(error).__name__}), to be resumed")
+        raise
+
+
+def _mark(run: RunFolder, state: State, reason: str) -> None:
+    with contextlib.suppress(RunPaused, OSError):  # the disk that is full may be this one
+        run.mark(state, reason)
+
+
+def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds) -> None:
+    record, study = run.record, run.study
+    before = Checkpoints(run.checkpoint).latest()
+    rounds = [] if before is None else list(before.rounds)
+    outcomes: list[Outcome] = []
+
+    def heed() -> None:
+        if run.stop_asked:
+            raise RunStopped("stopped by a person", todo="resume it when you like")
+
+    def listen(event: Event) -> None:
+        match event:
+            case RoundStarted():
+                run.mark("running")
+            case RoundDelayed():
+                run.mark("waiting", event.why)
+            case RoundFinished() | RoundLost():
+                rounds.append(event)
+                run.write_history(rounds)
+            case Outcome():
+                outcomes.append(event)
+        run.note(line_of(event))
+        listener(event)
+
+    run.mark("waiting", "for hospitals")
+    run.write_history(rounds)
+    Federation(
+        study,
+        grid,
+        run=record.name,
+        seed=record.seed,
+        listener=listen,
+        folder=run.checkpoint,
+        lost_rounds=lost_rounds,
+        members=run.members,
+        heed=heed,
+    ).train_and_judge()
+    write_results(study, outcomes[0], run.folder)
+    run.mark("finished")

@@ -1,0 +1,298 @@
+"""The runs of an aggregator, as folders that a person can read.
+
+runs/
+├── members.json           who may take part: the roster's version and names
+└── <run>/
+    ├── run.json           name, study, seed, state and its reason
+    ├── study.json         the study as the coordinator signed it
+    ├── study.toml         the same study, for people and for the run
+    ├── checkpoint/        where the run is
+    ├── history.json       each round so far
+    ├── events.jsonl       what happened, a line each; nothing of a patient
+    ├── log.txt            what the run's process said
+    ├── stop               there while a person wants the run to stop
+    └── model.safetensors  and the other results, at the end
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedward.models.registry import read_settled, settled
+from fedward.server.checkpoint import packed_round
+from fedward.server.durable import write_durably
+from fedward.server.events import Event, Outcome, RoundFinished, RoundLost
+from fedward.server.federation import Members
+from fedward.study.errors import DataError, OptionError
+from fedward.study.study import Study
+
+State = Literal["submitted", "waiting", "running", "paused", "stopped", "finished", "failed"]
+
+BY_ITSELF: frozenset[State] = frozenset({"submitted", "waiting", "running"})
+"""States in which a run without a process is begun, or taken up, without being told to."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class RunRecord(BaseModel):
+    """One run.
+
+    Attributes:
+        name: As hospitals know it, in their ledgers and journals: never used twice.
+        title: The study's name.
+        study: The study's digest.
+        seed: Of the first model and of who is invited.
+        roster: Version of the roster when it was submitted.
+        created: When that was, UTC.
+        state: `waiting` is for hospitals, `paused` for a person.
+        reason: Why it is in this state; may be empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=_NAME.pattern)]
+    title: str
+    study: str
+    seed: int
+    roster: int = 0
+    created: str
+    state: State = "submitted"
+    reason: str = ""
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a folder that a registry made."""
+        self.folder = folder
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run keeps where it is."""
+        return self.folder / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """Where the output of the run's process goes."""
+        return self.folder / "log.txt"
+
+    @property
+    def record(self) -> RunRecord:
+        """What is known of the run.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        path = self.folder / "run.json"
+        try:
+            return RunRecord.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(
+                f"is no run ({' '.join(str(error).split())[:200]})",
+                todo="see fedward aggregator runs",
+                where=str(path),
+            ) from None
+
+    @property
+    def study(self) -> Study:
+        """The run's study, settled.
+
+        Raises:
+            DataError: It is not the study that was submitted.
+        """
+        path = self.folder / "study.toml"
+        study = read_settled(path)
+        if study.digest() != self.record.study:
+            raise DataError(
+                "is not the study that was submitted",
+                todo="submit the changed study as a new run",
+                where=str(path),
+            )
+        return study
+
+    @property
+    def document(self) -> bytes:
+        """The study as the coordinator signed it.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        path = self.folder / "study.json"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"cannot be read ({error.strerror})", todo="submit the study anew", where=str(path)
+            ) from None
+
+    def mark(self, state: State, reason: str = "") -> RunRecord:
+        """Change the state; a line in the events says so too.
+
+        Raises:
+            RunPaused: The disk does not take it.
+        """
+        before = self.record
+        after = before.model_copy(update={"state": state, "reason": reason})
+        if after != before:
+            write_durably(self.folder / "run.json", _json(after.model_dump()))
+            self.note({"event": "State", "state": state, "reason": reason})
+        return after
+
+    def members(self) -> Members | None:
+        """Who may take part now; None if nobody has said so: everybody who is connected may.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return _members(self.folder.parent / "members.json")
+
+    def ask_to_stop(self) -> None:
+        """The run stops at the next chance, also when it is begun again before it did."""
+        (self.folder / "stop").touch()
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether somebody wants the run to stop."""
+        return (self.folder / "stop").exists()
+
+    def clear_stop(self) -> None:
+        """Nobody wants the run to stop any more."""
+        (self.folder / "stop").unlink(missing_ok=True)
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Add a line to the events. One that was cut off by a crash stays a line of its own."""
+        path = self.folder / "events.jsonl"
+        whole = json.dumps({"at": _now(), **line}, allow_nan=True) + "\n"
+        with path.open("a+b") as events:
+            if events.tell():
+                events.seek(-1, 2)
+                whole = whole if events.read(1) == b"\n" else f"\n{whole}"
+            events.write(whole.encode())
+
+    def write_history(self, rounds: Sequence[RoundFinished | RoundLost]) -> None:
+        """Each round so far, for people and plots."""
+        write_durably(
+            self.folder / "history.json", _json({"rounds": [packed_round(r) for r in rounds]})
+        )
+
+
+class RunRegistry:
+    """All runs of an aggregator."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; it is made when the first run is."""
+        self._folder = folder
+
+    def create(
+        self, study: Study, document: bytes, *, seed: int = 0, roster: int = 0, name: str = ""
+    ) -> RunFolder:
+        """A new run.
+
+        Args:
+            study: What was signed, checked before.
+            document: The same as the coordinator signed it.
+            seed: Of the run.
+            roster: Version of the roster now.
+            name: Of the run; one from the study's name and the time if it is empty.
+
+        Raises:
+            OptionError: There is such a run, or the name is none.
+            RunPaused: The disk does not take it.
+        """
+        study, now = settled(study), datetime.now(UTC)
+        name = name or f"{_slug(study.study.name)}-{now:%Y%m%d-%H%M%S-%f}"
+        if not _NAME.fullmatch(name):
+            raise OptionError(
+                f"{name!r} is no possible name of a run", todo="use letters, digits, dots, dashes"
+            )
+        run = RunFolder(self._folder / name)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            run.folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise OptionError(
+                f"there is a run {name} already", todo="give another name, or resume that run"
+            ) from None
+        values = study.model_dump(mode="json", exclude_none=True)
+        write_durably(run.folder / "study.json", document)
+        write_durably(run.folder / "study.toml", tomli_w.dumps(values).encode())
+        record = RunRecord(
+            name=name,
+            title=study.study.name,
+            study=study.digest(),
+            seed=seed,
+            roster=roster,
+            created=now.isoformat(timespec="microseconds"),
+        )
+        write_durably(run.folder / "run.json", _json(record.model_dump()))  # last: now it is one
+        return run
+
+    def list(self) -> list[RunRecord]:
+        """Every run, the oldest first; a folder that never became one is left out."""
+        files = self._folder.glob("*/run.json")
+        return sorted((RunFolder(f.parent).record for f in files), key=lambda r: r.created)
+
+    def get(self, name: str) -> RunFolder:
+        """One run.
+
+        Raises:
+            OptionError: There is none of this name.
+        """
+        if not _NAME.fullmatch(name) or not (self._folder / name / "run.json").is_file():
+            raise OptionError(f"there is no run {name}", todo="see fedward aggregator runs")
+        return RunFolder(self._folder / name)
+
+    def set_members(self, version: int, names: Collection[str]) -> None:
+        """Say who may take part in all runs from their next exchange on.
+
+        Raises:
+            RunPaused: The disk does not take it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(
+            self._folder / "members.json", _json({"version": version, "names": sorted(names)})
+        )
+
+
+def line_of(event: Event) -> dict[str, Any]:
+    """An event as JSON values: without the model, and without what others already say."""
+    if isinstance(event, Outcome):
+        kept = {"test": event.test, "validation": event.validation, "seconds": event.seconds}
+        return {"event": "Outcome", **kept}
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def _members(path: Path) -> Members | None:
+    try:
+        values = json.loads(path.read_bytes())
+        return Members(int(values["version"]), frozenset(map(str, values["names"])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"does not say who may take part ({error})",
+            todo="install the consortium's roster again",
+            where=str(path),
+        ) from None
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "run"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=2).encode() + b"\n"

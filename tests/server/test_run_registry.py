@@ -1,0 +1,185 @@
+"""The registry's folders, and runs of the ServerApp from one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from fedward.server.app import make_app
+from fedward.server.events import Event, RoundFinished, RoundStarted
+from fedward.server.run_registry import RunFolder, RunRegistry
+from fedward.study.errors import DataError, FedwardError, OptionError
+from fedward.study.study import Study
+from tests.server.conftest import context
+from tests.server.cut_off import Killed, Moment, Watched, private_study, sites_of
+
+DOCUMENT = b'{"signed": true}'
+
+
+def submitted(folder: Path, study: Study) -> RunFolder:
+    return RunRegistry(folder / "runs").create(study, DOCUMENT, seed=5, name="run")
+
+
+def started(run: RunFolder, grid: Watched, listen: Any = lambda _: None) -> None:  # noqa: ANN401
+    make_app(listen)(grid, context(folder=str(run.folder)))
+
+
+def state(run: RunFolder) -> str:
+    return run.record.state
+
+
+def lines(run: RunFolder) -> list[dict[str, Any]]:
+    text = (run.folder / "events.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_run_is_created_found_and_listed(tmp_path: Path) -> None:
+    registry = RunRegistry(tmp_path / "runs")
+    assert registry.list() == []
+    study = private_study()
+    first = registry.create(study, DOCUMENT, seed=7, roster=3)
+    second = registry.create(study, DOCUMENT)
+
+    assert first.record == registry.get(first.record.name).record
+    assert [r.name for r in registry.list()] == [first.record.name, second.record.name]
+    assert (first.record.seed, first.record.roster) == (7, 3)
+    assert (first.record.state, first.record.title) == ("submitted", "tiny")
+    assert first.study == study
+    assert first.document == DOCUMENT
+    assert first.folder.stat().st_mode & 0o077 == 0
+    assert first.mark("paused", "why").reason == "why"
+    assert registry.get(first.record.name).record.state == "paused"
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "-x", "a" * 101, "none", "a\n"])
+def test_no_other_folder_is_a_run(name: str, tmp_path: Path) -> None:
+    registry = RunRegistry(tmp_path / "runs")
+    registry.create(private_study(), DOCUMENT, name="run")
+    with pytest.raises(OptionError):
+        registry.get(name)
+    with pytest.raises(OptionError, match="there is a run run"):
+        registry.create(private_study(), DOCUMENT, name="run")
+
+
+def test_another_study_in_its_place_is_refused(tmp_path: Path) -> None:
+    run = submitted(tmp_path, private_study())
+    other = RunRegistry(tmp_path / "o").create(private_study(training={"rounds": 9}), DOCUMENT)
+    (run.folder / "study.toml").write_bytes((other.folder / "study.toml").read_bytes())
+    with pytest.raises(DataError, match="not the study that was submitted"):
+        _ = run.study
+    (run.folder / "run.json").write_text("{}")
+    with pytest.raises(DataError, match=r"run\.json"):
+        _ = run.record
+
+
+def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
+    study = private_study()
+    run = submitted(tmp_path, study)
+    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+        started(run, grid)
+
+    assert state(run) == "finished"
+    assert (run.folder / "model.safetensors").exists()
+    assert json.loads((run.folder / "federation.json").read_text())["study"] == study.digest()
+    history = json.loads((run.folder / "history.json").read_text())["rounds"]
+    assert [each["round"] for each in history] == [1, 2, 3]
+    kinds = [line["event"] for line in lines(run)]
+    assert kinds.count("RoundFinished") == 3
+    assert kinds[-2:] == ["Outcome", "State"]
+    assert all("at" in line and "model" not in line for line in lines(run))
+    steps = len(grid.steps)
+    started(run, grid)  # a finished run is left as it is
+    assert len(grid.steps) == steps
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda s, n: n == 1,
+        lambda s, n: s[:3] == ("pulled", "unmask", 2) and s.node == 2,
+        lambda s, n: s[:3] == ("push", "evaluate", 6),
+    ],
+)
+def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> None:
+    study = private_study()
+    run, other = submitted(tmp_path, study), submitted(tmp_path / "other", study)
+    files = list(sites_of(tmp_path / "s", study).files.values())
+    with Watched(files, moment) as grid, pytest.raises(Killed):
+        started(run, grid)
+    assert state(run) in {"waiting", "running"}
+    with (run.folder / "events.jsonl").open("ab") as events:
+        events.write(b'{"cut off')
+    with Watched(files) as grid:
+        started(run, grid)
+    with Watched(list(sites_of(tmp_path / "o", study).files.values())) as grid:
+        started(other, grid)
+
+    assert state(run) == "finished"
+    ours, theirs = (load_file(each.folder / "model.safetensors") for each in (run, other))
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
+    history = json.loads((run.folder / "history.json").read_text())["rounds"]
+    assert [each["round"] for each in history] == [1, 2, 3]
+    text = (run.folder / "events.jsonl").read_text("utf-8").splitlines()
+    assert text.count('{"cut off') == 1
+    assert all(json.loads(line) for line in text if line != '{"cut off')
+
+
+def test_a_file_stops_a_run_and_resuming_finishes_it(tmp_path: Path) -> None:
+    study = private_study()
+    run = submitted(tmp_path, study)
+    files = list(sites_of(tmp_path / "s", study).files.values())
+
+    def listen(event: Event) -> None:
+        if isinstance(event, RoundStarted) and event.round == 2:
+            run.ask_to_stop()
+
+    with Watched(files) as grid:
+        started(run, grid, listen)
+        assert state(run) == "stopped"
+        assert not run.stop_asked
+        assert not [s for s in grid.steps if s.round == 3]
+        started(run, grid)
+    assert state(run) == "finished"
+
+
+def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
+    study = private_study()
+    run = submitted(tmp_path, study)
+    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+        grid.gone = {1, 2}
+        started(run, grid)
+        assert state(run) == "paused"
+        assert "2 of 4 hospitals are connected" in run.record.reason
+        grid.gone = set()
+        started(run, grid)
+    assert state(run) == "finished"
+
+
+def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
+    study = private_study()
+    run = submitted(tmp_path, study)
+    registry = RunRegistry(tmp_path / "runs")
+    assert run.members() is None
+
+    def listen(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.round == 1:
+            registry.set_members(2, ["a", "b", "c"])
+
+    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+        started(run, grid, listen)
+    history = json.loads((run.folder / "history.json").read_text())["rounds"]
+    assert [each["answered"] for each in history] == [4, 3, 3]
+
+
+def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
+    study = private_study()
+    run = submitted(tmp_path, study)
+    (run.folder / "study.toml").unlink()
+    with Watched([]) as grid, pytest.raises(FedwardError):
+        started(run, grid)
+    assert state(run) == "failed"
+    assert "study.toml" in run.record.reason
