@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -31,6 +32,16 @@ LARGEST_PEM = 64 << 10  # bytes of a certificate, a chain or a request
 _MOST_HOSTS = 16
 _EARLIER = timedelta(days=1)  # a machine whose clock is behind must accept it at once
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,7 @@ class Authority:
         Raises:
             BadCertificate: The request cannot be used, or the authority's own time is over.
         """
-        wanted = read_certificate_request(request)
-        public = x509.load_pem_x509_csr(request).public_key()
+        hosts, public = _wanted(request)
         until = self._certificate.not_valid_after_utc
         if now + timedelta(days=1) > until:
             raise BadCertificate(
@@ -139,7 +149,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(_alternatives(wanted.hosts), critical=False)
+            .add_extension(_alternatives(hosts), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer),
@@ -177,25 +187,8 @@ def read_certificate_request(request: bytes) -> CertificateRequest:
         BadCertificate: It is larger than 64 KiB, malformed, not signed by its own key, or asks for
             something else than a server's certificate for 1 to 16 hosts.
     """
-    if len(request) > LARGEST_PEM:
-        raise _no_request("it is larger than 64 KiB")
-    try:
-        found = x509.load_pem_x509_csr(request)
-        public = found.public_key()
-        hosts = _possible(_hosts(found.extensions))
-        if not found.is_signature_valid:
-            raise ValueError("it is not signed by its own key")
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise _no_request(str(error)) from None
-    except x509.ExtensionNotFound:
-        raise _no_request("it names no host") from None
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        raise _no_request("its extensions cannot be read") from None
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, _CURVES):
-        raise _no_request("its key is not on P-256 or P-384")
-    return CertificateRequest(
-        hosts, public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    )
+    hosts, public = _wanted(request)
+    return CertificateRequest(hosts, _der(public))
 
 
 def read_authority(pem: bytes, *, now: datetime) -> datetime:
@@ -240,8 +233,8 @@ def check_server(chain: bytes, *, ca: bytes, host: str, now: datetime, public: b
         store = verification.Store([_authority(ca)])
         policy = verification.PolicyBuilder().store(store).time(now)
         policy.build_server_verifier(subject).verify(server, above)
-        found = server.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, verification.VerificationError) as error:
+        found = _der(server.public_key())
+    except (*_UNREADABLE, verification.VerificationError) as error:
         raise BadCertificate(
             f"the certificate does not prove that a server is {host} ({error!s:.200})",
             todo="ask the coordinator for a new one: fedward consortium certify",
@@ -253,6 +246,22 @@ def check_server(chain: bytes, *, ca: bytes, host: str, now: datetime, public: b
         )
 
 
+def _wanted(request: bytes) -> tuple[tuple[str, ...], ec.EllipticCurvePublicKey]:
+    if len(request) > LARGEST_PEM:
+        raise _no_request("it is larger than 64 KiB")
+    try:
+        found = x509.load_pem_x509_csr(request)
+        public = found.public_key()
+        hosts = _possible(_hosts(found.extensions))
+        if not found.is_signature_valid:
+            raise ValueError("it is not signed by its own key")
+    except _UNREADABLE as error:
+        raise _no_request(str(error)) from None
+    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, _CURVES):
+        raise _no_request("its key is not on P-256 or P-384")
+    return hosts, public
+
+
 def _authority(pem: bytes) -> x509.Certificate:
     if len(pem) > LARGEST_PEM:
         raise _no_authority("it is larger than 64 KiB")
@@ -260,15 +269,17 @@ def _authority(pem: bytes) -> x509.Certificate:
         (certificate,) = x509.load_pem_x509_certificates(pem)
         certificate.verify_directly_issued_by(certificate)
         limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise _no_authority("it is not one certificate in PEM, signed by itself") from None
-    except (x509.ExtensionNotFound, x509.DuplicateExtension):
-        raise _no_authority("it does not say what it may be used for") from None
     if not limits.ca:
         raise _no_authority("it may not sign others")
     if certificate.public_bytes(Encoding.PEM) != pem:
         raise _no_authority("there is more in it than a certificate")
     return certificate
+
+
+def _der(public: CertificatePublicKeyTypes) -> bytes:
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _begun(
