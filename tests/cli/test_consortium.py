@@ -29,7 +29,7 @@ WRONG = "0000-0000-0000-0000-0000-0000-0000-0000"
 def fingerprint(said: Said) -> str:
     """The last one that was shown."""
     assert said.code == 0, said.err
-    return FINGERPRINT.findall(said.out)[-1]
+    return str(FINGERPRINT.findall(said.out)[-1])
 
 
 def found(fedward: Fedward) -> str:
