@@ -125,11 +125,33 @@ class Consortium(Frozen):
         roster: File of the members' names and public keys, signed by the coordinator.
         coordinator: The coordinator's public key, 64 hexadecimal digits, as compared by telephone.
         identity: File of this hospital's own private key, which never leaves it.
+        transport: File of this hospital's key for the line to the aggregator.
+        ca: File of the consortium's own certificate authority.
+        address: `host:port` of the aggregator; a simulation has none.
     """
 
     roster: str = "roster.json"
     coordinator: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     identity: str = "identity.pem"
+    transport: str = "transport.pem"
+    ca: str = "ca.pem"
+    address: str | None = None
+
+
+class DaemonSettings(Frozen):
+    """How the daemon asks the aggregator for work.
+
+    Attributes:
+        poll_seconds: Between two questions while a round is near.
+        idle_seconds: Between two questions when nothing has come for long.
+        longest_pause_seconds: Between two tries to reach an aggregator that is not there.
+        deadline_seconds: For one message; the worker that needs longer is ended.
+    """
+
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.025
+    idle_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2.0
+    longest_pause_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] = 86400.0
 
 
 class Pretended(Frozen):
@@ -158,6 +180,7 @@ class HospitalFile(Frozen):
         data: Where the records are.
         limits: What the hospital allows at most.
         consortium: Keys for secure sums; none if the hospital is in no consortium.
+        daemon: How the daemon asks the aggregator for work.
         simulation: Set in a simulation only.
     """
 
@@ -168,6 +191,7 @@ class HospitalFile(Frozen):
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
     consortium: Consortium | None = None
+    daemon: DaemonSettings = DaemonSettings()
     simulation: Pretended | None = None
 
 
