@@ -35,6 +35,7 @@ from fedward.client.happenings import (
     Dropped,
     Happening,
     Idle,
+    Leaving,
     Listener,
     Refused,
     Stopped,
@@ -203,6 +204,8 @@ class Daemon:
             answer = reply_to(letter, pack_answer(could_not_finish(self._hospital)))
             if not self._stopped.is_set():
                 self._worker.start()
+        refused = _printable(answer.terms.get("error"))
+        self._tell(Leaving(asked, answer.size, answer.digest, refused))
         self._due = _Due(asked, answer, since, self._clock() - since)
 
     def _deliver(self) -> None:
@@ -292,6 +295,7 @@ def _asked(letter: Letter) -> Asked:
         round=number if isinstance(number, int) else 0,
         size=letter.size,
         digest=letter.digest,
+        model=letter.model,
     )
 
 

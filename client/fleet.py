@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import datetime
 import email.utils
+import hashlib
 import importlib.metadata
 import json
 import random
@@ -30,7 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -59,6 +60,8 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_body,
+    get_object_children_ids_from_object_content,
     get_object_tree,
     no_object_id_recompute,
 )
@@ -164,6 +167,26 @@ class Letter:
                     return {}
                 return {key: value for key, value in found.items() if isinstance(value, Term)}
         return {}
+
+    @cached_property
+    def model(self) -> str:
+        """SHA-256 of the array's bytes, hexadecimal; empty if there is not exactly one array.
+
+        The same for every hospital that is told the same numbers, and as in the privacy ledger.
+        """
+        arrays = [found for found in self.objects.values() if found.startswith(b"Array ")]
+        if len(arrays) != 1:
+            return ""
+        try:
+            names = get_object_children_ids_from_object_content(arrays[0])
+            order = json.loads(get_object_body(arrays[0], Array))["arraychunk_ids"]
+            digest = hashlib.sha256()
+            for place in order:
+                chunk = self.objects[names[place]]
+                digest.update(memoryview(chunk)[chunk.index(b"\0") + 1 :])
+        except Exception:
+            return ""
+        return digest.hexdigest()
 
     @cached_property
     def _proto(self) -> MessageProto:
@@ -500,6 +523,8 @@ class _Coming:
         return [name for name in self._names if name not in self._found]
 
     def take(self, name: str, content: bytes) -> None:
+        if hashlib.sha256(content).hexdigest() != name:
+            raise MessageRefused("a message came with a part that is not the one it names")
         with self._lock:
             self._size += len(content)
             if self._size > _LARGEST_LETTER:

@@ -37,6 +37,7 @@ class Asked:
         round: 0 if the message is about no round.
         size: Bytes.
         digest: SHA-256 over all of the message, hexadecimal.
+        model: SHA-256 of the model that it brings, hexadecimal; empty if it brings none.
     """
 
     kind: str
@@ -45,6 +46,24 @@ class Asked:
     round: int
     size: int
     digest: str
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """An answer is about to leave the hospital; it is not sent if a listener fails.
+
+    Attributes:
+        asked: What it answers.
+        size: Bytes.
+        digest: SHA-256 over all of the answer, hexadecimal.
+        refused: Name of the error if it is a refusal, else empty.
+    """
+
+    asked: Asked
+    size: int
+    digest: str
+    refused: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,7 @@ Happening = (
     Connected
     | Disconnected
     | Asked
+    | Leaving
     | Answered
     | Refused
     | Dropped

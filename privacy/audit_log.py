@@ -21,10 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fedward.privacy.identity import SIGNATURE_SIZE, Identity
+from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
 from fedward.privacy.privacy_errors import BrokenLog
 from fedward.privacy.protocol_errors import BadSignature
+from fedward.privacy.signed_json import canonical, read_signed, write_signed
 from fedward.study.errors import DataError
 
 _PURPOSE = "audit-log"
@@ -47,7 +48,7 @@ class Entry:
         study: Digest of the study; empty if the message names none.
         run: Name of the run; empty likewise.
         round: From 1; 0 outside of rounds.
-        answer: Of what left: its kind, or the name of the error that a refusal tells.
+        refused: Of what left: the name of the error if it is a refusal, else empty.
         size: Bytes of the message.
         sha256: Of those bytes, hexadecimal.
         model: SHA-256 of the model that a request brought, hexadecimal; None if it brought none.
@@ -61,7 +62,7 @@ class Entry:
     study: str = ""
     run: str = ""
     round: int = 0
-    answer: str = ""
+    refused: str = ""
     size: int = 0
     sha256: str = ""
     model: str | None = None
@@ -183,8 +184,7 @@ class AuditLog:
         entry = Entry(at, self._hospital, kind, direction, **said)
         number = self._number + 1
         body = {"after": self._last, "entry": _written(entry), "number": number}
-        signature = self._identity.sign(_PURPOSE, _canonical(body))
-        line = _canonical({**body, "signature": signature.hex()})
+        line = write_signed(body, _PURPOSE, self._identity)
         try:
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)
@@ -243,7 +243,7 @@ def _chain(content: bytes) -> Iterator[Line]:
     """Every line in its place; signatures are not looked at."""
     before = _START
     for number, raw in enumerate(content.split(b"\n")[:-1], start=1):
-        value = _value(raw, number)
+        value, _ = _read(raw, number)
         if value["number"] != number or value["after"] != before:
             raise _broken(number, "it does not follow from the one before")
         before = hashlib.sha256(raw).hexdigest()
@@ -254,33 +254,21 @@ def _hashes(content: bytes) -> Iterator[str]:
     return (hashlib.sha256(raw).hexdigest() for raw in content.split(b"\n")[:-1])
 
 
-def _value(raw: bytes, number: int) -> dict[str, Any]:
-    if len(raw) > _LONGEST:
-        raise _broken(number, "it is far too long")
+def _read(raw: bytes, number: int) -> tuple[dict[str, Any], bytes]:
     try:
-        value = json.loads(raw)
-        canonical = _canonical(value) == raw
-    except (ValueError, RecursionError):
-        raise _broken(number, "it is no JSON") from None
-    if (
-        not canonical
-        or not isinstance(value, dict)
-        or set(value) != {"after", "entry", "number", "signature"}
-        or not isinstance(value["signature"], str)
-    ):
+        body, signature = read_signed(raw, largest=_LONGEST)
+    except ValueError as error:
+        raise _broken(number, str(error)) from None
+    if set(body) != {"after", "entry", "number"}:
         raise _broken(number, "it is no line of an audit log")
-    return value
+    return body, signature
 
 
 def _check_signature(raw: bytes, number: int, public: bytes) -> None:
-    value = _value(raw, number)
-    body = {key: value[key] for key in ("after", "entry", "number")}
+    body, signature = _read(raw, number)
     try:
-        signature = bytes.fromhex(value["signature"])
-        if len(signature) != SIGNATURE_SIZE:
-            raise ValueError("another length")
-        verify_signature(public, _PURPOSE, _canonical(body), signature)
-    except (ValueError, BadSignature):
+        verify_signature(public, _PURPOSE, canonical(body), signature)
+    except BadSignature:
         raise _broken(number, "the signature is not this hospital's") from None
 
 
@@ -339,7 +327,7 @@ def _write_head(path: Path, number: int, last: str) -> None:
     aside = path.with_name(f"{path.name}.head.tmp")
     file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(file, "wb") as handle:
-        handle.write(_canonical({"hash": last, "lines": number}))
+        handle.write(canonical({"hash": last, "lines": number}))
     aside.replace(_head(path))
 
 
@@ -354,10 +342,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _unusable(path: Path, why: str) -> DataError:

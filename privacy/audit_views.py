@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fedward.privacy.audit_log import Entry, Line
+from fedward.study.messages import EVALUATE, TRAIN
 
+_WITH_MODEL = {TRAIN, EVALUATE}
 _SHOWN = 12  # digits of a digest
 
 
@@ -68,7 +70,7 @@ def _contributed(view: list[Entry]) -> set[Exchange]:
     return {
         Exchange(entry.run, entry.round, entry.kind)
         for entry in view
-        if entry.direction == "out" and entry.answer in {"Contribution", "MaskedContribution"}
+        if entry.direction == "out" and entry.kind in _WITH_MODEL and not entry.refused
     }
 
 

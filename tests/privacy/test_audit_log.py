@@ -36,7 +36,7 @@ def filled(path: Path, count: int = 6, identity: Identity = NORTH, **more: objec
     """A log of rounds; its lines as they lie there."""
     log = AuditLog(path, "north", identity)
     for number in range(1, count):
-        log.append("train", "out", **said(number, answer="Contribution", **more))
+        log.append("train", "out", **said(number, **more))
     log.close()
     return path.read_bytes().splitlines(keepends=True)
 
@@ -47,7 +47,7 @@ def number_of(broken: pytest.ExceptionInfo[BrokenLog]) -> int:
 
 def test_what_is_written_is_read_back_line_by_line(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "a", "north", NORTH)
-    written = log.append("train", "out", **said(3, answer="Masked", epsilon=1.25))
+    written = log.append("train", "out", **said(3, refused="BudgetError", epsilon=1.25))
     log.append("train", "in", **said(4, model="ef" * 32))
 
     lines = verify(tmp_path / "a", NORTH.public, own=True)
@@ -295,7 +295,7 @@ def view(folder: Path, name: str, models: dict[int, str], *, study: str = STUDY)
     for number, model in models.items():
         asked = {"study": study, "run": "run-1", "round": number}
         log.append("train", "in", **asked, model=model)
-        log.append("train", "out", **asked, answer="MaskedContribution")
+        log.append("train", "out", **asked)
     log.close()
     return folder / name
 
@@ -337,7 +337,7 @@ def test_a_run_under_two_studies_is_found_out(tmp_path: Path) -> None:
 
 def test_refusals_are_not_taken_for_contributions(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "n", "north", NORTH)
-    log.append("train", "out", run="run-1", round=1, answer="RefusedError")
+    log.append("train", "out", run="run-1", round=1, refused="RefusedError")
     log.close()
 
     (lines,) = lines_of(tmp_path / "n")
@@ -350,6 +350,6 @@ def test_a_line_says_nothing_that_was_not_asked_for(tmp_path: Path) -> None:
 
     assert set(line) == {"after", "entry", "number", "signature"}
     assert set(line["entry"]) == {
-        *("answer", "at", "direction", "hospital", "kind"),
+        *("at", "direction", "hospital", "kind"),
         *("round", "run", "sha256", "size", "study"),
     }
