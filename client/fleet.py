@@ -186,11 +186,12 @@ class Letter:
                 digest.update(memoryview(chunk)[chunk.index(b"\0") + 1 :])
         except Exception:
             return ""
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     @cached_property
     def _proto(self) -> MessageProto:
-        return MessageProto.FromString(self.head)
+        head: MessageProto = MessageProto.FromString(self.head)
+        return head
 
     def frames(self) -> Iterator[bytes]:
         """The letter as pieces for a pipe: names and lengths first, then what they name."""

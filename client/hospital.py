@@ -146,12 +146,14 @@ class DaemonSettings(Frozen):
         idle_seconds: Between two questions when nothing has come for long.
         longest_pause_seconds: Between two tries to reach an aggregator that is not there.
         deadline_seconds: For one message; the worker that needs longer is ended.
+        metrics_port: Of the figures for Prometheus, on loopback; none if left out.
     """
 
     poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.025
     idle_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2.0
     longest_pause_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] = 86400.0
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class Pretended(Frozen):

@@ -23,6 +23,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from fedward.client.fleet import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
+from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Refusal
 from fedward.study.wire import pack_answer
@@ -205,7 +206,7 @@ def _end_with(parent: int) -> None:
 def main() -> None:
     """The child's whole life."""
     hospital, pipe, parent = sys.argv[1:]
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    configure_worker_log(Path(hospital))
     for number in (signal.SIGINT, signal.SIGTERM):  # they are meant for the daemon, which ends it
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[int(parent)], daemon=True).start()
