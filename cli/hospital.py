@@ -10,15 +10,96 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedward.cli import hospital_daemon, hospital_log, hospital_studies
 from fedward.cli.console import output
+from fedward.cli.fingerprint import confirm
+from fedward.cli.given_file import faults_of
 from fedward.study.errors import BudgetError, DataError
 
 app = typer.Typer(no_args_is_help=True, help="What a hospital's staff ask about their machine.")
 budget = typer.Typer(help="The privacy budget: spent, left, and whether the ledger is whole.")
 app.add_typer(budget, name="budget")
+app.add_typer(hospital_log.app, name="log")
+for command in (
+    hospital_daemon.start,
+    hospital_daemon.status,
+    hospital_daemon.watch,
+    hospital_daemon.stop,
+    hospital_studies.studies,
+    hospital_studies.approve,
+    hospital_studies.revoke,
+):
+    app.command()(command)
 
 _File = Annotated[Path, typer.Option("--hospital", help="The hospital's file.", show_default=True)]
 _HERE = Path("hospital.toml")
+_REQUEST = Path("enrolment-request.json")
+
+
+@app.command()
+def init(
+    *,
+    name: Annotated[
+        str | None, typer.Option(help="What the hospital is called in the consortium.")
+    ] = None,
+    hospital: _File = _HERE,
+) -> None:
+    """Make the hospital's file and its private keys; what is there already stays as it is."""
+    from fedward.client.enrolment import prepare, request_enrolment
+
+    for path in prepare(hospital, name):
+        output.print(f"made: {path}")
+    _, request = request_enrolment(hospital)
+    output.print(f"fingerprint of {request.name!r}: {request.fingerprint}")
+    output.print(f"Now enter in {hospital} where the records are; then: fedward hospital enroll")
+
+
+@app.command()
+def enroll(
+    *,
+    answer: Annotated[
+        Path | None, typer.Option(help="The coordinator's answer; without it, ask for one.")
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="The coordinator's fingerprint, as read out by telephone; without it a person is "
+            "asked at the terminal."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"The request's file; beside the hospital's, {_REQUEST}, if none."),
+    ] = None,
+    hospital: _File = _HERE,
+) -> None:
+    """Join a consortium: first write a request for its coordinator, then take its answer."""
+    from fedward.client.enrolment import request_enrolment
+    from fedward.privacy.public_file import write_public
+
+    if answer is not None:
+        _take(answer, coordinator, hospital)
+        return
+    document, request = request_enrolment(hospital)
+    out = out or hospital.parent / _REQUEST
+    write_public(out, document)
+    output.print(f"written: {out}; send it to the coordinator, and read out by telephone")
+    output.print(f"fingerprint of {request.name!r}: {request.fingerprint}")
+
+
+def _take(answer: Path, given: str | None, hospital: Path) -> None:
+    from fedward.client.enrolment import accept_answer
+    from fedward.privacy.enrolment import LARGEST_ANSWER, claimed_coordinator, fingerprint
+    from fedward.privacy.public_file import read_public
+
+    document = read_public(answer, what="answer", largest=LARGEST_ANSWER)
+    with faults_of(answer):
+        key = claimed_coordinator(document)
+        confirm(fingerprint(key), given, whose="the coordinator", option="--coordinator")
+        roster = accept_answer(hospital, document, key)
+    others = len(roster.members) - 1
+    output.print(f"member, with {others} others; the roster is version {roster.version}")
+    output.print(f"written: [consortium] in {hospital}")
 
 
 @budget.callback(invoke_without_command=True)

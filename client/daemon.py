@@ -320,7 +320,7 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
     path = hospital_path.resolve()
     hospital = read_hospital(path)
     consortium = hospital.consortium
-    if consortium is None or not consortium.address:
+    if consortium is None or consortium.address is None:
         raise HospitalError(
             "consortium.address",
             given="nothing",
@@ -337,7 +337,7 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
 
 
 def _line(consortium: Consortium, folder: Path, address: str) -> FleetConnection:
-    transport, ca = folder / consortium.transport, folder / consortium.ca
+    transport, ca = folder / (consortium.transport or ""), folder / (consortium.ca or "")
     key = read_key(transport)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise unusable_key(transport, "the key is of another kind than elliptic curve P-384")

@@ -7,14 +7,15 @@ budget than the limit here, never for more.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
+from fedward.privacy.address import split_address
 from fedward.privacy.roster import is_name
 from fedward.study.errors import HospitalError
-from fedward.study.frozen import Fault, Frozen, read_toml, validate
+from fedward.study.frozen import Fault, Frozen, parse_toml, read_toml, validate
 
 MissingMark = str
 DataName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
@@ -118,6 +119,11 @@ class Limits(Frozen):
     records_at_once: Annotated[int, Field(ge=1)] = 4096
 
 
+def _reachable(address: str) -> str:
+    split_address(address)
+    return address
+
+
 class Consortium(Frozen):
     """What makes this hospital a member of a consortium; secure sums need it.
 
@@ -125,17 +131,25 @@ class Consortium(Frozen):
         roster: File of the members' names and public keys, signed by the coordinator.
         coordinator: The coordinator's public key, 64 hexadecimal digits, as compared by telephone.
         identity: File of this hospital's own private key, which never leaves it.
-        transport: File of this hospital's key for the line to the aggregator.
-        ca: File of the consortium's own certificate authority.
-        address: `host:port` of the aggregator; a simulation has none.
+        transport: File of the private key by which this machine connects; with the two below, or
+            none of the three: a pretended hospital connects to nobody.
+        ca: File of the certificate of the consortium's authority, by which the aggregator is known.
+        address: Where the aggregator is reached, `host:port`.
     """
 
     roster: str = "roster.json"
     coordinator: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     identity: str = "identity.pem"
-    transport: str = "transport.pem"
-    ca: str = "ca.pem"
-    address: str | None = None
+    transport: str | None = None
+    ca: str | None = None
+    address: Annotated[str, AfterValidator(_reachable)] | None = None
+
+    @model_validator(mode="after")
+    def _connects_or_not(self) -> Consortium:
+        together = (self.transport, self.ca, self.address)
+        if None in together and any(together):
+            raise ValueError("transport, ca and address together, or none of them")
+        return self
 
 
 class DaemonSettings(Frozen):
@@ -204,7 +218,21 @@ def read_hospital(path: Path) -> HospitalFile:
         HospitalError: A key is unknown, has the wrong type or an impossible value.
         DataError: The file cannot be read.
     """
-    hospital = validate(HospitalFile, read_toml(path, what="hospital"))
+    return _checked(read_toml(path, what="hospital"), path)
+
+
+def parse_hospital(text: str, path: Path) -> HospitalFile:
+    """Read the text that a hospital file has, or would have.
+
+    Raises:
+        HospitalError: A key is unknown, has the wrong type or an impossible value.
+        DataError: It is not TOML.
+    """
+    return _checked(parse_toml(text, where=str(path)), path)
+
+
+def _checked(values: dict[str, Any], path: Path) -> HospitalFile:
+    hospital = validate(HospitalFile, values)
     if isinstance(hospital, Fault):
         raise HospitalError(hospital.key, given=hospital.given, allowed=hospital.allowed, file=path)
     return hospital

@@ -228,6 +228,23 @@ def verify(path: Path, public: bytes, *, own: bool = False) -> list[Line]:
     return lines
 
 
+def named_hospital(path: Path) -> str:
+    """Whose log a file says that it is, which only `verify` with that hospital's key proves.
+
+    Raises:
+        BrokenLog: The first line does not fit.
+        DataError: The file cannot be read, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.readline(_LONGEST + 2)
+    except OSError as error:
+        raise _unusable(path, str(error.strerror)) from None
+    for line in _chain(raw):
+        return line.entry.hospital
+    raise DataError("is no audit log", todo="give a hospital's audit.jsonl", where=str(path))
+
+
 def refuse_older(ours: list[Line], earlier: list[Line]) -> None:
     """Raise if an earlier copy of the same log is not the beginning of what is there now.
 
@@ -347,7 +364,7 @@ def _sync_folder(folder: Path) -> None:
 def _unusable(path: Path, why: str) -> DataError:
     return DataError(
         f"the audit log cannot be used ({why})",
-        todo="nothing leaves without it: check the disk, its rights and that one daemon runs",
+        todo="check the path, the disk, its rights, and that one daemon runs",
         where=str(path),
     )
 

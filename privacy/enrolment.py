@@ -23,7 +23,7 @@ from fedward.privacy.transport import PUBLIC_SIZE as TRANSPORT_SIZE
 from fedward.privacy.transport import TransportKey, is_transport
 
 LARGEST_REQUEST = 4 << 10  # bytes
-LARGEST_ANSWER = 8 << 20  # bytes: a roster, whose quotation marks are escaped in it, and some more
+LARGEST_ANSWER = 9 << 20  # bytes: a roster, whose quotation marks are escaped in it, and some more
 _LARGEST_PEM = 64 << 10
 _FORMAT = 1
 _REQUEST = "enrolment request"
@@ -158,13 +158,13 @@ def sign_answer(answer: EnrolmentAnswer, coordinator: Identity) -> bytes:
     """The document of an answer.
 
     Raises:
-        ValueError: It names another coordinator than the one who signs, or is larger than 8 MiB.
+        ValueError: It names another coordinator than the one who signs, or is larger than 9 MiB.
     """
     if answer.coordinator != coordinator.public:
         raise ValueError("an answer is signed by the coordinator that it names")
     document = write_signed(_answer_body(answer), _ANSWER, coordinator)
     if len(document) > LARGEST_ANSWER:
-        raise ValueError("an answer's document cannot be larger than 8 MiB")
+        raise ValueError("an answer's document cannot be larger than 9 MiB")
     return document
 
 
@@ -174,7 +174,7 @@ def claimed_coordinator(document: bytes) -> bytes:
     Nothing else of the answer is to be believed before that; then `read_answer` checks it.
 
     Raises:
-        BadRequest: It is larger than 8 MiB, malformed, not canonical, or no possible answer.
+        BadRequest: It is larger than 9 MiB, malformed, not canonical, or no possible answer.
     """
     return _parsed_answer(document)[0].coordinator
 
@@ -183,7 +183,7 @@ def read_answer(document: bytes, coordinator: bytes) -> EnrolmentAnswer:
     """Check an answer and the roster in it.
 
     Args:
-        document: At most 8 MiB.
+        document: At most 9 MiB.
         coordinator: The coordinator's public key, 32 bytes, as compared by telephone.
 
     Raises:

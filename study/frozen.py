@@ -46,7 +46,7 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
     """
     where = str(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"no such {what} file", todo="check the path", where=where) from None
     except UnicodeDecodeError:
@@ -57,6 +57,21 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
         raise DataError(
             f"cannot be read ({error.strerror})", todo=f"give a readable {what} file", where=where
         ) from None
+    return parse_toml(text, where=where)
+
+
+def parse_toml(text: str, *, where: str) -> dict[str, Any]:
+    """Read the text of a TOML file.
+
+    Args:
+        text: The file's content.
+        where: The file, for the error message.
+
+    Raises:
+        DataError: It is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # absurd numbers and nesting are not TOML's own
         raise DataError(
             f"not valid TOML: {error}", todo="mend the file at that place", where=where

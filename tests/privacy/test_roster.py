@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from fedward.privacy.identity import Identity
 from fedward.privacy.protocol_errors import BadRequest, BadSignature
 from fedward.privacy.roster import Roster, is_name, read_roster, sign_roster
+from fedward.privacy.transport import TransportKey
 
 COORDINATOR = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 ROSTER = Roster(3, {"b": bytes(range(32)), "Klinikum Süd": bytes(range(1, 33))})
@@ -198,6 +200,71 @@ def test_a_roster_keeps_its_own_members() -> None:
     members["mallory"] = bytes(32)
 
     assert list(roster.members) == ["a"]
+
+
+# --- Transport keys -------------------------------------------------------------------------------
+
+TRANSPORTS = [TransportKey(ec.derive_private_key(7 + i, ec.SECP384R1())).public for i in range(2)]
+CONNECTED = Roster(4, ROSTER.members, {"b": TRANSPORTS[0]})
+CONNECTED_DOCUMENT = sign_roster(CONNECTED, COORDINATOR)
+
+
+def test_a_roster_without_transport_keys_has_no_such_key_in_its_document() -> None:
+    assert b"transports" not in DOCUMENT
+    assert sign_roster(Roster(3, ROSTER.members, {}), COORDINATOR) == DOCUMENT
+
+
+@pytest.mark.parametrize("names", [["b"], ["Klinikum Süd"], ["b", "Klinikum Süd"]])
+def test_a_round_trip_with_transport_keys(names: list[str]) -> None:
+    roster = Roster(4, ROSTER.members, dict(zip(names, TRANSPORTS, strict=False)))
+
+    assert read_roster(sign_roster(roster, COORDINATOR), COORDINATOR.public) == roster
+
+
+def test_no_byte_may_change_with_transport_keys() -> None:
+    for place in range(len(CONNECTED_DOCUMENT)):
+        changed = bytearray(CONNECTED_DOCUMENT)
+        changed[place] ^= 1 << place % 8
+        with pytest.raises((BadRequest, BadSignature)):
+            read_roster(bytes(changed), COORDINATOR.public)
+
+
+@pytest.mark.parametrize(
+    "transports",
+    [
+        {},
+        [],
+        None,
+        {"mallory": TRANSPORTS[0].hex()},
+        {"b": TRANSPORTS[0].hex()[:-2]},
+        {"b": TRANSPORTS[0].hex().upper()},
+        {"b": "00" * 120},
+        {"b": TRANSPORTS[0].hex(), "Klinikum Süd": TRANSPORTS[0].hex()},
+    ],
+    ids=lambda transports: str(transports)[:30],
+)
+def test_transport_keys_that_cannot_be_are_a_bad_request(transports: object) -> None:
+    value = {**json.loads(CONNECTED_DOCUMENT), "transports": transports}
+
+    with pytest.raises(BadRequest):
+        read_roster(*signed(value, keep=False))
+
+
+def test_a_transport_key_cannot_be_taken_out_or_given_to_another() -> None:
+    value = json.loads(CONNECTED_DOCUMENT)
+    other = {"transports": {"Klinikum Süd": TRANSPORTS[0].hex()}}
+
+    for changed in ({k: v for k, v in value.items() if k != "transports"}, value | other):
+        with pytest.raises(BadSignature):
+            read_roster(canonical(changed), COORDINATOR.public)
+
+
+def test_a_roster_keeps_its_own_transport_keys() -> None:
+    transports = {"b": TRANSPORTS[0]}
+    roster = Roster(1, ROSTER.members, transports)
+    transports.clear()
+
+    assert roster.transports == {"b": TRANSPORTS[0]}
 
 
 def canonical(value: object) -> bytes:
