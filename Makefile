@@ -2,7 +2,7 @@
 # Another interpreter: make venv PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: venv test lint types pyright check demo clean help
+.PHONY: venv test proto lint types pyright check demo clean help
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -36,6 +36,9 @@ $(STAMP): pyproject.toml constraints.txt
 test: export OMP_NUM_THREADS := 1
 test: venv  ## Run the tests in parallel (more options: make test ARGS="-k ledger")
 	$(BIN)/pytest -n auto --dist=worksteal $(ARGS)
+
+proto: venv  ## Renew the code of the control socket from client/control.proto
+	$(BIN)/python -m grpc_tools.protoc -Ifedward/client=client --python_out=.typing --pyi_out=.typing --grpc_python_out=.typing fedward/client/control.proto
 
 lint: venv  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedward.cli import hospital_daemon, hospital_log, hospital_studies
 from fedward.cli.console import output
 from fedward.cli.fingerprint import confirm
 from fedward.cli.given_file import faults_of
@@ -18,6 +19,17 @@ from fedward.study.errors import BudgetError, DataError
 app = typer.Typer(no_args_is_help=True, help="What a hospital's staff ask about their machine.")
 budget = typer.Typer(help="The privacy budget: spent, left, and whether the ledger is whole.")
 app.add_typer(budget, name="budget")
+app.add_typer(hospital_log.app, name="log")
+for command in (
+    hospital_daemon.start,
+    hospital_daemon.status,
+    hospital_daemon.watch,
+    hospital_daemon.stop,
+    hospital_studies.studies,
+    hospital_studies.approve,
+    hospital_studies.revoke,
+):
+    app.command()(command)
 
 _File = Annotated[Path, typer.Option("--hospital", help="The hospital's file.", show_default=True)]
 _HERE = Path("hospital.toml")

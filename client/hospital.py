@@ -152,6 +152,24 @@ class Consortium(Frozen):
         return self
 
 
+class DaemonSettings(Frozen):
+    """How the daemon asks the aggregator for work.
+
+    Attributes:
+        poll_seconds: Between two questions while a round is near.
+        idle_seconds: Between two questions when nothing has come for long.
+        longest_pause_seconds: Between two tries to reach an aggregator that is not there.
+        deadline_seconds: For one message; the worker that needs longer is ended.
+        metrics_port: Of the figures for Prometheus, on loopback; none if left out.
+    """
+
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.025
+    idle_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2.0
+    longest_pause_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] = 86400.0
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
 class Pretended(Frozen):
     """Only in a simulation: randomness from a seed, so that a run can be repeated.
 
@@ -178,6 +196,7 @@ class HospitalFile(Frozen):
         data: Where the records are.
         limits: What the hospital allows at most.
         consortium: Keys for secure sums; none if the hospital is in no consortium.
+        daemon: How the daemon asks the aggregator for work.
         simulation: Set in a simulation only.
     """
 
@@ -188,6 +207,7 @@ class HospitalFile(Frozen):
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
     consortium: Consortium | None = None
+    daemon: DaemonSettings = DaemonSettings()
     simulation: Pretended | None = None
 
 

@@ -7,6 +7,7 @@ file away withdraws it.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from fedward.client.approvals import approved_files
 from fedward.client.hospital import HospitalFile
 from fedward.client.membership import consortium_of
 from fedward.models.registry import settled
+from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.signed_study import read_signed_study
 from fedward.study.errors import DataError, OptionError, RefusedError
 from fedward.study.study import Study
 
+_LOG = logging.getLogger("fedward.client")
 _OFFERED = "offered"
 _MOST = 256  # offers that wait: nobody may fill a hospital's disk
 
@@ -86,12 +89,37 @@ def known_studies(hospital: HospitalFile, folder: Path) -> list[Known]:
         study.digest(): Known(study, study.digest(), path) for study, path in approved_files(folder)
     }
     for file in sorted((folder / _OFFERED).glob("*.json")):
-        study = read_signed_study(
-            file.read_bytes(), bytes.fromhex(consortium_of(hospital).coordinator)
-        )
+        try:
+            study = read_signed_study(file.read_bytes(), _coordinator(hospital))
+        except ProtocolError as error:
+            _LOG.warning("%s: not an offer: %s", file.name, error)
+            continue
         digest = study.digest()
         found.setdefault(digest, Known(study, digest, None))
     return sorted(found.values(), key=lambda known: (known.study.study.name, known.digest))
+
+
+def find_study(digest: str, hospital: HospitalFile, folder: Path) -> Known:
+    """The study whose digest begins so.
+
+    Args:
+        digest: 8 digits at least.
+        hospital: The hospital's file.
+        folder: The hospital's folder of studies.
+
+    Raises:
+        OptionError: No study, or more than one, begins so.
+    """
+    if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
+        raise OptionError(
+            f"no digest: {digest!r:.80}", todo="give 8 or more of its hexadecimal digits"
+        )
+    found = [k for k in known_studies(hospital, folder) if k.digest.startswith(digest)]
+    if len(found) != 1:
+        raise OptionError(
+            f"{len(found)} studies begin with {digest}", todo="see fedward hospital studies"
+        )
+    return found[0]
 
 
 def approve(digest: str, hospital: HospitalFile, folder: Path) -> Path:
@@ -109,7 +137,7 @@ def approve(digest: str, hospital: HospitalFile, folder: Path) -> Path:
         OptionError: No study, or more than one, begins so.
         DataError: The study's file cannot be written.
     """
-    known = _the_one(digest, hospital, folder)
+    known = find_study(digest, hospital, folder)
     if known.approved is not None:
         return known.approved
     name = re.sub(r"[^\w.-]+", "-", known.study.study.name)[:60]
@@ -142,7 +170,7 @@ def revoke(digest: str, hospital: HospitalFile, folder: Path) -> Path:
     Raises:
         OptionError: No study, or more than one, begins so, or it is not approved.
     """
-    known = _the_one(digest, hospital, folder)
+    known = find_study(digest, hospital, folder)
     if known.approved is None:
         raise OptionError(
             f"study {known.digest[:12]} is not approved", todo="see fedward hospital studies"
@@ -153,16 +181,3 @@ def revoke(digest: str, hospital: HospitalFile, folder: Path) -> Path:
 
 def _coordinator(hospital: HospitalFile) -> bytes:
     return bytes.fromhex(consortium_of(hospital).coordinator)
-
-
-def _the_one(digest: str, hospital: HospitalFile, folder: Path) -> Known:
-    if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
-        raise OptionError(
-            f"no digest: {digest!r:.80}", todo="give 8 or more of its hexadecimal digits"
-        )
-    found = [k for k in known_studies(hospital, folder) if k.digest.startswith(digest)]
-    if len(found) != 1:
-        raise OptionError(
-            f"{len(found)} studies begin with {digest}", todo="see fedward hospital studies"
-        )
-    return found[0]

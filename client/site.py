@@ -27,6 +27,7 @@ from fedward.client.hospital import HospitalFile
 from fedward.client.membership import keep_newest_roster
 from fedward.client.offers import file_offer
 from fedward.client.randomness import generator
+from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
@@ -305,7 +306,7 @@ class Site:
                 generator=self._generator(request, "order"),
             )
         streams = {purpose: self._stream(request, purpose) for purpose in ("sample", "noise")}
-        return charged_steps(
+        steps = charged_steps(
             request,
             study,
             privacy,
@@ -315,6 +316,16 @@ class Site:
             sampling=streams["sample"],
             noise=streams["noise"],
         )
+        if self.hospital.simulation is None:
+            self._note_spent(request, privacy)
+        return steps
+
+    def _note_spent(self, request: TrainRequest, privacy: LocalPrivacy) -> None:
+        """Let the daemon know what the data set came to, for its audit log."""
+        data, delta = self.hospital.data.name, self.hospital.limits.delta or privacy.delta
+        epsilon = self.ledger.epsilon(data=data, delta=delta, accountant=privacy.accountant)
+        counted = Counted(epsilon, request.study, request.run)
+        note_spent(self._folder / self.hospital.state, data, counted)
 
     def _seed_layers(self, seed: int) -> None:
         """Layers with randomness of their own, as dropout, draw from the device's generator."""

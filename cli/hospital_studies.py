@@ -1,0 +1,98 @@
+"""`fedward hospital studies|approve|revoke`: what staff decide about studies.
+
+The files in the hospital's folder are the decision, so all of this works without a daemon, and a
+daemon that runs notices it at the next message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fedward.cli.console import output
+from fedward.cli.hospital_daemon import HERE, File
+from fedward.cli.study_words import words_of
+from fedward.study.errors import OptionError
+
+_Digest = Annotated[
+    str,
+    typer.Argument(
+        help="The study's digest, or 8 or more of its first digits.", show_default=False
+    ),
+]
+
+
+def studies(*, hospital: File = HERE) -> None:
+    """List the studies that were offered or approved."""
+    from fedward.client.hospital import read_hospital
+    from fedward.client.offers import known_studies
+
+    found = read_hospital(hospital)
+    known = known_studies(found, hospital.parent / found.studies)
+    if not known:
+        output.print("no study was offered or approved here")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("digest", "study", "state"):
+        table.add_column(column, no_wrap=column == "digest")
+    for one in known:
+        state = "offered" if one.approved is None else f"approved by {one.approved.name}"
+        table.add_row(*map(Text, [one.digest[:16], one.study.study.name, state]))
+    output.print(table)
+
+
+def approve(
+    *,
+    digest: _Digest,
+    hospital: File = HERE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show what a study asks of this hospital, and approve it."""
+    from fedward.client.control import ControlClient, NotRunning
+    from fedward.client.hospital import read_hospital
+    from fedward.client.offers import approve as approve_here
+    from fedward.client.offers import find_study
+
+    found = read_hospital(hospital)
+    folder = hospital.parent / found.studies
+    known = find_study(digest, found, folder)
+    for line in words_of(known.study, known.digest):
+        output.print(line)
+    if known.approved is not None:
+        output.print(f"approved already by {known.approved}")
+        return
+    if not yes and not _agreed():
+        raise typer.Exit(1)
+    try:
+        with ControlClient(hospital) as client:
+            file = client.approve(known.digest)
+    except NotRunning:
+        file = approve_here(known.digest, found, folder)
+    output.print(f"approved: {file}")
+
+
+def revoke(*, digest: _Digest, hospital: File = HERE) -> None:
+    """Withdraw an approval: it holds from the next message on; the offer stays."""
+    from fedward.client.control import ControlClient, NotRunning
+    from fedward.client.hospital import read_hospital
+    from fedward.client.offers import revoke as revoke_here
+
+    found = read_hospital(hospital)
+    try:
+        with ControlClient(hospital) as client:
+            file = client.revoke(digest)
+    except NotRunning:
+        file = revoke_here(digest, found, hospital.parent / found.studies)
+    output.print(f"no longer approved; taken away: {file}")
+
+
+def _agreed() -> bool:
+    try:
+        return typer.confirm("Approve it?")
+    except typer.Abort:
+        raise OptionError(
+            "nobody answered the question whether to approve", todo="answer it, or give --yes"
+        ) from None

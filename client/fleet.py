@@ -1,0 +1,608 @@
+"""A hospital's line to its aggregator: Flower's Fleet API, and nothing else of Flower.
+
+Every private name of Flower that the hospital's side needs stands in this file, tested on 1.41.
+Of the twelve requests of that API it makes seven. It never asks for a run's app bundle, which would
+be code from the server, so nothing but what is installed here can run here.
+
+A message travels as a `Letter`: a tree of small objects, each named by its SHA-256. Who holds the
+line passes letters on unopened; `pack` and `unpack` belong to the process that works.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import email.utils
+import hashlib
+import importlib.metadata
+import json
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+    DeactivateNodeResponse,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_body,
+    get_object_children_ids_from_object_content,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import Message as Protobuf
+
+from fedward.client.fleet_errors import (
+    CertificateRefused,
+    ClockDiffers,
+    ConnectionLost,
+    FleetError,
+    KeyRefused,
+    MessageRefused,
+    RunOver,
+    ServerTrouble,
+    UntestedFlower,
+)
+
+TESTED = "1.41"
+CHUNK_VARIABLE = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
+"""Environment variable of whoever packs: the largest piece, in bytes, that an array is cut into."""
+
+HEARTBEAT_SECONDS = 30.0  # after twice this without one, the aggregator counts a hospital as gone
+CLOCK_TOLERANCE = (SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE) / 2
+
+# A signed time may be at most 5 s ahead of the aggregator's clock but 305 s behind it. Signing a
+# time in the past puts an honest clock into the middle, where it may err by 155 s either way.
+_BACKDATED = CLOCK_TOLERANCE - SYSTEM_TIME_TOLERANCE
+_SIGNATURE_LASTS = 5.0  # seconds; it covers the time alone, so several requests can share one
+
+_TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=30.0)
+_LONGEST_CALL = 900.0  # seconds; a line that drips never times out by itself
+_LARGEST_OBJECT = 2**31  # bytes; protobuf has no larger messages
+_LARGEST_ANSWER = 2**24  # bytes of any answer that carries no object
+_LARGEST_LETTER = 2**34  # bytes
+_MOST_OBJECTS = 100_000
+_LINES = 4  # objects on their way at once
+_PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
+
+Response = TypeVar("Response", bound=Protobuf)
+Term = str | int | float | bool | bytes
+
+
+def refuse_untested_flower() -> None:
+    """Private names may mean something else in another release.
+
+    Raises:
+        UntestedFlower: The installed Flower is not 1.41.
+    """
+    found = importlib.metadata.version("flwr")
+    if not found.startswith(f"{TESTED}."):
+        raise UntestedFlower(
+            f"flwr {found} is installed, but this was tested with {TESTED}",
+            todo=f"install flwr {TESTED}",
+        )
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message as it travels, not opened.
+
+    Attributes:
+        head: The message without its content, a protobuf.
+        tree: Which object hangs below which, a protobuf.
+        objects: What each object holds, by the hexadecimal SHA-256 that names it.
+    """
+
+    head: bytes
+    tree: bytes
+    objects: Mapping[str, bytes] = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the message; it covers every object, as a Merkle tree's root does."""
+        return str(ObjectTree.FromString(self.tree).object_id)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all objects."""
+        return sum(map(len, self.objects.values()))
+
+    @cached_property
+    def kind(self) -> str:
+        """What is asked: `train`, `query.advertise`, ..."""
+        return str(self._proto.metadata.message_type)
+
+    @cached_property
+    def run(self) -> int:
+        """Flower's number of the run."""
+        return int(self._proto.metadata.run_id)
+
+    @cached_property
+    def terms(self) -> Mapping[str, Term]:
+        """The message's table of scalars as it claims it, unchecked; empty if there is none."""
+        for content in self.objects.values():
+            if content.startswith(b"ConfigRecord "):
+                try:
+                    found = ConfigRecord.inflate(content)
+                except Exception:  # whatever it is, it is not a table
+                    return {}
+                return {key: value for key, value in found.items() if isinstance(value, Term)}
+        return {}
+
+    @cached_property
+    def model(self) -> str:
+        """SHA-256 of the array's bytes, hexadecimal; empty if there is not exactly one array.
+
+        The same for every hospital that is told the same numbers, and as in the privacy ledger.
+        """
+        arrays = [found for found in self.objects.values() if found.startswith(b"Array ")]
+        if len(arrays) != 1:
+            return ""
+        try:
+            names = get_object_children_ids_from_object_content(arrays[0])
+            order = json.loads(get_object_body(arrays[0], Array))["arraychunk_ids"]
+            digest = hashlib.sha256()
+            for place in order:
+                chunk = self.objects[names[place]]
+                digest.update(memoryview(chunk)[chunk.index(b"\0") + 1 :])
+        except Exception:
+            return ""
+        return str(digest.hexdigest())
+
+    @cached_property
+    def _proto(self) -> MessageProto:
+        head: MessageProto = MessageProto.FromString(self.head)
+        return head
+
+    def frames(self) -> Iterator[bytes]:
+        """The letter as pieces for a pipe: names and lengths first, then what they name."""
+        yield json.dumps(list(self.objects)).encode()
+        yield self.head
+        yield self.tree
+        yield from self.objects.values()
+
+    @classmethod
+    def read(cls, next_frame: Callable[[], bytes]) -> Letter:
+        """Put together what `frames` took apart."""
+        names = json.loads(next_frame())
+        head, tree = next_frame(), next_frame()
+        return cls(head, tree, {str(name): next_frame() for name in names})
+
+
+def pack(message: Message) -> Letter:
+    """Close a message, as an answer that goes out.
+
+    Args:
+        message: Its number is set: the SHA-256 over all that it holds.
+    """
+    with no_object_id_recompute():
+        message.metadata.__dict__["_message_id"] = message.object_id
+        objects = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+        tree = get_object_tree(message)
+        head = message_to_proto(remove_content_from_message(message))
+    return Letter(head.SerializeToString(), tree.SerializeToString(), objects)
+
+
+def unpack(letter: Letter) -> Message:
+    """Open a letter from the network; what is inside is still to be checked.
+
+    Raises:
+        Exception: Of any kind, since whoever sent it can have put anything inside.
+    """
+    message: object = inflate_object_from_contents(letter.digest, dict(letter.objects))
+    if not isinstance(message, Message):
+        raise TypeError(f"a {type(message).__name__} instead of a message")
+    message.metadata.__dict__["_message_id"] = letter.digest
+    return message
+
+
+def reply_to(letter: Letter, content: RecordDict) -> Letter:
+    """An answer to a letter that was not opened."""
+    proto = MessageProto(metadata=MessageProto.FromString(letter.head).metadata)
+    asked = make_message(message_from_proto(proto).metadata, RecordDict())
+    return pack(Message(content, reply_to=asked))
+
+
+class FleetConnection:
+    """The line of one hospital to one aggregator; it may be cut and taken up again.
+
+    All methods but `heartbeat` belong to one thread.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        ca: bytes,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        now: Callable[[], float] = time.time,
+        timeout: httpx.Timeout = _TIMEOUT,
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            address: `host:port` of the aggregator.
+            ca: The consortium's own certificate authority, PEM; no other is trusted.
+            key: This hospital's transport key, P-384, known to the aggregator.
+            now: Gives the seconds since 1970 that requests are signed with.
+            timeout: For connecting, and for each silence of the other side.
+
+        Raises:
+            CertificateRefused: The authority is not a certificate in PEM.
+            UntestedFlower: The installed Flower is not 1.41.
+        """
+        refuse_untested_flower()
+        self.address = address
+        self._key = key
+        self._public = key.public_key().public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
+        self._now = now
+        self._signed: tuple[float, dict[str, str]] | None = None
+        self._versions = {
+            name: str(value)
+            for name, value in RuntimeVersionMetadata.from_local_component(
+                "SuperNode"
+            ).as_metadata()
+        }
+        self._client = httpx.Client(
+            base_url=f"https://{address}/v1/fleet/",
+            verify=_trusting(ca, address),
+            timeout=timeout,
+            follow_redirects=False,
+        )
+        self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
+        self._node: Node | None = None
+        self._coming: _Coming | None = None
+
+    def activate(self) -> int:
+        """Say that this hospital is here; needed once, and after every error.
+
+        Returns:
+            Flower's number of this hospital.
+
+        Raises:
+            FleetError: It cannot be reached, or does not let this hospital in.
+        """
+        asked = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        answer = self._call("activate-node", asked, ActivateNodeResponse)
+        self._node = Node(node_id=answer.node_id)
+        return int(answer.node_id)
+
+    def heartbeat(self) -> None:
+        """Say that this hospital is still here; may be called from another thread.
+
+        Raises:
+            FleetError: Nobody heard it, or the aggregator does not know this hospital any more.
+        """
+        asked = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+        if not self._call("send-node-heartbeat", asked, SendNodeHeartbeatResponse).success:
+            raise _key_refused(self.address)
+
+    def receive(self) -> Letter | None:
+        """The next message for this hospital, whole, or None.
+
+        A message whose transfer was cut is taken up again by the next call: the aggregator
+        announces each only once.
+
+        Raises:
+            RunOver: A message was there, but its run has ended.
+            MessageRefused: A message was there, but is incomplete or too large.
+            FleetError: The line is cut; activate it again.
+        """
+        if self._coming is None:
+            asked = PullMessagesRequest(node=self._node)
+            answer = self._call("pull-messages", asked, PullMessagesResponse)
+            if not answer.messages_list or not answer.message_object_trees:
+                return None
+            self._coming = _Coming(answer.messages_list[0], answer.message_object_trees[0])
+        try:
+            letter = self._fetch(self._coming)
+        except (RunOver, MessageRefused):
+            self._coming = None
+            raise
+        self._coming = None
+        return letter
+
+    def _fetch(self, coming: _Coming) -> Letter:
+        run = coming.head.metadata.run_id
+        missing = coming.missing()
+        self._each(lambda name: coming.take(name, self._pull(run, name)), missing)
+        root = coming.tree.object_id
+        received = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run, message_object_id=root
+        )
+        self._call("confirm-message-received", received, ConfirmMessageReceivedResponse)
+        return coming.letter()
+
+    def _pull(self, run: int, name: str) -> bytes:
+        asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+        last, pause = time.monotonic() + _PATIENCE, 0.01
+        while True:
+            answer = self._call("pull-object", asked, PullObjectResponse, most=_LARGEST_OBJECT)
+            if not answer.object_found or time.monotonic() > last:
+                raise MessageRefused(
+                    "a message came without all of its parts",
+                    todo="the round goes on without it",
+                    where=self.address,
+                )
+            if answer.object_available:
+                return bytes(answer.object_content)
+            time.sleep(pause)  # the server announces a message before it has all of it
+            pause = min(2 * pause, 1.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def send(self, letter: Letter, seconds: float = 0.0) -> None:
+        """Give an answer; after an error, the same answer may be given again.
+
+        Args:
+            letter: From `pack` or `reply_to`.
+            seconds: How long it took to find, for the aggregator's statistics.
+
+        Raises:
+            RunOver: Its run has ended.
+            MessageRefused: The aggregator does not take this answer.
+            FleetError: The line is cut; activate it, and send again.
+        """
+        asked = PushMessagesRequest(
+            node=self._node,
+            messages_list=[MessageProto.FromString(letter.head)],
+            message_object_trees=[ObjectTree.FromString(letter.tree)],
+            clientapp_runtime_list=[seconds],
+        )
+        answer = self._call("push-messages", asked, PushMessagesResponse)
+        wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
+        self._each(lambda name: self._push(letter, name, answer.session_id), wanted)
+
+    def _push(self, letter: Letter, name: str, session: str) -> None:
+        asked = PushObjectRequest(
+            node=self._node,
+            run_id=letter.run,
+            object_id=name,
+            object_content=letter.objects[name],
+            session_id=session,
+        )
+        if not self._call("push-object", asked, PushObjectResponse).stored:
+            raise ConnectionLost(
+                "the aggregator lost the thread of an answer",
+                todo="it is sent again",
+                where=self.address,
+            )
+
+    def close(self) -> None:
+        """Say good-bye, if anybody hears it, and close the line."""
+        if self._node is not None:
+            try:
+                asked = DeactivateNodeRequest(node_id=self._node.node_id)
+                self._call("deactivate-node", asked, DeactivateNodeResponse)
+            except FleetError:
+                pass  # it notices by the missing heartbeat
+            self._node = None
+        self._lines.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _each(self, work: Callable[[str], None], names: Sequence[str]) -> None:
+        """Do it for every name, several at once; the first error ends it when all are quiet."""
+        if len(names) == 1:
+            work(names[0])
+            return
+        running: list[Future[None]] = [self._lines.submit(work, name) for name in names]
+        errors = [error for future in running if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def _call(
+        self, path: str, asked: Protobuf, kind: type[Response], *, most: int = _LARGEST_ANSWER
+    ) -> Response:
+        try:
+            with self._client.stream(
+                "POST", path, content=asked.SerializeToString(), headers=self._headers()
+            ) as response:
+                body = self._body(response, most + 1024)
+        except httpx.TransportError as error:
+            raise _cut(error, self.address) from error
+        if response.status_code != httpx.codes.OK:
+            raise self._refused(response)
+        answer: Response = kind()
+        try:
+            answer.ParseFromString(body)
+        except DecodeError:
+            raise _trouble("it answers with something else than Flower", self.address) from None
+        return answer
+
+    def _body(self, response: httpx.Response, most: int) -> bytes:
+        """The answer's body, if it comes in time and is not larger than it may be."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise _trouble("it answers in a packed form", self.address)
+        last = time.monotonic() + _LONGEST_CALL
+        pieces, size = [], 0
+        for piece in response.iter_raw():
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise MessageRefused("an answer is too large", where=self.address)
+            if time.monotonic() > last:
+                raise ConnectionLost("the line is too slow", where=self.address)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _headers(self) -> dict[str, str]:
+        now = self._now()
+        if self._signed is None or not 0 <= now - self._signed[0] < _SIGNATURE_LASTS:
+            then = datetime.datetime.fromtimestamp(now - _BACKDATED, tz=datetime.UTC).isoformat()
+            signature = self._key.sign(then.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+            signed = {
+                "content-type": PROTOBUF_MEDIA_TYPE,
+                "accept": PROTOBUF_MEDIA_TYPE,
+                "accept-encoding": "identity",
+                FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(self._public).decode("ascii"),
+                TIMESTAMP_HEADER: then,
+                FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
+            }
+            self._signed = (now, {**self._versions, **signed})
+        return self._signed[1]
+
+    def _refused(self, response: httpx.Response) -> FleetError:
+        status = response.status_code
+        if status == httpx.codes.UNAUTHORIZED:
+            return self._clock_differs(response) or _key_refused(self.address)
+        if status == httpx.codes.PRECONDITION_FAILED:
+            return _key_refused(self.address)
+        if status == httpx.codes.FORBIDDEN:
+            return RunOver("this run has ended", where=self.address)
+        if status in (httpx.codes.BAD_REQUEST, 413, 422):
+            return MessageRefused(f"it refuses a message (HTTP {status})", where=self.address)
+        return _trouble(f"it answers with HTTP {status}", self.address)
+
+    def _clock_differs(self, response: httpx.Response) -> ClockDiffers | None:
+        try:
+            theirs = email.utils.parsedate_to_datetime(response.headers["date"])
+        except (KeyError, ValueError):
+            return None
+        ahead = self._now() - theirs.timestamp()
+        if abs(ahead) < CLOCK_TOLERANCE - 1:  # the header has whole seconds
+            return None
+        return ClockDiffers(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
+            f"the aggregator's, and only {CLOCK_TOLERANCE:.0f} s are tolerated",
+            todo="set it, best by NTP on both machines",
+            where=self.address,
+        )
+
+
+class _Coming:
+    """A message that was announced, and as much of it as has come."""
+
+    def __init__(self, head: MessageProto, tree: ObjectTree) -> None:
+        self.head = head
+        self.tree = tree
+        self._names = _names(tree)
+        self._found: dict[str, bytes] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def missing(self) -> list[str]:
+        if len(self._names) > _MOST_OBJECTS:
+            raise MessageRefused(f"a message of {len(self._names)} parts is too large")
+        return [name for name in self._names if name not in self._found]
+
+    def take(self, name: str, content: bytes) -> None:
+        if hashlib.sha256(content).hexdigest() != name:
+            raise MessageRefused("a message came with a part that is not the one it names")
+        with self._lock:
+            self._size += len(content)
+            if self._size > _LARGEST_LETTER:
+                raise MessageRefused(f"a message of {self._size} bytes is too large")
+            self._found[name] = content
+
+    def letter(self) -> Letter:
+        head, tree = self.head.SerializeToString(), self.tree.SerializeToString()
+        return Letter(head, tree, {name: self._found[name] for name in self._names})
+
+
+def _names(tree: ObjectTree) -> list[str]:
+    found: dict[str, None] = {}
+    left = [tree]
+    while left:
+        top = left.pop()
+        found[top.object_id] = None
+        left.extend(top.children)
+    return list(found)
+
+
+def _trusting(ca: bytes, address: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        x509.load_pem_x509_certificates(ca)
+        context.load_verify_locations(cadata=ca.decode("ascii"))
+    except (ValueError, ssl.SSLError):
+        raise CertificateRefused(
+            "the consortium's certificate authority is not a certificate in PEM",
+            todo="enrol again, or ask the coordinator for the file ca.pem",
+            where=address,
+        ) from None
+    return context
+
+
+def _cut(error: BaseException, address: str) -> FleetError:
+    """What a transport error means; its cause may be hidden several errors deep."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return CertificateRefused(
+                f"its certificate is not good ({cause.verify_message})",
+                todo="check the address, ca.pem and this machine's clock, or ask the coordinator",
+                where=address,
+            )
+    if any(isinstance(cause, ssl.SSLError) and "EOF" not in str(cause) for cause in causes):
+        return CertificateRefused(
+            "what answers there does not speak TLS as an aggregator does",
+            todo="check the address, or ask the coordinator",
+            where=address,
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return ConnectionLost(
+            "it does not answer", todo="nothing: it is tried again", where=address
+        )
+    what = "it cannot be reached" if isinstance(error, httpx.ConnectError) else "the line was cut"
+    return ConnectionLost(
+        f"{what} ({str(error) or type(error).__name__})",
+        todo="nothing: it is tried again",
+        where=address,
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _key_refused(address: str) -> KeyRefused:
+    return KeyRefused(
+        "it does not know this hospital's transport key",
+        todo="ask whether the aggregator has the roster that this hospital is in",
+        where=address,
+    )
+
+
+def _trouble(what: str, address: str) -> ServerTrouble:
+    return ServerTrouble(what, todo="tell whoever runs the aggregator if it stays", where=address)

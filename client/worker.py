@@ -1,0 +1,217 @@
+"""The process that holds the models and the records, and answers messages.
+
+It is a child of the daemon: a crash, an exhausted memory or a message that takes too long ends it
+alone, and another one takes its place. Keys and ledger are files, so nothing is lost with it.
+Between the two runs a pipe of plain bytes; nothing that came from the network is unpickled.
+
+    python -m fedward.client.worker HOSPITAL_TOML PIPE PARENT
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from fedward.client.fleet import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
+from fedward.client.log_lines import configure_worker_log
+from fedward.study.errors import TrainingError
+from fedward.study.messages import Refusal
+from fedward.study.wire import pack_answer
+
+_LOG = logging.getLogger("fedward.client")
+_CHUNK = 8 * 2**20  # bytes; measured on models of 10^7 parameters
+_WATCH = 2.0  # seconds between two looks whether the daemon still lives
+_LAST = 5.0  # seconds that a stopped worker has to go by itself
+
+
+class WorkerLost(TrainingError):  # noqa: N818 - reads as the fact that it states
+    """The worker ended while it had a message."""
+
+
+def could_not_finish(hospital: str) -> Refusal:
+    """What the server is told of a failure whose cause may hold a patient's data."""
+    return Refusal(hospital, TrainingError.__name__, "could not finish", "see its own log")
+
+
+class Worker:
+    """The daemon's handle of the process; `ask` starts it if it is not there."""
+
+    def __init__(self, hospital: Path, *, deadline: float) -> None:
+        """Nothing is started yet.
+
+        Args:
+            hospital: The `hospital.toml`.
+            deadline: Seconds that one message may take.
+        """
+        self._hospital = hospital.resolve()
+        self._deadline = deadline
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._why = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process, or None if there is none."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process, if there is none; it gets ready while others go on."""
+        if self.pid is not None:
+            return
+        self._drop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this program itself
+                [
+                    *(sys.executable, "-P", "-m", "fedward.client.worker"),
+                    *(str(self._hospital), str(theirs.fileno()), str(os.getpid())),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={CHUNK_VARIABLE: str(_CHUNK), **os.environ},
+            )
+        self._pipe = Connection(ours.detach())
+        self._why = ""
+
+    def ask(self, letter: Letter) -> Letter:
+        """Let the process answer.
+
+        Raises:
+            WorkerLost: It ended, or was ended because it took longer than the deadline.
+        """
+        self.start()
+        late = f"it took longer than {self._deadline:g} s"
+        alarm = threading.Timer(self._deadline, self.kill, [late])
+        alarm.daemon = True
+        alarm.start()
+        try:
+            self._give(letter)
+            assert self._pipe is not None  # noqa: S101 - start() made it
+            return Letter.read(self._pipe.recv_bytes)
+        except (EOFError, OSError):
+            raise WorkerLost(self._end(), todo="see this hospital's log") from None
+        finally:
+            alarm.cancel()
+
+    def _give(self, letter: Letter) -> None:
+        """Hand the question over; a process that had ended before is not this question's fault."""
+        try:
+            self._send(letter)
+        except OSError:
+            if self._why:
+                raise
+            _LOG.warning("%s while it was idle", self._end())
+            self.start()
+            self._send(letter)
+
+    def _send(self, letter: Letter) -> None:
+        assert self._pipe is not None  # noqa: S101 - start() made it
+        for frame in letter.frames():
+            self._pipe.send_bytes(frame)
+
+    def kill(self, why: str) -> None:
+        """End the process at once, whatever it does; may be called from another thread."""
+        if self._process is not None and self._process.poll() is None:
+            self._why = why
+            self._process.kill()
+
+    def stop(self) -> None:
+        """End the process; it has no message now."""
+        self._drop()
+        if self._process is not None:
+            try:
+                self._process.wait(_LAST)
+            except subprocess.TimeoutExpired:
+                self.kill("it was stopped")
+                self._process.wait()
+            self._process = None
+
+    def _drop(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _end(self) -> str:
+        """Why the process ended, once it has."""
+        process = self._process
+        assert process is not None  # noqa: S101
+        self._drop()
+        try:
+            process.wait(_LAST)
+        except subprocess.TimeoutExpired:
+            self.kill("it closed its pipe")
+            process.wait()
+        code = process.returncode
+        if self._why:
+            return f"the worker was ended: {self._why}"
+        if code < 0:
+            hint = " (is the memory exhausted?)" if code == -signal.SIGKILL else ""
+            return f"the worker was ended by {signal.Signals(-code).name}{hint}"
+        return f"the worker ended with exit code {code}"
+
+
+def serve(hospital: Path, pipe: Connection) -> None:
+    """Answer what comes through the pipe until it is closed.
+
+    What the app cannot answer is refused; only an exhausted memory ends the process, since nobody
+    knows what state it left behind.
+    """
+    from fedward.client.app import make_app, open_site  # torch: the daemon does without
+
+    site = open_site(hospital)
+    app = make_app(lambda _: site)
+
+    def answer(letter: Letter) -> Letter:
+        try:
+            message = unpack(letter)
+            node, run = message.metadata.dst_node_id, message.metadata.run_id
+            return pack(app(message, Context(run, node, {}, RecordDict(), {})))
+        except Exception as error:
+            _reraise_exhausted(error)
+            _LOG.error("%s: %s", type(error).__name__, error)
+            return reply_to(letter, pack_answer(could_not_finish(site.hospital.name)))
+
+    while True:
+        try:
+            letter = Letter.read(pipe.recv_bytes)
+        except EOFError:
+            return
+        for frame in answer(letter).frames():
+            pipe.send_bytes(frame)
+
+
+def _reraise_exhausted(error: Exception) -> None:
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        raise error
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH)
+    os._exit(1)
+
+
+def main() -> None:
+    """The child's whole life."""
+    hospital, pipe, parent = sys.argv[1:]
+    configure_worker_log(Path(hospital))
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are meant for the daemon, which ends it
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=[int(parent)], daemon=True).start()
+    serve(Path(hospital), Connection(int(pipe)))
+
+
+if __name__ == "__main__":
+    main()
