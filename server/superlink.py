@@ -487,5 +487,3 @@ def _free_port() -> int:
     with socket.socket() as door:
         door.bind((HOST, 0))
         return int(door.getsockname()[1])
-
-
