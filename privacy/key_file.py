@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -19,11 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedward.study.errors import DataError
 
-_MOST = 4096  # bytes of a key's file; it really has 119
+PrivateKey = Ed25519PrivateKey | X25519PrivateKey | EllipticCurvePrivateKey
+
+_MOST = 4096  # bytes of a key's file; it really has 119 to 306
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def write_key(path: Path, key: Ed25519PrivateKey | X25519PrivateKey) -> None:
+def write_key(path: Path, key: PrivateKey) -> None:
     """Write a key as PEM (PKCS 8), never over another file.
 
     It is written aside and then linked into its place, so that nobody ever reads half of it, and of

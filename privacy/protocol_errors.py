@@ -3,6 +3,7 @@
     RefusedError
     └── ProtocolError     the protocol cannot go on here
         ├── BadSignature  a signature is not the named identity's
+        ├── BadCertificate  a certificate that proves nothing, or may not be given
         ├── BadAdvert     a run key that cannot be trusted
         ├── BadShare      shares that rebuild no secret
         ├── BadSeal       a sealed share that does not open
@@ -25,6 +26,10 @@ class ProtocolError(RefusedError):
 
 class BadSignature(ProtocolError):  # noqa: N818 - reads as the fact that it states
     """A signature was not made by the identity that it names, over this message and purpose."""
+
+
+class BadCertificate(ProtocolError):  # noqa: N818
+    """A certificate, or a request for one, is malformed, expired, for another host or key."""
 
 
 class BadAdvert(ProtocolError):  # noqa: N818

@@ -1,22 +1,25 @@
 """Who belongs to the consortium: names and public identities, signed by its coordinator.
 
 The document is JSON in one canonical form (sorted keys, no spaces, ASCII), so a roster has exactly
-one document and one digest: `{"members":{"a":"<hex>"},"signature":"<hex>","version":1}`.
+one document and one digest: `{"members":{"a":"<hex>"},"signature":"<hex>","version":1}`. Members
+that connect over a network have a second key each, under `transports`; in a simulation there are
+none, and then the document has no such key.
 """
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fedward.privacy.identity import PUBLIC_SIZE, SIGNATURE_SIZE, Identity, verify
+from fedward.privacy import transport
+from fedward.privacy.identity import PUBLIC_SIZE, Identity, verify
 from fedward.privacy.protocol_errors import BadRequest
+from fedward.privacy.signed_json import canonical, read_signed, unhex, write_signed
 
 _PURPOSE = "roster"
 _LONGEST = 100  # characters of a name, as in hospital.toml
-_LARGEST = 4 << 20  # bytes; room for tens of thousands of members
+LARGEST_ROSTER = 4 << 20  # bytes; room for tens of thousands of members
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,16 @@ class Roster:
         version: From 1; a higher version replaces a lower one.
         members: Name (see `is_name`) to Ed25519 public key, 32 bytes, no key twice: one hospital
             under two names would count for two.
+        transports: Name of a member to its public transport key (EC P-384, SubjectPublicKeyInfo in
+            DER, 120 bytes), no key twice. A member without one cannot connect.
     """
 
     version: int
     members: Mapping[str, bytes]
+    transports: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a roster that cannot be, with ValueError; keep a copy of the members."""
+        """Refuse a roster that cannot be, with ValueError; keep copies of the members and keys."""
         if type(self.version) is not int or not 1 <= self.version < 2**63:
             raise ValueError("the version of a roster is a whole number from 1")
         for name, key in self.members.items():
@@ -43,7 +49,18 @@ class Roster:
                 raise ValueError(f"the public key of {name} does not have {PUBLIC_SIZE} bytes")
         if len(set(self.members.values())) != len(self.members):
             raise ValueError("two members have the same public key")
+        self._refuse_impossible_transports()
         object.__setattr__(self, "members", dict(self.members))
+        object.__setattr__(self, "transports", dict(self.transports))
+
+    def _refuse_impossible_transports(self) -> None:
+        for name, key in self.transports.items():
+            if name not in self.members:
+                raise ValueError(f"a transport key of {name!r:.80}, who is no member")
+            if not transport.is_transport(key):
+                raise ValueError(f"the transport key of {name} is no public key on P-384")
+        if len(set(self.transports.values())) != len(self.transports):
+            raise ValueError("two members have the same transport key")
 
 
 def is_name(text: str) -> bool:
@@ -61,8 +78,8 @@ def sign_roster(roster: Roster, coordinator: Identity) -> bytes:
     Raises:
         ValueError: The document would be larger than 4 MiB.
     """
-    document = _document(roster, coordinator.sign(_PURPOSE, _body(roster)))
-    if len(document) > _LARGEST:
+    document = write_signed(_body(roster), _PURPOSE, coordinator)
+    if len(document) > LARGEST_ROSTER:
         raise ValueError("a roster's document cannot be larger than 4 MiB")
     return document
 
@@ -78,43 +95,35 @@ def read_roster(document: bytes, coordinator: bytes) -> Roster:
         BadRequest: It is too large, malformed, not canonical, or no possible roster.
         BadSignature: The coordinator did not sign it.
     """
-    if len(document) > _LARGEST:
-        raise _malformed("it is larger than 4 MiB")
     try:
-        roster, signature = _parsed(json.loads(document))
-    except (ValueError, RecursionError) as error:
+        body, signature = read_signed(document, largest=LARGEST_ROSTER)
+        roster = _parsed(body)
+    except ValueError as error:
         raise _malformed(str(error)) from None
-    if _document(roster, signature) != document:
-        raise _malformed("it is not in the canonical form")
-    verify(coordinator, _PURPOSE, _body(roster), signature)
+    if canonical(_body(roster)) != canonical(body):
+        raise _malformed("it has more keys than a roster")
+    verify(coordinator, _PURPOSE, canonical(body), signature)
     return roster
 
 
-def _parsed(value: object) -> tuple[Roster, bytes]:
-    match value:
-        case {"members": dict(members), "signature": str(signature), "version": int(version)}:
-            keys = {str(name): _unhex(key) for name, key in members.items()}
-            return Roster(version, keys), _unhex(signature, SIGNATURE_SIZE)
+def _parsed(body: dict[str, object]) -> Roster:
+    match {"transports": {}, **body}:
+        case {"members": dict(members), "version": int(version), "transports": dict(transports)}:
+            return Roster(
+                version, _keys(members, PUBLIC_SIZE), _keys(transports, transport.PUBLIC_SIZE)
+            )
     raise ValueError("members, signature and version are wanted")
 
 
-def _unhex(text: object, size: int = PUBLIC_SIZE) -> bytes:
-    if not isinstance(text, str) or len(text) != 2 * size:
-        raise ValueError(f"{size} bytes in hexadecimal are wanted")
-    return bytes.fromhex(text)  # also takes what is not canonical, which is refused later
+def _keys(named: dict[str, object], size: int) -> dict[str, bytes]:
+    return {name: unhex(key, size) for name, key in named.items()}
 
 
-def _body(roster: Roster) -> bytes:
+def _body(roster: Roster) -> dict[str, object]:
     members = {name: key.hex() for name, key in roster.members.items()}
-    return _canonical({"members": members, "version": roster.version})
-
-
-def _document(roster: Roster, signature: bytes) -> bytes:
-    return _canonical({**json.loads(_body(roster)), "signature": signature.hex()})
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    transports = {name: key.hex() for name, key in roster.transports.items()}
+    further = {"transports": transports} if transports else {}
+    return {"members": members, "version": roster.version, **further}
 
 
 def _malformed(why: str) -> BadRequest:

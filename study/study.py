@@ -230,18 +230,28 @@ class Study(Frozen):
             f"hospitals{aside}."
         )
 
-    def canonical(self) -> bytes:
-        """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8, defaults in.
+    def contract(self) -> dict[str, Any]:
+        """What is agreed on, as JSON values that mean the same study in only one way.
 
-        Two files that mean the same study have the same canonical form: a whole number is written
-        without a point, and features, whose order matters, are a list of pairs. The table
-        `simulation` is left out.
+        Defaults are in; a whole number is written without a point; features, whose order matters,
+        are a list of pairs. The table `simulation` is left out.
         """
-        contract = _whole(self.model_dump(mode="json", exclude={"simulation"}))
+        contract: dict[str, Any] = _whole(self.model_dump(mode="json", exclude={"simulation"}))
         if "features" in contract["data"]:
             contract["data"]["features"] = list(contract["data"]["features"].items())
+        return contract
+
+    def canonical(self) -> bytes:
+        """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8.
+
+        Two files that mean the same study have the same canonical form.
+        """
         return json.dumps(
-            contract, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            self.contract(),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
         ).encode()
 
     def digest(self) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from fedward.privacy.protocol_errors import (
     BadAdvert,
+    BadCertificate,
     BadRequest,
     BadSeal,
     BadShare,
@@ -18,7 +19,9 @@ from fedward.privacy.protocol_errors import (
 )
 from fedward.study.errors import RefusedError
 
-KINDS = [BadAdvert, BadRequest, BadSeal, BadShare, BadSignature, Replayed, TooFew]
+KINDS = [
+    *(BadAdvert, BadCertificate, BadRequest, BadSeal, BadShare, BadSignature, Replayed, TooFew),
+]
 
 
 def test_a_protocol_error_is_a_refusal() -> None:

@@ -1,0 +1,64 @@
+"""A public document in a file: written whole or not at all, and read only up to a size."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from fedward.study.errors import DataError
+
+
+def write_public(path: Path, content: bytes) -> None:
+    """Write beside the file, wait for the disk, then rename: nobody ever sees half of it.
+
+    Raises:
+        DataError: It cannot be written; what was there before is unchanged.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        try:
+            with aside.open("xb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        keep_names(path.parent)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror})",
+            todo="look at the folder, its owner and the room on the disk",
+            where=str(path),
+        ) from None
+
+
+def keep_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: a rename is not until then."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read_public(path: Path, *, what: str, largest: int) -> bytes:
+    """A file's content; of one that is too large only so much that its reader refuses it.
+
+    Args:
+        path: The file.
+        what: What it should be, for the error message.
+        largest: Bytes.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return handle.read(largest + 1)
+    except OSError as error:
+        raise DataError(
+            f"no {what} can be read here ({error.strerror})", todo="check the path", where=str(path)
+        ) from None
