@@ -18,6 +18,7 @@ import ssl
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -124,7 +125,9 @@ def app_bundle() -> bytes:
             }
         },
     }
-    return build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Flower's, of the way it uses pathspec
+        return build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})[0]
 
 
 class Doorkeeper:
