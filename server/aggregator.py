@@ -251,7 +251,7 @@ class Aggregator:
         return new
 
 
-class _NotNewer(InputError):
+class _NotNewer(InputError):  # noqa: N818 - reads as the fact that it states
     """A roster that is as old as the one that is there, or older."""
 
 
