@@ -15,7 +15,17 @@ import typer
 from click.exceptions import NoArgsIsHelpError
 from rich.text import Text
 
-from fedward.cli import consortium, doctor, hospital, models, privacy, simulate, split, study
+from fedward.cli import (
+    aggregator,
+    consortium,
+    doctor,
+    hospital,
+    models,
+    privacy,
+    simulate,
+    split,
+    study,
+)
 from fedward.cli.console import messages, output
 from fedward.study.errors import FedwardError
 
@@ -45,6 +55,7 @@ app.add_typer(study.app, name="study")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(hospital.app, name="hospital")
 app.add_typer(consortium.app, name="consortium")
+app.add_typer(aggregator.app, name="aggregator")
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,6 +4,7 @@
     ├── InputError                    exit code 2: something the user gave
     │   ├── StudyError                a key of a study file
     │   ├── HospitalError             a key of a hospital file
+    │   ├── AggregatorError           a key of an aggregator file
     │   ├── DataError                 a record, a column, an image
     │   ├── OptionError               an option of a command
     │   └── MissingExtra              a package that is not installed
@@ -11,7 +12,8 @@
     ├── AuditError                    patients lose more privacy than is charged
     ├── RefusedError                  a hospital said no, and may
     │   └── BudgetError               its privacy budget does not allow it
-    └── FederationError               the federation cannot go on
+    ├── FederationError               the federation cannot go on
+    └── ServiceError                  the aggregator's service cannot run
 
 Each error is one line: where, what is wrong, and what to do.
 """
@@ -96,6 +98,10 @@ class HospitalError(_KeyedError):
     """A key of a hospital file is unknown, has the wrong type or an impossible value."""
 
 
+class AggregatorError(_KeyedError):
+    """A key of an aggregator file is unknown, has the wrong type or an impossible value."""
+
+
 class DataError(InputError):
     """Data that a study needs is missing, unreadable or outside what the study allows."""
 
@@ -126,3 +132,7 @@ class BudgetError(RefusedError):
 
 class FederationError(FedwardError):
     """The federation as a whole cannot go on."""
+
+
+class ServiceError(FedwardError):
+    """The aggregator's service, or the part of Flower that it runs, cannot do its work."""

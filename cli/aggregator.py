@@ -1,0 +1,224 @@
+"""`fedward aggregator`: what the consortium's operator does on the machine that adds up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fedward.cli.console import messages, output
+from fedward.study.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from fedward.server.aggregator import Aggregator
+    from fedward.server.runs import RunRegistry
+
+app = typer.Typer(no_args_is_help=True, help="The service that hospitals connect to.")
+
+_File = Annotated[
+    Path, typer.Option("--aggregator", help="The aggregator's file.", show_default=True)
+]
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="As `fedward aggregator runs` lists it.")]
+_HERE = Path("aggregator.toml")
+
+
+@app.command()
+def init(
+    *,
+    name: Annotated[str, typer.Option(help="What people call this aggregator.")],
+    host: Annotated[str, typer.Option(help="Name or IP address under which hospitals reach it.")],
+    port: Annotated[int, typer.Option(help="The one public port.")] = 9443,
+    aggregator: _File = _HERE,
+) -> None:
+    """Make the aggregator's file, its TLS key and a request for its certificate."""
+    from fedward.server.aggregator import found_aggregator
+
+    found = found_aggregator(aggregator, name=name, host=host, port=port)
+    request = aggregator.with_name("request.csr")
+    request.write_bytes(found.request())
+    output.print(f"written: {aggregator}, {found.key_path}, {request}")
+    output.print(
+        f"send {request} to the coordinator, and compare by telephone: {found.fingerprint}"
+    )
+
+
+@app.command()
+def enroll(
+    *,
+    answer: Annotated[Path, typer.Option(help="What the coordinator sent back.")],
+    coordinator: Annotated[
+        str, typer.Option(help="Fingerprint of the coordinator's key, told by telephone.")
+    ] = "",
+    aggregator: _File = _HERE,
+) -> None:
+    """Install the coordinator's answer: certificate, authority, roster and the coordinator's key.
+
+    The same command renews a certificate.
+    """
+    from fedward.privacy.enrolment import claimed_coordinator, fingerprint
+
+    service, document = _aggregator(aggregator), _read(answer, "answer")
+    if not coordinator:
+        shown = fingerprint(claimed_coordinator(document))
+        messages.print(f"the coordinator's key: {shown}")
+        typer.confirm("Did the coordinator read out the same by telephone?", abort=True, err=True)
+        coordinator = shown
+    service.enroll(document, coordinator)
+    output.print(f"enrolled; roster {service.roster().version}; next: fedward aggregator start")
+
+
+@app.command()
+def roster(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Signed by the coordinator.")],
+    *,
+    aggregator: _File = _HERE,
+) -> None:
+    """Install a newer roster; a running aggregator follows it at once."""
+    new = _aggregator(aggregator).install_roster(_read(file, "roster"))
+    output.print(f"roster {new.version}: {len(new.members)} members")
+
+
+@app.command()
+def start(*, aggregator: _File = _HERE) -> None:
+    """Run the service until it is told to end (Ctrl-C, SIGTERM); runs go on at the next start."""
+    from fedward.cli.quiet import quiet_libraries
+    from fedward.server.supervisor import Supervisor
+
+    quiet_libraries()
+    service = Supervisor(_aggregator(aggregator), stream=sys.stderr)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    service.run(stop)
+
+
+@app.command()
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For other programs.")] = False,
+    aggregator: _File = _HERE,
+) -> None:
+    """Show whether the service runs, and which hospitals are there; exit code 1 if it does not."""
+    from fedward.server.supervisor import is_running
+
+    state = _aggregator(aggregator).state
+    found = _status(state / "status.json")
+    found["running"] = running = is_running(state)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        alive = running and found.get("superlink", {}).get("alive", False)
+        output.print(f"aggregator: {'runs' if running else 'does not run'}")
+        output.print(f"superlink: {'answers' if alive else 'does not answer'}")
+        for hospital, online in sorted(found.get("hospitals", {}).items()):
+            output.print(f"{hospital}: {'online' if online and alive else 'away'}")
+    if not running:
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    study: Annotated[Path, typer.Argument(metavar="SIGNED_STUDY", help="By the coordinator.")],
+    *,
+    seed: Annotated[int, typer.Option(help="Of the first model and of who is invited.")] = 0,
+    name: Annotated[str, typer.Option(help="Of the run; one is made up if none.")] = "",
+    aggregator: _File = _HERE,
+) -> None:
+    """Start a run of a study that the coordinator signed, now or when the service next runs."""
+    from fedward.privacy.signed_study import read_signed_study
+
+    service, document = _aggregator(aggregator), _read(study, "signed study")
+    checked = read_signed_study(document, service.coordinator)
+    run = _runs(service).create(
+        checked, document, seed=seed, roster=service.roster().version, name=name
+    )
+    output.print(f"submitted: {run.folder.name}")
+
+
+@app.command()
+def runs(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For other programs.")] = False,
+    aggregator: _File = _HERE,
+) -> None:
+    """List the runs, the oldest first."""
+    found = _runs(_aggregator(aggregator)).list()
+    if as_json:
+        typer.echo(json.dumps([record.model_dump() for record in found], indent=2))
+        return
+    table = Table()
+    for column in ("run", "study", "created", "state", "why"):
+        table.add_column(column, overflow="fold")
+    for record in found:
+        cells = (record.name, record.title, record.created, record.state, record.reason)
+        table.add_row(*map(Text, cells))
+    output.print(table)
+
+
+@app.command()
+def logs(run: _Run, *, aggregator: _File = _HERE) -> None:
+    """Print what happened in a run: a JSON line for each event, then what its process said."""
+    found = _runs(_aggregator(aggregator)).get(run)
+    for path in (found.folder / "events.jsonl", found.log):
+        if path.exists():
+            typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+@app.command()
+def stop(run: _Run, *, aggregator: _File = _HERE) -> None:
+    """Stop a run after what it is doing; `resume` takes it up again."""
+    found = _runs(_aggregator(aggregator)).get(run)
+    if found.record.state in {"finished", "failed", "stopped"}:
+        raise OptionError(f"the run has ended ({found.record.state})", where=run)
+    found.ask_to_stop()
+    if found.record.state == "paused":
+        found.mark("stopped", "as asked")
+    output.print(f"{run} stops")
+
+
+@app.command()
+def resume(run: _Run, *, aggregator: _File = _HERE) -> None:
+    """Take up a run that was paused, stopped or failed, at the round that it was in."""
+    found = _runs(_aggregator(aggregator)).get(run)
+    if found.record.state == "finished":
+        raise OptionError("the run is finished", todo="submit the study anew", where=run)
+    found.clear_stop()
+    if found.record.state in {"paused", "stopped", "failed"}:
+        found.mark("submitted", "resumed")
+    output.print(f"{run} goes on")
+
+
+def _aggregator(path: Path) -> Aggregator:
+    from fedward.server.aggregator import Aggregator
+
+    return Aggregator(path)
+
+
+def _runs(aggregator: Aggregator) -> RunRegistry:
+    from fedward.server.runs import RunRegistry
+
+    return RunRegistry(aggregator.state / "runs")
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the {what} cannot be read ({error.strerror})", todo="check the path", where=str(path)
+        ) from None
+
+
+def _status(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,337 @@
+"""The long-lived process of `fedward aggregator start`: it keeps what was asked for true.
+
+Every look compares what should be with what is: a SuperLink that answers, the roster's hospitals
+registered and no others, a process for each run that is to run. So it does not matter in which
+order things happened, or that one of them was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from fedward.server.aggregator import Aggregator
+from fedward.server.diary import Diary, Overheard
+from fedward.server.gate import Gate, Route, load_certificate, public_tls
+from fedward.server.gate_thread import GateThread
+from fedward.server.gauges import Gauges
+from fedward.server.run_folder import write_json
+from fedward.server.runs import BY_ITSELF, RunFolder, RunRegistry
+from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
+from fedward.study.errors import FedwardError, ServiceError
+
+Stamp = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often the supervisor looks, and how long it waits.
+
+    Attributes:
+        look: Seconds between two looks.
+        nodes: Seconds between two questions who is there.
+        runs: Seconds between two questions how a run stands.
+        first_wait: Seconds before a SuperLink that died is started again; doubled each time.
+        longest_wait: Seconds that this grows to.
+        deaths: How often in a row a run's process may die before the run is given up.
+        stop: Seconds that a run has to stop by itself.
+    """
+
+    look: float = 0.5
+    nodes: float = 5.0
+    runs: float = 2.0
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    deaths: int = 3
+    stop: float = 60.0
+
+
+@contextlib.contextmanager
+def only_one(state: Path) -> Iterator[None]:
+    """Hold an aggregator's state folder alone.
+
+    Raises:
+        ServiceError: Another process holds it.
+    """
+    with (state / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ServiceError(
+                "an aggregator runs on this folder already",
+                todo="see fedward aggregator status",
+                where=str(state),
+            ) from None
+        yield
+
+
+def is_running(state: Path) -> bool:
+    """Whether a supervisor holds the state folder."""
+    try:
+        with only_one(state):
+            return False
+    except ServiceError:
+        return True
+
+
+class Supervisor:
+    """An aggregator at work.
+
+    Args:
+        aggregator: Enrolled.
+        pace: How often it looks.
+        stream: Where its log goes beside the file.
+
+    Raises:
+        FedwardError: The roster, the certificate or the Flower that is installed cannot be used.
+    """
+
+    def __init__(
+        self, aggregator: Aggregator, *, pace: Pace | None = None, stream: TextIO | None = None
+    ) -> None:
+        aggregator.roster()
+        aggregator.check_certificate()
+        self._aggregator = aggregator
+        self._pace = pace or Pace()
+        self._state = aggregator.state
+        self._runs = RunRegistry(self._state / "runs")
+        self._diary = Diary(self._state / "log.jsonl", stream)
+        self._gauges = Gauges()
+        self._tls = public_tls(aggregator.certificate_path, aggregator.key_path)
+        self._gate = Gate(self._tls, listener=self._gauges.passed)
+        self._numbers: dict[str, int] = {}
+        self._deaths: dict[str, int] = {}
+        self._stop_since: dict[str, float] = {}
+        self._known: dict[str, Stamp] = {}
+        self._hospitals: dict[str, bool] = {}
+        self._roster_version = 0
+        self._due: dict[str, float] = {}
+        self._wait = 0.0
+        self._port = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; runs then go on at the next start.
+
+        Raises:
+            ServiceError: The folder is in use, or a port is taken.
+        """
+        with only_one(self._state), contextlib.ExitStack() as open_things:
+            open_things.callback(self._diary.close)
+            heard = Overheard(self._state / "superlink.log")
+            open_things.callback(heard.close)
+            file = self._aggregator.file
+            if file.metrics is not None:
+                self._gauges.serve(file.metrics)
+            gate = open_things.enter_context(GateThread(self._gate, file.listen, file.port))
+            self._port = gate.port
+            link = SuperLink(self._state / "superlink", output=heard.sink, port=file.superlink)
+            open_things.callback(link.stop)
+            self._diary.tell("started", port=gate.port, pid=os.getpid())
+            while not stop.is_set():
+                self._look(link, gate)
+                stop.wait(self._pace.look)
+            gate.lead_to(None)
+            self._diary.tell("stopping")
+            self._write_status(link, running=False)
+
+    def _look(self, link: SuperLink, gate: GateThread) -> None:
+        try:
+            if not link.alive:
+                self._revive(link, gate)
+            if link.alive:
+                self._keep_certificate()
+                self._keep_roster(link, gate)
+                self._ask_who_is_there(link)
+                self._keep_runs(link)
+        except FedwardError as error:
+            self._say_once("error", error.line())
+        except OSError as error:  # a full disk passes; the service stays
+            self._say_once("error", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):
+            self._write_status(link, running=True)
+
+    # --- The SuperLink ----------------------------------------------------------------------------
+
+    def _revive(self, link: SuperLink, gate: GateThread) -> None:
+        gate.lead_to(None)
+        self._gauges.superlink.set(0)
+        if not self._is_due("superlink"):
+            return
+        if self._wait:
+            self._gauges.restarts.inc()
+            self._diary.tell("superlink restarts")
+        self._wait = min(2 * self._wait or self._pace.first_wait, self._pace.longest_wait)
+        self._due["superlink"] = time.monotonic() + self._wait
+        link.start()
+        for number, (state, _) in link.runs().items():
+            if state in {"waiting", "running"}:
+                link.stop_run(number)  # of an earlier process: each run is begun anew
+        self._numbers.clear()
+        self._known.pop("roster", None)
+        self._gauges.superlink.set(1)
+        self._diary.tell("superlink started", port=link.port, pid=link.pid)
+
+    # --- Hospitals --------------------------------------------------------------------------------
+
+    def _keep_roster(self, link: SuperLink, gate: GateThread) -> None:
+        """Register the roster's hospitals and no others, whenever the roster's file changed."""
+        stamp = _stamp(self._aggregator.roster_path)
+        if self._known.get("roster") == stamp and "roster" in self._known:
+            return
+        roster = self._aggregator.roster()
+        if roster.version < self._roster_version:
+            raise ServiceError(
+                f"roster {roster.version} was put in the place of roster {self._roster_version}",
+                todo="install the newest roster: fedward aggregator roster FILE",
+                where=str(self._aggregator.roster_path),
+            )
+        self._gates_for(link, gate, dict(roster.transports))
+        self._register(link, dict(roster.transports))
+        self._runs.set_members(roster.version, list(roster.members))
+        self._roster_version = roster.version
+        self._known["roster"] = stamp
+        self._due.pop("nodes", None)
+        self._gauges.roster.set(roster.version)
+        self._gauges.members.set(len(roster.transports))
+        self._diary.tell("roster", version=roster.version, members=len(roster.members))
+
+    def _gates_for(self, link: SuperLink, gate: GateThread, keys: dict[str, bytes]) -> None:
+        door = Doorkeeper(keys.values())
+        gate.lead_to(Route(link.address, link.trust(), FLEET, FORWARDED, door))
+
+    def _register(self, link: SuperLink, wanted: dict[str, bytes]) -> None:
+        there = {node.key: node for node in link.nodes()}
+        for key, node in there.items():
+            if key not in wanted.values():
+                link.remove(node.number)
+                self._diary.tell("hospital removed", hospital=node.name)
+        for name, key in wanted.items():
+            if key in there:
+                continue
+            try:
+                link.register(name, key)
+                self._diary.tell("hospital registered", hospital=name)
+            except ServiceError as error:  # one bad key must not keep the others out
+                self._diary.tell("hospital refused", hospital=name, why=error.line())
+
+    def _ask_who_is_there(self, link: SuperLink) -> None:
+        if not self._is_due("nodes"):
+            return
+        self._due["nodes"] = time.monotonic() + self._pace.nodes
+        self._hospitals = {node.name: node.online for node in link.nodes()}
+        self._gauges.online.set(sum(self._hospitals.values()))
+        self._gauges.callers.set(self._gate.connections)
+        self._wait = self._pace.first_wait  # it answers: the next death is a first one again
+
+    def _keep_certificate(self) -> None:
+        """Use a renewed certificate for the connections to come."""
+        path = self._aggregator.certificate_path
+        stamp = _stamp(path)
+        if self._known.setdefault("certificate", stamp) == stamp:
+            return
+        self._known["certificate"] = stamp
+        self._aggregator.check_certificate()
+        load_certificate(self._tls, path, self._aggregator.key_path)
+        self._diary.tell("certificate renewed")
+
+    # --- Runs -------------------------------------------------------------------------------------
+
+    def _keep_runs(self, link: SuperLink) -> None:
+        records = self._runs.list()
+        self._gauges.count_runs(record.state for record in records)
+        for record in records:
+            run = self._runs.get(record.name)
+            if record.name in self._numbers:
+                self._follow(link, run)
+            elif record.state in BY_ITSELF:
+                self._begin(link, run)
+
+    def _begin(self, link: SuperLink, run: RunFolder) -> None:
+        name = run.record.name
+        if run.stop_asked:
+            run.mark("stopped", "as asked")
+            return
+        self._numbers[name] = link.start_run({"folder": str(run.folder.absolute())})
+        self._diary.tell("run started", run=name, number=str(self._numbers[name]))
+
+    def _follow(self, link: SuperLink, run: RunFolder) -> None:
+        name = run.record.name
+        number = self._numbers[name]
+        self._insist_on_stop(link, run, number)
+        if not self._is_due(f"run {name}"):
+            return
+        self._due[f"run {name}"] = time.monotonic() + self._pace.runs
+        state, details = link.run_state(number)
+        if state in {"waiting", "running"}:
+            return
+        del self._numbers[name]
+        record = run.record
+        self._diary.tell("run ended", run=name, how=state, state=record.state, why=details[:500])
+        if record.state not in BY_ITSELF:
+            self._deaths.pop(name, None)
+        elif run.stop_asked:
+            run.mark("stopped", "as asked")
+        else:
+            self._count_death(run, details or f"its process ended ({state})")
+
+    def _count_death(self, run: RunFolder, why: str) -> None:
+        """A run's process ended without saying so: it is begun again, but not for ever."""
+        name = run.record.name
+        self._deaths[name] = self._deaths.get(name, 0) + 1
+        if self._deaths[name] >= self._pace.deaths:
+            run.mark("failed", " ".join(why.split())[:500])
+            del self._deaths[name]
+
+    def _insist_on_stop(self, link: SuperLink, run: RunFolder, number: int) -> None:
+        name = run.record.name
+        if not run.stop_asked:
+            self._stop_since.pop(name, None)
+        elif time.monotonic() - self._stop_since.setdefault(name, time.monotonic()) > (
+            self._pace.stop
+        ):
+            link.stop_run(number)
+            self._due.pop(f"run {name}", None)
+
+    # --- What is told -----------------------------------------------------------------------------
+
+    def _is_due(self, what: str) -> bool:
+        return time.monotonic() >= self._due.get(what, 0.0)
+
+    def _say_once(self, event: str, what: str) -> None:
+        """The same trouble at every look would fill the log."""
+        again = self._known.get("said") == (hash(what), 0)
+        if not again or self._is_due("said"):
+            self._diary.tell(event, what=what)
+            self._due["said"] = time.monotonic() + 60
+        self._known["said"] = (hash(what), 0)
+
+    def _write_status(self, link: SuperLink, *, running: bool) -> None:
+        if running and not self._is_due("status"):
+            return
+        self._due["status"] = time.monotonic() + 1
+        status: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "running": running,
+            "pid": os.getpid(),
+            "port": self._port,
+            "superlink": {"alive": running and link.alive, "pid": link.pid, "port": link.port},
+            "roster": self._roster_version,
+            "hospitals": self._hospitals,
+        }
+        write_json(status, self._state / "status.json")
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

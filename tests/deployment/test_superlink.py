@@ -1,0 +1,170 @@
+"""A real SuperLink: what survives kill -9, and what it is told about runs."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import flwr
+import psutil
+import pytest
+
+from fedward.server.superlink import SuperLink, app_bundle, check_version, child_environment
+from fedward.study.errors import ServiceError
+from tests.server.flower_hospital import public_der, transport_key
+
+
+@pytest.fixture
+def superlink(tmp_path: Path) -> Iterator[SuperLink]:
+    link = SuperLink(tmp_path / "superlink")
+    link.start()
+    yield link
+    link.stop()
+
+
+def kill_9(superlink: SuperLink) -> None:
+    pid = superlink.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    while superlink.alive:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_hospitals_stay_registered_over_kill_9(superlink: SuperLink) -> None:
+    keys = {f"Ward {n}": public_der(transport_key()) for n in "AÄ"}
+    for name, key in keys.items():
+        superlink.register(name, key)
+    before = superlink.nodes()
+    children = psutil.Process(superlink.pid).children(recursive=True)
+
+    kill_9(superlink)
+    with pytest.raises(ServiceError):
+        superlink.nodes()
+    superlink.start()
+
+    assert superlink.nodes() == before
+    assert {node.name: node.key for node in before} == keys
+    assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.slow
+def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: SuperLink) -> None:
+    superlink.register("Ward", public_der(transport_key()))
+    orphan = superlink.pid
+
+    successor = SuperLink(superlink.folder)
+    try:
+        successor.start()
+
+        assert [node.name for node in successor.nodes()] == ["Ward"]
+        assert not superlink.alive
+        assert successor.pid != orphan
+    finally:
+        successor.stop()
+
+
+@pytest.mark.slow
+def test_a_removed_key_is_gone_and_does_not_come_back(superlink: SuperLink) -> None:
+    key = public_der(transport_key())
+    superlink.remove(superlink.register("Ward", key))
+
+    assert superlink.nodes() == []
+    # Flower keeps removed keys: a hospital that is admitted again needs a new transport key.
+    with pytest.raises(ServiceError, match="already in use"):
+        superlink.register("Ward", key)
+    with pytest.raises(ServiceError, match="refused UnregisterNode"):
+        superlink.remove(1)
+
+
+@pytest.mark.slow
+def test_a_run_starts_with_its_folder_and_says_why_it_failed(
+    superlink: SuperLink, tmp_path: Path
+) -> None:
+    number = superlink.start_run({"study": str(tmp_path / "no-study.toml"), "seed": 3})
+    last = time.monotonic() + 90
+    while superlink.run_state(number)[0] in {"waiting", "running"}:
+        assert time.monotonic() < last
+        time.sleep(0.2)
+
+    assert superlink.run_state(number)[0] == "failed"
+    assert "no-study.toml" in superlink.run_state(number)[1]
+    assert superlink.runs() == {number: superlink.run_state(number)}
+    superlink.stop_run(number)
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped(superlink: SuperLink, tmp_path: Path) -> None:
+    number = superlink.start_run({"folder": str(tmp_path)})
+
+    superlink.stop_run(number)
+
+    assert superlink.run_state(number)[0] == "stopped"
+
+
+@pytest.mark.slow
+def test_an_unknown_setting_starts_no_run(superlink: SuperLink) -> None:
+    with pytest.raises(ServiceError, match="refused StartRun"):
+        superlink.start_run({"command": "x"})
+
+
+@pytest.mark.slow
+def test_its_files_are_its_owners_alone(superlink: SuperLink) -> None:
+    assert superlink.folder.stat().st_mode & 0o077 == 0
+    for path in superlink.folder.rglob("*"):
+        if path.is_file() and path.suffix in {".sqlite", ".pem"} and path.name != "loopback.pem":
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "superlink" / "superlink.sqlite").mkdir(parents=True)
+
+    with pytest.raises(ServiceError, match="ended at its start") as error:
+        SuperLink(tmp_path / "superlink").start()
+
+    assert "\n" not in error.value.line()
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no EC P-384 key"):
+        SuperLink(tmp_path).register("Ward", b"not a key")
+
+
+def test_the_bundle_holds_no_code() -> None:
+    with zipfile.ZipFile(io.BytesIO(app_bundle())) as bundle:
+        assert sorted(bundle.namelist()) == [".info/CONTENT", "pyproject.toml"]
+        app = tomllib.loads(bundle.read("pyproject.toml").decode())["tool"]["flwr"]["app"]
+
+    assert app["components"] == {
+        "serverapp": "fedward.server.app:app",
+        "clientapp": "fedward.client.app:app",
+    }
+    assert app_bundle() == app_bundle()
+
+
+def test_flower_hears_nothing_of_our_surroundings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLWR_INTERNAL_GRPC_CONTROL_API", "1")
+    monkeypatch.setenv("https_proxy", "http://proxy")
+
+    found = child_environment(tmp_path)
+
+    assert "FLWR_INTERNAL_GRPC_CONTROL_API" not in found
+    assert "https_proxy" not in found
+    assert found["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+@pytest.mark.parametrize("other", ["1.40.9", "1.42.0", "1.410.0", "2.0"])
+def test_another_flower_is_refused(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_version()
+    monkeypatch.setattr(flwr, "__version__", other)
+
+    with pytest.raises(ServiceError, match=f"Flower {other} is installed"):
+        check_version()
