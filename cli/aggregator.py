@@ -18,7 +18,7 @@ from fedward.study.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from fedward.server.aggregator import Aggregator
-    from fedward.server.runs import RunRegistry
+    from fedward.server.run_registry import RunRegistry
 
 app = typer.Typer(no_args_is_help=True, help="The service that hospitals connect to.")
 
@@ -202,7 +202,7 @@ def _aggregator(path: Path) -> Aggregator:
 
 
 def _runs(aggregator: Aggregator) -> RunRegistry:
-    from fedward.server.runs import RunRegistry
+    from fedward.server.run_registry import RunRegistry
 
     return RunRegistry(aggregator.state / "runs")
 

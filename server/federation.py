@@ -39,6 +39,7 @@ from fedward.server.events import (
 )
 from fedward.server.exchange import Heed, go_on
 from fedward.server.lost_rounds import SIMULATED, LostRounds
+from fedward.server.offering import NoOffer, Offering
 from fedward.server.optimizer import ServerOptimizer
 from fedward.server.run_errors import RunPaused
 from fedward.server.secure_summing import SecureSumming
@@ -90,6 +91,7 @@ class Federation:
         folder: Path | None = None,
         lost_rounds: LostRounds = SIMULATED,
         members: Callable[[], Members | None] = _everybody,
+        offering: Offering | None = None,
         heed: Heed = go_on,
     ) -> None:
         """Prepare a run.
@@ -103,6 +105,7 @@ class Federation:
             folder: Where checkpoints are kept and found; none are if None.
             lost_rounds: What becomes of a round that gave no sum.
             members: Who may take part, asked before every exchange; everybody if it gives None.
+            offering: Puts the study before the hospitals; without it they approved it beforehand.
             heed: Called again and again; what it raises ends the run, which can be taken up later.
         """
         self._study = study = settled(study)
@@ -112,6 +115,7 @@ class Federation:
         self._tell = listener
         self._lost_rounds = lost_rounds
         self._members = members
+        self._offering: Offering = offering or NoOffer()
         self._heed = heed
         self._digest = study.digest()
         self._task = Classification(study)
@@ -325,12 +329,16 @@ class Federation:
         members = self._members()
         if members is not None:
             self._summing.allow(members.names)
-        present = sorted(self._grid.get_node_ids())
+        present = self._approving()
         self._note(number, self._summing.begin(present))
         wanted = self._study.participation.hospitals
         able = present if len(present) <= wanted else self._summing.able(present)
         others = [node for node in present if node not in able]
         self._nodes = sorted([*able, *others][:wanted])
+
+    def _approving(self) -> list[int]:
+        """Those that are connected and whose hospital has approved the study."""
+        return self._offering.approving(sorted(self._grid.get_node_ids()))
 
     def _note(self, server_round: int, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
@@ -351,13 +359,15 @@ class Federation:
         taken_up = self._so_far.exchange > 0 or self._summing.begun(1)
         wait = self._study.participation.wait_seconds
         last = time.monotonic() + (min(wait, patience) if taken_up else wait)
-        while (count := len(list(self._grid.get_node_ids()))) < wanted:
+        while (count := len(self._approving())) < wanted:
             if time.monotonic() > last and taken_up:
                 break
             if time.monotonic() > last:
+                waits = self._offering.waiting_for
                 raise self._stop(
-                    f"{count} of {wanted} hospitals are connected",
-                    todo="start the others, or raise [participation] wait_seconds",
+                    f"{count} of {wanted} hospitals are ready{f' ({waits})' if waits else ''}",
+                    todo="start the others, have the study approved there, or raise "
+                    "[participation] wait_seconds",
                 )
             self._sleep(_LOOK_AGAIN)
         self._look_around(self._so_far.exchange)

@@ -9,7 +9,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from fedward.server.gate import Passage
-from fedward.server.runs import State
+from fedward.server.run_registry import State
 from fedward.study.errors import ServiceError
 
 

@@ -19,6 +19,7 @@ from fedward.server.events import (
 )
 from fedward.server.federation import Federation
 from fedward.server.lost_rounds import DEPLOYED, LostRounds
+from fedward.server.offering import SignedOffer
 from fedward.server.run_errors import RunPaused, RunStopped
 from fedward.server.run_folder import write_results
 from fedward.server.run_registry import RunFolder, State, line_of
@@ -93,6 +94,7 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
 
     run.mark("waiting", "for hospitals")
     run.write_history(rounds)
+    offer = SignedOffer(study, run.document, grid, run=record.name, roster=run.roster, heed=heed)
     Federation(
         study,
         grid,
@@ -102,6 +104,7 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
         folder=run.checkpoint,
         lost_rounds=lost_rounds,
         members=run.members,
+        offering=offer,
         heed=heed,
     ).train_and_judge()
     write_results(study, outcomes[0], run.folder)

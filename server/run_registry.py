@@ -1,7 +1,7 @@
 """The runs of an aggregator, as folders that a person can read.
 
 runs/
-├── members.json           who may take part: the roster's version and names
+├── roster.json            who may take part, as the coordinator signed it
 └── <run>/
     ├── run.json           name, study, seed, state and its reason
     ├── study.json         the study as the coordinator signed it
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,13 +148,29 @@ class RunFolder:
             self.note({"event": "State", "state": state, "reason": reason})
         return after
 
-    def members(self) -> Members | None:
-        """Who may take part now; None if nobody has said so: everybody who is connected may.
+    def roster(self) -> bytes:
+        """Who may take part now, as the coordinator signed it.
 
         Raises:
             DataError: The file cannot be read.
         """
-        return _members(self.folder.parent / "members.json")
+        path = self.folder.parent / "roster.json"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise _no_roster(path, str(error.strerror)) from None
+
+    def members(self) -> Members:
+        """Who may take part now.
+
+        Raises:
+            DataError: The roster cannot be read.
+        """
+        try:
+            values = json.loads(self.roster())
+            return Members(int(values["version"]), frozenset(map(str, values["members"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise _no_roster(self.folder.parent / "roster.json", str(error)) from None
 
     def ask_to_stop(self) -> None:
         """The run stops at the next chance, also when it is begun again before it did."""
@@ -252,16 +268,17 @@ class RunRegistry:
             raise OptionError(f"there is no run {name}", todo="see fedward aggregator runs")
         return RunFolder(self._folder / name)
 
-    def set_members(self, version: int, names: Collection[str]) -> None:
+    def set_roster(self, document: bytes) -> None:
         """Say who may take part in all runs from their next exchange on.
+
+        Args:
+            document: Checked before against the coordinator's key.
 
         Raises:
             RunPaused: The disk does not take it.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(
-            self._folder / "members.json", _json({"version": version, "names": sorted(names)})
-        )
+        write_durably(self._folder / "roster.json", document)
 
 
 def line_of(event: Event) -> dict[str, Any]:
@@ -272,18 +289,12 @@ def line_of(event: Event) -> dict[str, Any]:
     return {"event": type(event).__name__, **asdict(event)}
 
 
-def _members(path: Path) -> Members | None:
-    try:
-        values = json.loads(path.read_bytes())
-        return Members(int(values["version"]), frozenset(map(str, values["names"])))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"does not say who may take part ({error})",
-            todo="install the consortium's roster again",
-            where=str(path),
-        ) from None
+def _no_roster(path: Path, why: str) -> DataError:
+    return DataError(
+        f"does not say who may take part ({why})",
+        todo="install the consortium's roster again",
+        where=str(path),
+    )
 
 
 def _slug(title: str) -> str:

@@ -24,7 +24,7 @@ from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
 from fedward.server.run_folder import write_json
-from fedward.server.runs import BY_ITSELF, RunFolder, RunRegistry
+from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
 from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
@@ -195,7 +195,7 @@ class Supervisor:
             )
         self._gates_for(link, gate, dict(roster.transports))
         self._register(link, dict(roster.transports))
-        self._runs.set_members(roster.version, list(roster.members))
+        self._runs.set_roster(self._aggregator.roster_path.read_bytes())
         self._roster_version = roster.version
         self._known["roster"] = stamp
         self._due.pop("nodes", None)

@@ -15,11 +15,14 @@ _ROSTER = "roster.json"
 _IDENTITY = "identity.pem"
 
 
-def found_consortium(hospitals: Sequence[Path]) -> None:
-    """Make hospitals members of a new consortium, whose coordinator signs once and is forgotten.
+def found_consortium(hospitals: Sequence[Path]) -> Identity:
+    """Make hospitals members of a new consortium.
 
     Args:
         hospitals: Their `hospital.toml` files, in folders beside each other; each is written anew.
+
+    Returns:
+        Its coordinator, whom a simulation forgets.
 
     Raises:
         OptionError: Two hospitals have the same name.
@@ -43,3 +46,4 @@ def found_consortium(hospitals: Sequence[Path]) -> None:
     )
     for path, hospital in files.items():
         write_hospital(hospital.model_copy(update={"consortium": consortium}), path)
+    return coordinator

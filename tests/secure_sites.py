@@ -86,13 +86,14 @@ class Sites:
     Attributes:
         names: Of all of them.
         files: Each one's `hospital.toml`.
+        coordinator: Of their consortium.
     """
 
     def __init__(self, folder: Path, study: Study, *, seed: int | None = None) -> None:
         """Found them; with a seed they are pretended, and can be compared with others of it."""
         self.names = tuple("abcdefghijklmnop"[: study.participation.hospitals])
         self.files = {name: _home(folder, name, seed) for name in self.names}
-        found_consortium(list(self.files.values()))
+        self.coordinator = found_consortium(list(self.files.values()))
         self.approve(study)
         self._sites: dict[str, Site] = {}
 

@@ -77,7 +77,8 @@ def test_every_way_to_start_a_side_uses_the_same_command(side: str) -> None:
     unit = (DEPLOY / "systemd" / f"fedward-{side}.service").read_text(encoding="utf-8")
     (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     (service,) = documents(DEPLOY / "compose" / f"{side}.yaml")[0]["services"].values()
-    (pod,) = [d for d in documents(DEPLOY / "kubernetes" / f"{side}.yaml") if "template" in d["spec"]]
+    manifest = documents(DEPLOY / "kubernetes" / f"{side}.yaml")
+    (pod,) = [document for document in manifest if document["kind"] == "StatefulSet"]
     (container,) = pod["spec"]["template"]["spec"]["containers"]
 
     group: Any = get_command(app)

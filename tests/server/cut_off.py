@@ -79,7 +79,8 @@ class Watched(InProcessGrid):
 
     def _unreachable(self, message: Message) -> set[int]:
         about = message.metadata
-        question = (about.message_type.removeprefix("query."), int(about.group_id))
+        number = int(about.group_id) if about.group_id.isdigit() else 0
+        question = (about.message_type.removeprefix("query."), number)
         return self.gone | self.mute | self.mute_at.get(question, set())
 
     def _step(self, what: str, message: Message) -> None:

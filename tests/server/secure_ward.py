@@ -19,6 +19,7 @@ from fedward.server.secure_summing import SecureSumming
 from fedward.server.summing import Gathered
 from fedward.study.messages import (
     AdvertiseQuery,
+    OfferQuery,
     Answer,
     Contribution,
     Query,
@@ -91,7 +92,7 @@ class Ward:
         name = self.run.sites.names[message.metadata.dst_node_id - 1]
         request = UNPACK[kind](message.content)
         asked = Asked(kind.removeprefix("query."), name)
-        if not isinstance(request, AdvertiseQuery):
+        if not isinstance(request, AdvertiseQuery | OfferQuery):
             assert request.invitation is not None
             asked = asked._replace(round=request.round, attempt=request.invitation.attempt)
         asked = asked._replace(time=1 + sum(a._replace(time=1) == asked for a in self.asked))

@@ -9,19 +9,25 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from fedward.privacy.identity import Identity
+from fedward.privacy.roster import Roster, sign_roster
+from fedward.privacy.signed_study import sign_study
 from fedward.server.app import make_app
 from fedward.server.events import Event, RoundFinished, RoundStarted
 from fedward.server.run_registry import RunFolder, RunRegistry
 from fedward.study.errors import DataError, FedwardError, OptionError
 from fedward.study.study import Study
+from tests.secure_sites import Sites
 from tests.server.conftest import context
 from tests.server.cut_off import Killed, Moment, Watched, private_study, sites_of
 
 DOCUMENT = b'{"signed": true}'
 
 
-def submitted(folder: Path, study: Study) -> RunFolder:
-    return RunRegistry(folder / "runs").create(study, DOCUMENT, seed=5, name="run")
+def submitted(folder: Path, study: Study, sites: Sites) -> RunFolder:
+    registry = RunRegistry(folder / "runs")
+    registry.set_roster((sites.files["a"].parent.parent / "roster.json").read_bytes())
+    return registry.create(study, sign_study(study, sites.coordinator), seed=5, name="run")
 
 
 def started(run: RunFolder, grid: Watched, listen: Any = lambda _: None) -> None:  # noqa: ANN401
@@ -66,7 +72,7 @@ def test_no_other_folder_is_a_run(name: str, tmp_path: Path) -> None:
 
 
 def test_another_study_in_its_place_is_refused(tmp_path: Path) -> None:
-    run = submitted(tmp_path, private_study())
+    run = RunRegistry(tmp_path / "runs").create(private_study(), DOCUMENT, name="run")
     other = RunRegistry(tmp_path / "o").create(private_study(training={"rounds": 9}), DOCUMENT)
     (run.folder / "study.toml").write_bytes((other.folder / "study.toml").read_bytes())
     with pytest.raises(DataError, match="not the study that was submitted"):
@@ -78,8 +84,9 @@ def test_another_study_in_its_place_is_refused(tmp_path: Path) -> None:
 
 def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
     study = private_study()
-    run = submitted(tmp_path, study)
-    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
+    with Watched(list(sites.files.values())) as grid:
         started(run, grid)
 
     assert state(run) == "finished"
@@ -106,8 +113,10 @@ def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
 )
 def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> None:
     study = private_study()
-    run, other = submitted(tmp_path, study), submitted(tmp_path / "other", study)
-    files = list(sites_of(tmp_path / "s", study).files.values())
+    sites, others = sites_of(tmp_path / "s", study), sites_of(tmp_path / "o", study)
+    run = submitted(tmp_path, study, sites)
+    other = submitted(tmp_path / "other", study, others)
+    files = list(sites.files.values())
     with Watched(files, moment) as grid, pytest.raises(Killed):
         started(run, grid)
     assert state(run) in {"waiting", "running"}
@@ -115,7 +124,7 @@ def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> N
         events.write(b'{"cut off')
     with Watched(files) as grid:
         started(run, grid)
-    with Watched(list(sites_of(tmp_path / "o", study).files.values())) as grid:
+    with Watched(list(others.files.values())) as grid:
         started(other, grid)
 
     assert state(run) == "finished"
@@ -130,8 +139,9 @@ def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> N
 
 def test_a_file_stops_a_run_and_resuming_finishes_it(tmp_path: Path) -> None:
     study = private_study()
-    run = submitted(tmp_path, study)
-    files = list(sites_of(tmp_path / "s", study).files.values())
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
+    files = list(sites.files.values())
 
     def listen(event: Event) -> None:
         if isinstance(event, RoundStarted) and event.round == 2:
@@ -148,12 +158,13 @@ def test_a_file_stops_a_run_and_resuming_finishes_it(tmp_path: Path) -> None:
 
 def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
     study = private_study()
-    run = submitted(tmp_path, study)
-    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
+    with Watched(list(sites.files.values())) as grid:
         grid.gone = {1, 2}
         started(run, grid)
         assert state(run) == "paused"
-        assert "2 of 4 hospitals are connected" in run.record.reason
+        assert "2 of 4 hospitals are ready" in run.record.reason
         grid.gone = set()
         started(run, grid)
     assert state(run) == "finished"
@@ -161,15 +172,21 @@ def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
 
 def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
     study = private_study()
-    run = submitted(tmp_path, study)
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
     registry = RunRegistry(tmp_path / "runs")
-    assert run.members() is None
+    members = {
+        name: Identity.load(path.with_name("identity.pem")).public
+        for name, path in sites.files.items()
+    }
+    smaller = Roster(2, {name: key for name, key in members.items() if name != "d"})
+    assert run.members().names == set("abcd")
 
     def listen(event: Event) -> None:
         if isinstance(event, RoundFinished) and event.round == 1:
-            registry.set_members(2, ["a", "b", "c"])
+            registry.set_roster(sign_roster(smaller, sites.coordinator))
 
-    with Watched(list(sites_of(tmp_path / "s", study).files.values())) as grid:
+    with Watched(list(sites.files.values())) as grid:
         started(run, grid, listen)
     history = json.loads((run.folder / "history.json").read_text())["rounds"]
     assert [each["answered"] for each in history] == [4, 3, 3]
@@ -177,7 +194,8 @@ def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
 
 def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
     study = private_study()
-    run = submitted(tmp_path, study)
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
     (run.folder / "study.toml").unlink()
     with Watched([]) as grid, pytest.raises(FedwardError):
         started(run, grid)
