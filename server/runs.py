@@ -15,7 +15,7 @@ from typing import Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedward.server.run_folder import write_aside, write_json
+from fedward.server.aside import write_aside, write_json
 from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedward.server.aggregator import Aggregator
+from fedward.server.aside import write_json
 from fedward.server.diary import Diary, Overheard
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
-from fedward.server.run_folder import write_json
 from fedward.server.runs import BY_ITSELF, RunFolder, RunRegistry
 from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
