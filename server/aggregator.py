@@ -22,7 +22,7 @@ from fedward.privacy.enrolment import claimed_coordinator as _claimed
 from fedward.privacy.enrolment import fingerprint, read_answer, same_fingerprint
 from fedward.privacy.key_file import read_key, unusable_key, write_key
 from fedward.privacy.roster import Roster, is_name, read_roster
-from fedward.server.run_folder import write_aside
+from fedward.server.durable import write_aside
 from fedward.study.errors import AggregatorError, DataError, InputError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from fedward.server.run_errors import RunPaused
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file; whoever reads it sees the old content or the new, also after a power cut.
+    """Replace a file of a run, as `write_aside` does.
 
     Raises:
         RunPaused: The disk does not take it; the old content is still there.
     """
-    aside = path.with_name(f"{path.name}.tmp")
     try:
-        write_to_disk(aside, content)
-        os.replace(aside, path)
-        sync_folder(path.parent)
+        write_aside(path, content)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Replace a file; whoever reads it sees the old content or the new, also after a power cut."""
+    aside = path.with_name(f"{path.name}.tmp")
+    write_to_disk(aside, content)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def write_json(document: dict[str, Any], path: Path) -> None:
+    """A JSON document, whole or not at all."""
+    write_aside(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def write_to_disk(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from fedward.server.events import (
 )
 from fedward.server.exchange import Heed, go_on
 from fedward.server.lost_rounds import SIMULATED, LostRounds
+from fedward.server.members import Members
 from fedward.server.offering import NoOffer, Offering
 from fedward.server.optimizer import ServerOptimizer
 from fedward.server.run_errors import RunPaused
@@ -58,19 +59,6 @@ from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
 _LOOK_AGAIN = 0.2  # seconds between looks at who is connected
-
-
-@dataclass(frozen=True)
-class Members:
-    """Who may take part: the consortium's roster as it is now.
-
-    Attributes:
-        version: Of the roster.
-        names: Of the hospitals.
-    """
-
-    version: int
-    names: frozenset[str]
 
 
 def _everybody() -> Members | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fedward.server.checkpoint import Checkpoints
+from fedward.server.checkpoint import Checkpoints, packed_round
+from fedward.server.durable import write_durably
 from fedward.server.events import (
     Event,
     Listener,
@@ -86,14 +89,14 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
                 run.mark("waiting", event.why)
             case RoundFinished() | RoundLost():
                 rounds.append(event)
-                run.write_history(rounds)
+                _write_history(run, rounds)
             case Outcome():
                 outcomes.append(event)
         run.note(line_of(event))
         listener(event)
 
     run.mark("waiting", "for hospitals")
-    run.write_history(rounds)
+    _write_history(run, rounds)
     offer = SignedOffer(study, run.document, grid, run=record.name, roster=run.roster, heed=heed)
     Federation(
         study,
@@ -109,3 +112,9 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
     ).train_and_judge()
     write_results(study, outcomes[0], run.folder)
     run.mark("finished")
+
+
+def _write_history(run: RunFolder, rounds: Sequence[RoundFinished | RoundLost]) -> None:
+    """Each round so far, for people and plots."""
+    document = {"rounds": [packed_round(record) for record in rounds]}
+    write_durably(run.folder / "history.json", json.dumps(document, indent=2).encode() + b"\n")

@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
+from fedward.server.durable import write_aside, write_json
 from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
@@ -56,16 +57,4 @@ def write_rounds(outcome: Outcome, path: Path) -> None:
                 answered = 0 if isinstance(record, RoundLost) else record.answered
                 row |= {"seconds": f"{record.seconds:.4f}", "hospitals": answered}
             table.writerow(row)
-    aside.replace(path)
-
-
-def write_json(document: dict[str, Any], path: Path) -> None:
-    """A JSON document, whole or not at all."""
-    write_aside(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename: nobody ever sees half of it."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_bytes(content)
     aside.replace(path)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +26,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedward.models.registry import read_settled, settled
-from fedward.server.checkpoint import packed_round
 from fedward.server.durable import write_durably
-from fedward.server.events import Event, Outcome, RoundFinished, RoundLost
-from fedward.server.federation import Members
+from fedward.server.events import Event, Outcome
+from fedward.server.members import Members
 from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 
@@ -110,6 +107,8 @@ class RunFolder:
         Raises:
             DataError: It is not the study that was submitted.
         """
+        from fedward.models.registry import read_settled  # the service does without torch
+
         path = self.folder / "study.toml"
         study = read_settled(path)
         if study.digest() != self.record.study:
@@ -195,12 +194,6 @@ class RunFolder:
                 whole = whole if events.read(1) == b"\n" else f"\n{whole}"
             events.write(whole.encode())
 
-    def write_history(self, rounds: Sequence[RoundFinished | RoundLost]) -> None:
-        """Each round so far, for people and plots."""
-        write_durably(
-            self.folder / "history.json", _json({"rounds": [packed_round(r) for r in rounds]})
-        )
-
 
 class RunRegistry:
     """All runs of an aggregator."""
@@ -215,7 +208,7 @@ class RunRegistry:
         """A new run.
 
         Args:
-            study: What was signed, checked before.
+            study: What was signed, settled and checked before.
             document: The same as the coordinator signed it.
             seed: Of the run.
             roster: Version of the roster now.
@@ -225,7 +218,7 @@ class RunRegistry:
             OptionError: There is such a run, or the name is none.
             RunPaused: The disk does not take it.
         """
-        study, now = settled(study), datetime.now(UTC)
+        now = datetime.now(UTC)
         name = name or f"{_slug(study.study.name)}-{now:%Y%m%d-%H%M%S-%f}"
         if not _NAME.fullmatch(name):
             raise OptionError(

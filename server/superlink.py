@@ -52,8 +52,8 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
-from fedward.server.run_folder import write_aside
 from fedward.study.errors import ServiceError
 
 TESTED = "1.41."

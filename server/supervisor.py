@@ -20,10 +20,10 @@ from typing import Any, TextIO
 
 from fedward.server.aggregator import Aggregator
 from fedward.server.diary import Diary, Overheard
+from fedward.server.durable import write_json
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
-from fedward.server.run_folder import write_json
 from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
 from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
 from fedward.study.errors import FedwardError, ServiceError

@@ -21,8 +21,8 @@ from fedward.models.registry import build, settled
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.schedule import epsilon_after
 from fedward.server.app import make_app
+from fedward.server.durable import write_json
 from fedward.server.events import Event, Listener, Outcome, RoundFinished, RoundLost
-from fedward.server.run_folder import write_json
 from fedward.server.sentences import lost_sentence
 from fedward.simulation.baselines import baselines, run_baselines
 from fedward.simulation.download import found_data

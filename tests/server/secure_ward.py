@@ -19,9 +19,9 @@ from fedward.server.secure_summing import SecureSumming
 from fedward.server.summing import Gathered
 from fedward.study.messages import (
     AdvertiseQuery,
-    OfferQuery,
     Answer,
     Contribution,
+    OfferQuery,
     Query,
     Refusal,
     Request,

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedward.server.app import make_app
+from fedward.server.durable import write_json
 from fedward.server.events import Answered, Event, Outcome, RoundFinished, RoundStarted
 from fedward.server.federation import Federation
-from fedward.server.run_folder import COLUMNS, write_json, write_model, write_rounds
+from fedward.server.run_folder import COLUMNS, write_model, write_rounds
 from fedward.simulation.grid import InProcessGrid
 from fedward.study.errors import FedwardError, OptionError
 from fedward.study.study import Study, parse_study

@@ -269,7 +269,7 @@ def test_too_few_come_back_and_the_run_waits_for_a_person(tmp_path: Path) -> Non
 def test_a_survivor_that_left_while_judging_leaves_the_part_unjudged_once_it_is_expelled(
     tmp_path: Path,
 ) -> None:
-    from fedward.server.federation import Members
+    from fedward.server.members import Members
 
     study = study_of(participation={"hospitals": 4, "min_hospitals": 3, "deadline_seconds": 0.2})
     with fast_folder() as folder:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedward.server.events import Event, RoundDelayed, RoundFinished, RoundLost, RoundStarted
-from fedward.server.federation import Members
 from fedward.server.lost_rounds import LostRounds
+from fedward.server.members import Members
 from fedward.server.run_errors import RunPaused, RunStopped
 from tests.server.conftest import disapprove
 from tests.server.cut_off import Watched, federate, private_study, sites_of
