@@ -83,7 +83,7 @@ def test_its_files_may_lie_elsewhere(member: Member) -> None:
 def test_a_hospital_in_no_consortium_is_refused_and_told_what_to_enter(member: Member) -> None:
     alone = member.file().model_copy(update={"consortium": None})
 
-    with pytest.raises(RefusedError, match=r"in no consortium.*\[consortium\] in hospital\.toml"):
+    with pytest.raises(RefusedError, match=r"in no consortium.*fedward hospital enroll"):
         read_membership(alone, member.folder)
 
 
