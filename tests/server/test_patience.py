@@ -132,7 +132,7 @@ def test_hospitals_that_never_come_pause_a_run(tmp_path: Path) -> None:
     study = private_study()
     with Watched(list(sites_of(tmp_path, study).files.values())) as grid:
         grid.gone = {1, 2, 3, 4}
-        with pytest.raises(RunPaused, match="0 of 4 hospitals are connected"):
+        with pytest.raises(RunPaused, match="0 of 4 hospitals are ready"):
             federate(study, grid, tmp_path / "c")
         grid.gone = set()
         assert len(federate(study, grid, tmp_path / "c").rounds) == 3
