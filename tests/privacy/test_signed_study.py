@@ -90,7 +90,7 @@ def test_any_study_is_read_again(
 
 
 def test_the_order_of_features_is_kept(study_with: StudyWith) -> None:
-    features = {name: {} for name in ("b", "a", "c")}
+    features: dict[str, dict[str, float]] = {name: {} for name in ("b", "a", "c")}
     study = study_with({"data.features": features})
     again = read_signed_study(sign_study(study, COORDINATOR), COORDINATOR.public)
 
