@@ -167,7 +167,8 @@ class Letter:
 
     @cached_property
     def _proto(self) -> MessageProto:
-        return MessageProto.FromString(self.head)
+        proto: MessageProto = MessageProto.FromString(self.head)
+        return proto
 
     def frames(self) -> Iterator[bytes]:
         """The letter as pieces for a pipe: names and lengths first, then what they name."""
@@ -221,7 +222,8 @@ def reply_to(letter: Letter, content: RecordDict) -> Letter:
 class FleetConnection:
     """The line of one hospital to one aggregator; it may be cut and taken up again.
 
-    All methods but `heartbeat` belong to one thread.
+    All methods but `heartbeat` belong to one thread. Proxies are taken from the environment
+    (`HTTPS_PROXY`); TLS goes through them to the aggregator, and redirections are not followed.
     """
 
     def __init__(
@@ -323,12 +325,18 @@ class FleetConnection:
         run = coming.head.metadata.run_id
         missing = coming.missing()
         self._each(lambda name: coming.take(name, self._pull(run, name)), missing)
-        root = coming.tree.object_id
+        self._lines.submit(self._confirm, run, coming.tree.object_id)
+        return coming.letter()
+
+    def _confirm(self, run: int, name: str) -> None:
+        """Let the aggregator forget a message; nobody waits for it, and it matters to no one else.
+
+        What goes wrong here, the next request meets again.
+        """
         received = ConfirmMessageReceivedRequest(
-            node=self._node, run_id=run, message_object_id=root
+            node=self._node, run_id=run, message_object_id=name
         )
         self._call("confirm-message-received", received, ConfirmMessageReceivedResponse)
-        return coming.letter()
 
     def _pull(self, run: int, name: str) -> bytes:
         asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)
