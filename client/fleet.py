@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.app.message import make_message, remove_content_from_message
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -215,8 +215,8 @@ def unpack(letter: Letter) -> Message:
 def reply_to(letter: Letter, content: RecordDict) -> Letter:
     """An answer to a letter that was not opened."""
     proto = MessageProto(metadata=MessageProto.FromString(letter.head).metadata)
-    asked = make_message(message_from_proto(proto).metadata, RecordDict())
-    return pack(Message(content, reply_to=asked))
+    proto.content.SetInParent()  # empty, but there
+    return pack(Message(content, reply_to=message_from_proto(proto)))
 
 
 class FleetConnection:

@@ -153,7 +153,7 @@ def endless_study() -> Study:
     return study_of(
         study={"name": "endless"},
         aggregation={"secure": False},
-        training={"local_epochs": 10_000_000},
+        training={"local_epochs": 10_000, "batch_size": 1},
     )
 
 

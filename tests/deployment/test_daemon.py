@@ -132,10 +132,11 @@ def test_a_superlink_that_is_killed_and_started_again_is_found_again(
     ward = Ward(tmp_path / "ward")
     ward.start()
     try:
-        hospital, node = connected(ward, open_hospital)
+        hospital, node = connected(ward, open_hospital, longest_pause_seconds=2)
         study = hospital.approve(quick_study())
         server = ServerSide(ward)
         assert isinstance(answer_of(asked(server, node, training(study)), study), Contribution)
+        server.close()
         ward.kill()
         assert hospital.first(Disconnected).error == "ConnectionLost"
         ward.start()
