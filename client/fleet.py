@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Array, ConfigRecord, Message, RecordDict
-from flwr.app.message import make_message, remove_content_from_message
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -190,8 +190,8 @@ class Letter:
 
     @cached_property
     def _proto(self) -> MessageProto:
-        head: MessageProto = MessageProto.FromString(self.head)
-        return head
+        proto: MessageProto = MessageProto.FromString(self.head)
+        return proto
 
     def frames(self) -> Iterator[bytes]:
         """The letter as pieces for a pipe: names and lengths first, then what they name."""
@@ -238,14 +238,15 @@ def unpack(letter: Letter) -> Message:
 def reply_to(letter: Letter, content: RecordDict) -> Letter:
     """An answer to a letter that was not opened."""
     proto = MessageProto(metadata=MessageProto.FromString(letter.head).metadata)
-    asked = make_message(message_from_proto(proto).metadata, RecordDict())
-    return pack(Message(content, reply_to=asked))
+    proto.content.SetInParent()  # empty, but there
+    return pack(Message(content, reply_to=message_from_proto(proto)))
 
 
 class FleetConnection:
     """The line of one hospital to one aggregator; it may be cut and taken up again.
 
-    All methods but `heartbeat` belong to one thread.
+    All methods but `heartbeat` belong to one thread. Proxies are taken from the environment
+    (`HTTPS_PROXY`); TLS goes through them to the aggregator, and redirections are not followed.
     """
 
     def __init__(
@@ -347,12 +348,18 @@ class FleetConnection:
         run = coming.head.metadata.run_id
         missing = coming.missing()
         self._each(lambda name: coming.take(name, self._pull(run, name)), missing)
-        root = coming.tree.object_id
+        self._lines.submit(self._confirm, run, coming.tree.object_id)
+        return coming.letter()
+
+    def _confirm(self, run: int, name: str) -> None:
+        """Let the aggregator forget a message; nobody waits for it, and it matters to no one else.
+
+        What goes wrong here, the next request meets again.
+        """
         received = ConfirmMessageReceivedRequest(
-            node=self._node, run_id=run, message_object_id=root
+            node=self._node, run_id=run, message_object_id=name
         )
         self._call("confirm-message-received", received, ConfirmMessageReceivedResponse)
-        return coming.letter()
 
     def _pull(self, run: int, name: str) -> bytes:
         asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)

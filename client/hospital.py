@@ -163,7 +163,7 @@ class DaemonSettings(Frozen):
         metrics_port: Of the figures for Prometheus, on loopback; none if left out.
     """
 
-    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.025
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.05
     idle_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2.0
     longest_pause_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] = 86400.0
