@@ -169,6 +169,45 @@ def roster(*, consortium: _Folder = _HERE) -> None:
     output.print(f"the roster's file, for the aggregator: {opened.roster_path}")
 
 
+@app.command()
+def demo(
+    study: Annotated[Path, typer.Argument(help="The study file.")] = Path(
+        "examples/breast-cancer.toml"
+    ),
+    *,
+    data: Annotated[Path | None, typer.Option(help="The data set, as for simulate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the data's division and the first model.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for every part's files; new or empty.")] = Path(
+        "runs/consortium"
+    ),
+) -> None:
+    """Run a whole consortium on this machine: keys, TLS, a real SuperLink, a process for each part.
+
+    A coordinator, an aggregator, and the study's hospitals, which enrol, are offered the signed
+    study, approve it and train it.
+    """
+    from fedward.cli.study_file import whole_study
+    from fedward.simulation.deployment import Deployment
+    from fedward.study.errors import FederationError
+
+    contract, _ = whole_study(study)
+    founded = Deployment.found(contract, data, out, seed=seed)
+    output.print(f"founded and enrolled: {', '.join(founded.hospitals)}")
+    with founded as running:
+        run = running.submit(contract, seed=seed, name="demo")
+        output.print("submitted; waiting until every hospital has been offered the study")
+        running.approve(contract)
+        output.print("approved at every hospital")
+        record = running.wait(run, seconds=3600, say=output.print)
+    if record.state != "finished":
+        raise FederationError(f"the run is {record.state}: {record.reason}", where=str(run.folder))
+    output.print(f"coordinator: {out / 'coordinator'} (keys, roster, requests, answers)")
+    output.print(f"aggregator:  {out / 'aggregator'} (log.txt, state/superlink)")
+    output.print(f"the run:     {run.folder} (model.safetensors, rounds.csv, events.jsonl)")
+    for name, path in founded.hospitals.items():
+        output.print(f"hospital {name}: {path.parent} (hospital.toml, state/, log.txt)")
+
+
 def _plain(name: str) -> str:
     """A file's name for a hospital's: whatever it is called, no other folder is written to."""
     return re.sub(r"[^\w-]+", "-", name).strip("-") or "hospital"

@@ -16,7 +16,7 @@ from fedward.client.data.parts import PARTS, assign
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import RawRecords
 from fedward.client.data.tables import read_column
-from fedward.client.hospital import CsvSource, HospitalFile, write_hospital
+from fedward.client.hospital import CsvSource, HospitalFile, read_hospital, write_hospital
 from fedward.models.registry import settled
 from fedward.simulation.consortium import found_consortium
 from fedward.simulation.splitting import Owners, by_site, split
@@ -42,13 +42,19 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
         InputError: The data cannot be read or divided as the study says.
     """
     study = settled(study)  # what hospitals approve names every setting of the model
-    if study.simulation.split == "folders":
-        files = _from_folders(study, data, folder, seed)
-    else:
-        files = _from_one_data_set(study, data, folder, seed)
+    files = divide(study, data, folder, seed)
+    for file in files:
+        _approve(study, file)
     if study.aggregation.secure:
         found_consortium(files)
     return files
+
+
+def divide(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
+    """The same hospitals, before they approve anything or are in a consortium."""
+    if study.simulation.split == "folders":
+        return _from_folders(study, data, folder, seed)
+    return _from_one_data_set(study, data, folder, seed)
 
 
 def _from_one_data_set(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
@@ -183,12 +189,15 @@ def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:
     declared = _training_patients(name, hospital, study, file.parent)
     limits = hospital.limits.model_copy(update={"declared_patients": declared})
     write_hospital(hospital.model_copy(update={"name": name, "limits": limits}), file)
-    studies = file.parent / hospital.studies
+    return file
+
+
+def _approve(study: Study, file: Path) -> None:
+    studies = file.parent / read_hospital(file).studies
     shutil.rmtree(studies, ignore_errors=True)
     studies.mkdir()
     contract = study.model_dump(mode="json", exclude={"simulation"}, exclude_none=True)
     (studies / f"{study.study.name}.toml").write_bytes(tomli_w.dumps(contract).encode())
-    return file
 
 
 def _training_patients(name: str, hospital: HospitalFile, study: Study, folder: Path) -> int:
