@@ -55,7 +55,7 @@ class Part:
             return
         environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own program
                 [str(Path(sys.executable).with_name("fedward")), *self.command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -63,7 +63,7 @@ class Part:
                 start_new_session=True,
             )
 
-    def signal(self, number: int) -> None:
+    def tell(self, number: int) -> None:
         """Signal it, if it runs."""
         if self.process is not None:
             with suppress(ProcessLookupError):
@@ -73,7 +73,7 @@ class Part:
         """Signal it and wait until it is gone."""
         if self.process is None:
             return
-        self.signal(number)
+        self.tell(number)
         try:
             self.process.wait(_GRACE)
         except subprocess.TimeoutExpired:
@@ -153,7 +153,7 @@ class Deployment:
     ) -> None:
         """End every process: all are told first, and then waited for."""
         for part in self.parts.values():
-            part.signal(signal.SIGTERM)
+            part.tell(signal.SIGTERM)
         for part in self.parts.values():
             part.end()
 
