@@ -39,8 +39,11 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -76,11 +79,13 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-def until(true: object, *, seconds: float = 30.0, what: str = "it") -> None:
+def until(true: object, *, seconds: float = 30.0, what: object = "it") -> None:
     """Wait until a condition holds; the test fails if it never does."""
     last = time.monotonic() + seconds
     while not true():  # type: ignore[operator]
-        assert time.monotonic() < last, f"waited {seconds} s for {what}"
+        assert time.monotonic() < last, (
+            f"waited {seconds} s for {what() if callable(what) else what}"
+        )
         time.sleep(0.02)
 
 

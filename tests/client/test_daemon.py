@@ -156,7 +156,7 @@ def test_tries_come_less_and_less_often_but_never_stop() -> None:
     pauses = play.slept[:5_000]
     assert pauses[0] <= 0.25
     assert all(pause <= 60 for pause in pauses)
-    assert all(30 <= pause for pause in pauses[8:])
+    assert all(pause >= 30 for pause in pauses[8:])
     assert len(set(pauses[8:])) > 4_000  # hospitals do not come back all at once
 
 
