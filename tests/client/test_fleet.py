@@ -1,0 +1,241 @@
+"""What a hospital's line says when something else than its aggregator answers, or nothing does."""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, Letter, refuse_untested_flower
+from fedward.client.fleet_errors import (
+    CertificateRefused,
+    ClockDiffers,
+    ConnectionLost,
+    FleetError,
+    KeyRefused,
+    MessageRefused,
+    RunOver,
+    ServerTrouble,
+    UntestedFlower,
+)
+from tests.superlink_ward import Authority
+
+KEY = ec.generate_private_key(ec.SECP384R1())
+AUTHORITY = Authority()
+
+
+@contextmanager
+def answering(
+    folder: Path,
+    answer: Callable[[socket.socket], None],
+    *,
+    authority: Authority = AUTHORITY,
+    days: tuple[int, int] = (-1, 30),
+    host: str = "127.0.0.1",
+    tls: bool = True,
+) -> Iterator[str]:
+    """A server that treats every connection in one way."""
+    certificate, key = authority.certify(folder, days=days, host=host)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    door = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                line, _ = door.accept()
+            except OSError:
+                return
+            try:
+                with context.wrap_socket(line, server_side=True) if tls else line as inside:
+                    inside.settimeout(5)
+                    answer(inside)
+            except OSError:
+                continue
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{door.getsockname()[1]}"
+    door.shutdown(socket.SHUT_RDWR)
+    door.close()
+    thread.join(10)
+
+
+def read(line: socket.socket) -> None:
+    """Take a whole request: who closes with some of it unread cuts the line."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += line.recv(65536)
+    head, _, body = found.partition(b"\r\n\r\n")
+    left = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) - len(body)
+    while left > 0:
+        left -= len(line.recv(left))
+
+
+def saying(status: int, headers: str = "", body: bytes = b"") -> Callable[[socket.socket], None]:
+    def answer(line: socket.socket) -> None:
+        read(line)
+        head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+        line.sendall(head.encode() + body)
+
+    return answer
+
+
+def error_at(address: str, *, now: Callable[[], float] = time.time, ca: bytes = b"") -> FleetError:
+    """What the first request to an address meets."""
+    timeout = httpx.Timeout(1.0)
+    line = FleetConnection(address, ca or AUTHORITY.pem, KEY, now=now, timeout=timeout)
+    try:
+        with pytest.raises(FleetError) as caught:
+            line.activate()
+    finally:
+        line.close()
+    assert "\n" not in caught.value.line()
+    assert caught.value.line().startswith(f"{address}: ")
+    return caught.value
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    error = error_at(f"127.0.0.1:{port}")
+
+    assert type(error) is ConnectionLost
+    assert "cannot be reached" in error.what
+
+
+def test_a_line_that_is_open_but_silent_is_given_up(tmp_path: Path) -> None:
+    with answering(tmp_path, lambda line: time.sleep(3)) as address:
+        start = time.monotonic()
+        assert type(error_at(address)) is ConnectionLost
+        assert time.monotonic() - start < 3
+
+
+def test_a_door_that_never_shakes_hands_is_given_up(tmp_path: Path) -> None:
+    with answering(tmp_path, lambda line: time.sleep(3), tls=False) as address:
+        assert type(error_at(address)) is ConnectionLost
+
+
+def test_a_line_that_is_cut_at_once(tmp_path: Path) -> None:
+    with answering(tmp_path, lambda line: line.close()) as address:
+        assert type(error_at(address)) is ConnectionLost
+
+
+def test_a_line_that_is_cut_amid_an_answer(tmp_path: Path) -> None:
+    def half(line: socket.socket) -> None:
+        read(line)
+        line.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
+
+    with answering(tmp_path, half) as address:
+        assert type(error_at(address)) is ConnectionLost
+
+
+def test_another_authority_is_not_trusted(tmp_path: Path) -> None:
+    with answering(tmp_path, saying(200), authority=Authority("other")) as address:
+        assert type(error_at(address)) is CertificateRefused
+
+
+@pytest.mark.parametrize(("days", "says"), [((-30, -1), "expired"), ((1, 30), "not yet valid")])
+def test_a_certificate_out_of_its_time(tmp_path: Path, days: tuple[int, int], says: str) -> None:
+    with answering(tmp_path, saying(200), days=days) as address:
+        error = error_at(address)
+
+    assert type(error) is CertificateRefused
+    assert says in error.what
+    assert "clock" in error.todo
+
+
+def test_a_certificate_of_another_host(tmp_path: Path) -> None:
+    with answering(tmp_path, saying(200), host="10.1.2.3") as address:
+        assert type(error_at(address)) is CertificateRefused
+
+
+def test_a_server_without_tls(tmp_path: Path) -> None:
+    def plain(line: socket.socket) -> None:
+        line.recv(65536)
+        line.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+    with answering(tmp_path, plain, tls=False) as address:
+        assert type(error_at(address)) is CertificateRefused
+
+
+def test_an_authority_that_is_none() -> None:
+    with pytest.raises(CertificateRefused, match=r"ca\.pem"):
+        FleetConnection("127.0.0.1:1", b"nonsense", KEY)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, KeyRefused),
+        (412, KeyRefused),
+        (403, RunOver),
+        (400, MessageRefused),
+        (413, MessageRefused),
+        (404, ServerTrouble),
+        (301, ServerTrouble),
+        (500, ServerTrouble),
+        (502, ServerTrouble),
+        (503, ServerTrouble),
+    ],
+)
+def test_what_a_status_means(tmp_path: Path, status: int, kind: type[FleetError]) -> None:
+    with answering(tmp_path, saying(status, "location: https://example.org/\r\n")) as address:
+        assert type(error_at(address)) is kind
+
+
+def test_an_answer_that_is_not_flowers(tmp_path: Path) -> None:
+    with answering(tmp_path, saying(200, body=b"<html>welcome</html>")) as address:
+        assert type(error_at(address)) is ServerTrouble
+
+
+def test_an_answer_that_never_ends(tmp_path: Path) -> None:
+    def endless(line: socket.socket) -> None:
+        read(line)
+        line.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n")
+        for _ in range(40):
+            line.sendall(bytes(2**20))
+
+    with answering(tmp_path, endless) as address:
+        assert type(error_at(address)) is MessageRefused
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0, CLOCK_TOLERANCE + 5, -CLOCK_TOLERANCE - 5])
+def test_a_clock_that_differs_is_named(tmp_path: Path, ahead: float) -> None:
+    date = f"date: {email.utils.formatdate(usegmt=True)}\r\n"
+    with answering(tmp_path, saying(401, date)) as address:
+        error = error_at(address, now=lambda: time.time() + ahead)
+
+    assert type(error) is ClockDiffers
+    assert ("ahead of" if ahead > 0 else "behind") in error.what
+    assert "NTP" in error.todo
+
+
+def test_a_clock_that_is_right_is_not_blamed(tmp_path: Path) -> None:
+    date = f"date: {email.utils.formatdate(usegmt=True)}\r\n"
+    with answering(tmp_path, saying(401, date)) as address:
+        assert type(error_at(address)) is KeyRefused
+
+
+def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_untested_flower()
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.42.0")
+
+    with pytest.raises(UntestedFlower, match=r"1\.42\.0"):
+        refuse_untested_flower()
+
+
+def test_a_letter_goes_through_a_pipe() -> None:
+    letter = Letter(b"head", b"", {"a" * 64: b"one", "b" * 64: b""})
+    frames = letter.frames()
+
+    assert Letter.read(lambda: next(frames)) == letter
