@@ -70,7 +70,7 @@ class Line(Protocol):
         """Give an answer."""
 
     def close(self) -> None:
-        """Say good-bye."""
+        """Close it."""
 
 
 class Hand(Protocol):

@@ -87,7 +87,7 @@ TESTED = "1.41"
 CHUNK_VARIABLE = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
 """Environment variable of whoever packs: the largest piece, in bytes, that an array is cut into."""
 
-HEARTBEAT_SECONDS = 30.0  # after twice this without one, the aggregator counts a hospital as gone
+HEARTBEAT_SECONDS = 15.0  # after twice this without one, the aggregator counts a hospital as gone
 CLOCK_TOLERANCE = (SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE) / 2
 
 # A signed time may be at most 5 s ahead of the aggregator's clock but 305 s behind it. Signing a
@@ -102,6 +102,7 @@ _LARGEST_ANSWER = 2**24  # bytes of any answer that carries no object
 _LARGEST_LETTER = 2**34  # bytes
 _MOST_OBJECTS = 100_000
 _LINES = 4  # objects on their way at once
+_LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
 
 Response = TypeVar("Response", bound=Protobuf)
@@ -294,6 +295,7 @@ class FleetConnection:
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
         self._node: Node | None = None
         self._coming: _Coming | None = None
+        self._sent = -_LOOKED_AT
 
     def activate(self) -> int:
         """Say that this hospital is here; needed once, and after every error.
@@ -304,6 +306,14 @@ class FleetConnection:
         Raises:
             FleetError: It cannot be reached, or does not let this hospital in.
         """
+        if self._node is not None:
+            # Who still counts as here cannot be activated again, but just goes on.
+            try:
+                self.heartbeat()
+            except KeyRefused:
+                self._node = None
+            else:
+                return int(self._node.node_id)
         asked = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         answer = self._call("activate-node", asked, ActivateNodeResponse)
         self._node = Node(node_id=answer.node_id)
@@ -398,6 +408,7 @@ class FleetConnection:
         answer = self._call("push-messages", asked, PushMessagesResponse)
         wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
         self._each(lambda name: self._push(letter, name, answer.session_id), wanted)
+        self._sent = time.monotonic()
 
     def _push(self, letter: Letter, name: str, session: str) -> None:
         asked = PushObjectRequest(
@@ -415,14 +426,18 @@ class FleetConnection:
             )
 
     def close(self) -> None:
-        """Say good-bye, if anybody hears it, and close the line."""
-        if self._node is not None:
+        """Say good-bye, if anybody hears it, and close the line.
+
+        After an answer there is no good-bye: the aggregator throws an answer away that it has not
+        looked at when its sender is gone, and notices by the heartbeat anyway.
+        """
+        if self._node is not None and time.monotonic() - self._sent > _LOOKED_AT:
             try:
                 asked = DeactivateNodeRequest(node_id=self._node.node_id)
                 self._call("deactivate-node", asked, DeactivateNodeResponse)
             except FleetError:
                 pass  # it notices by the missing heartbeat
-            self._node = None
+        self._node = None
         self._lines.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -605,8 +620,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _key_refused(address: str) -> KeyRefused:
     return KeyRefused(
-        "it does not know this hospital's transport key",
-        todo="ask whether the aggregator has the roster that this hospital is in",
+        "it does not let this hospital's transport key in",
+        todo="wait a minute if it has just been stopped, else ask whether the aggregator's roster "
+        "has it",
         where=address,
     )
 

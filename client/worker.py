@@ -17,6 +17,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from fedward.study.wire import pack_answer
 _LOG = logging.getLogger("fedward.client")
 _CHUNK = 8 * 2**20  # bytes; measured on models of 10^7 parameters
 _WATCH = 2.0  # seconds between two looks whether the daemon still lives
+_START = 600.0  # seconds that the process may need to load its libraries
+_READY = b"ready"
 _LAST = 5.0  # seconds that a stopped worker has to go by itself
 
 
@@ -58,6 +62,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._why = ""
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +86,7 @@ class Worker:
                 env={CHUNK_VARIABLE: str(_CHUNK), **os.environ},
             )
         self._pipe = Connection(ours.detach())
-        self._why = ""
+        self._why, self._ready = "", False
 
     def ask(self, letter: Letter) -> Letter:
         """Let the process answer.
@@ -90,34 +95,45 @@ class Worker:
             WorkerLost: It ended, or was ended because it took longer than the deadline.
         """
         self.start()
-        late = f"it took longer than {self._deadline:g} s"
-        alarm = threading.Timer(self._deadline, self.kill, [late])
+        try:
+            with self._alarm(_START, "it needed longer to start"):
+                pipe = self._await_ready()
+            with self._alarm(self._deadline, "it took longer"):
+                pipe = self._give(letter, pipe)
+                return Letter.read(pipe.recv_bytes)
+        except (EOFError, OSError):
+            raise WorkerLost(self._end(), todo="see this hospital's log") from None
+
+    @contextmanager
+    def _alarm(self, seconds: float, why: str) -> Iterator[None]:
+        """End the process if this lasts longer."""
+        alarm = threading.Timer(seconds, self.kill, [f"{why} than {seconds:g} s"])
         alarm.daemon = True
         alarm.start()
         try:
-            self._give(letter)
-            assert self._pipe is not None  # noqa: S101 - start() made it
-            return Letter.read(self._pipe.recv_bytes)
-        except (EOFError, OSError):
-            raise WorkerLost(self._end(), todo="see this hospital's log") from None
+            yield
         finally:
             alarm.cancel()
 
-    def _give(self, letter: Letter) -> None:
+    def _give(self, letter: Letter, pipe: Connection) -> Connection:
         """Hand the question over; a process that had ended before is not this question's fault."""
         try:
-            self._send(letter)
+            _send(letter, pipe)
         except OSError:
             if self._why:
                 raise
             _LOG.warning("%s while it was idle", self._end())
             self.start()
-            self._send(letter)
+            pipe = self._await_ready()
+            _send(letter, pipe)
+        return pipe
 
-    def _send(self, letter: Letter) -> None:
+    def _await_ready(self) -> Connection:
         assert self._pipe is not None  # noqa: S101 - start() made it
-        for frame in letter.frames():
-            self._pipe.send_bytes(frame)
+        if not self._ready:
+            self._pipe.recv_bytes(len(_READY))
+            self._ready = True
+        return self._pipe
 
     def kill(self, why: str) -> None:
         """End the process at once, whatever it does; may be called from another thread."""
@@ -181,13 +197,18 @@ def serve(hospital: Path, pipe: Connection) -> None:
             _LOG.error("%s: %s", type(error).__name__, error)
             return reply_to(letter, pack_answer(could_not_finish(site.hospital.name)))
 
+    pipe.send_bytes(_READY)
     while True:
         try:
             letter = Letter.read(pipe.recv_bytes)
         except EOFError:
             return
-        for frame in answer(letter).frames():
-            pipe.send_bytes(frame)
+        _send(answer(letter), pipe)
+
+
+def _send(letter: Letter, pipe: Connection) -> None:
+    for frame in letter.frames():
+        pipe.send_bytes(frame)
 
 
 def _reraise_exhausted(error: Exception) -> None:

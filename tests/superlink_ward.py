@@ -79,11 +79,13 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-def until(true: object, *, seconds: float = 30.0, what: str = "it") -> None:
+def until(true: object, *, seconds: float = 30.0, what: object = "it") -> None:
     """Wait until a condition holds; the test fails if it never does."""
     last = time.monotonic() + seconds
     while not true():  # type: ignore[operator]
-        assert time.monotonic() < last, f"waited {seconds} s for {what}"
+        assert time.monotonic() < last, (
+            f"waited {seconds} s for {what() if callable(what) else what}"
+        )
         time.sleep(0.02)
 
 

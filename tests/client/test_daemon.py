@@ -122,8 +122,8 @@ def test_a_question_is_answered_and_told_in_order() -> None:
     question = letter()
     play = Play([question])
 
-    assert play.run() == ["Connected", "Asked", "Answered", "Stopped"]
-    answered = play.happened[2]
+    assert play.run() == ["Connected", "Asked", "Leaving", "Answered", "Stopped"]
+    answered = play.happened[3]
     assert isinstance(answered, Answered)
     assert answered.asked == Asked("train", "s" * 64, "run-1", 1, question.size, question.digest)
     assert (answered.size, answered.digest) == (play.sent[0].size, play.sent[0].digest)
@@ -179,7 +179,15 @@ def test_an_answer_is_kept_until_the_aggregator_has_it() -> None:
     play = Play([letter()])
     play.sendings = [ConnectionLost("cut"), ConnectionLost("cut"), None]
 
-    assert play.run() == ["Connected", "Asked", "Disconnected", "Answered", "Connected", "Stopped"]
+    assert play.run() == [
+        "Connected",
+        "Asked",
+        "Leaving",
+        "Disconnected",
+        "Answered",
+        "Connected",
+        "Stopped",
+    ]
     assert len(play.sent) == 1
 
 
@@ -187,14 +195,23 @@ def test_an_answer_that_nobody_wants_any_more_is_dropped() -> None:
     play = Play([letter(1), letter(2)])
     play.sendings = [RunOver("this run has ended")]
 
-    assert play.run() == ["Connected", "Asked", "Dropped", "Asked", "Answered", "Stopped"]
+    assert play.run() == [
+        "Connected",
+        "Asked",
+        "Leaving",
+        "Dropped",
+        "Asked",
+        "Leaving",
+        "Answered",
+        "Stopped",
+    ]
 
 
 def test_a_question_whose_run_ended_on_the_way_is_dropped() -> None:
     play = Play([RunOver("this run has ended"), letter()])
 
     names = play.run()
-    assert names == ["Dropped", "Connected", "Asked", "Answered", "Stopped"]
+    assert names == ["Dropped", "Connected", "Asked", "Leaving", "Answered", "Stopped"]
     dropped = play.happened[0]
     assert isinstance(dropped, Dropped)
     assert dropped.asked is None
@@ -205,7 +222,8 @@ def test_a_lost_worker_is_answered_for_and_replaced() -> None:
     play.working = [WorkerLost("the worker was ended by SIGSEGV: patient 17")]
 
     assert play.run() == [
-        *("Connected", "Asked", "WorkerRestarted", "Refused", "Asked", "Answered", "Stopped")
+        *("Connected", "Asked", "WorkerRestarted", "Leaving", "Refused"),
+        *("Asked", "Leaving", "Answered", "Stopped"),
     ]
     refused = next(what for what in play.happened if isinstance(what, Refused))
     assert (refused.error, refused.what) == ("TrainingError", "could not finish")
@@ -230,7 +248,7 @@ def test_a_question_wakes_it_up() -> None:
     names = play.run()
 
     assert play.slept[-2] == pytest.approx(0.05)
-    assert names == ["Connected", "Idle", "Asked", "Answered", "Stopped"]
+    assert names == ["Connected", "Idle", "Asked", "Leaving", "Answered", "Stopped"]
     assert any(isinstance(what, Idle) for what in play.happened)
 
 

@@ -58,6 +58,10 @@ class Hospital:
     def file(self) -> Path:
         return self.folder / "hospital.toml"
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "state" / "audit.jsonl"
+
     def start(self) -> Hospital:
         self.daemon = make_daemon(self.file, [self.happened.append])
         self.thread = threading.Thread(target=self.daemon.run, daemon=True)
@@ -121,7 +125,12 @@ def open_hospital(tmp_path: Path) -> Iterator[Open]:
             name=name,
             device="cpu",
             data=CsvSource(format="csv", path="t.csv"),
-            consortium=Consortium(coordinator="0" * 64, address=ward.address),
+            consortium=Consortium(
+                coordinator="0" * 64,
+                transport="transport.pem",
+                ca="ca.pem",
+                address=ward.address,
+            ),
             daemon=DaemonSettings.model_validate({"idle_seconds": 0.1, **daemon}),
             simulation=Pretended(seed=3),
         )

@@ -1,0 +1,48 @@
+"""Log lines quote no patient; what may quote one is in a file of its owner's alone."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = """
+import logging, sys
+from pathlib import Path
+from fedward.client.log_lines import configure_worker_log
+from fedward.study.errors import BudgetError, DataError
+configure_worker_log(Path(sys.argv[1]))
+log = logging.getLogger("fedward.client")
+for error in (DataError("row 17: 'Mrs Miller'"), KeyError("Mrs Miller"), BudgetError("no more")):
+    log.error("%s: %s", type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_record_that_an_error_quotes_stays_in_the_owners_file(
+    tmp_path: Path, as_json: bool
+) -> None:
+    path = tmp_path / "hospital.toml"
+    path.write_text('name = "n"\n[data]\nformat = "csv"\npath = "x.csv"\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(path)],
+        env={"FEDWARD_JSON_LOG": "1"} if as_json else {},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "Miller" not in done.stderr
+    assert "DataError: what it says is in trouble.log" in lines[0]
+    assert "BudgetError: no more" in lines[2]
+    if as_json:
+        assert json.loads(lines[0])["level"] == "error"
+    trouble = tmp_path / "state" / "trouble.log"
+    assert trouble.read_text("utf-8").count("Mrs Miller") == 2
+    assert stat.S_IMODE(trouble.stat().st_mode) == 0o600
