@@ -19,7 +19,12 @@ from pathlib import Path
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
 from fedward.privacy.framing import framed
-from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged, RoundIsOver
+from fedward.privacy.privacy_errors import (
+    AnotherModel,
+    PlanChanged,
+    PopulationChanged,
+    RoundIsOver,
+)
 from fedward.study.errors import BudgetError
 
 MECHANISM = "poisson-subsampled-gaussian"
@@ -32,7 +37,7 @@ CREATE TABLE IF NOT EXISTS charge (
     study TEXT NOT NULL,
     run TEXT NOT NULL,
     round INTEGER NOT NULL,
-    model TEXT NOT NULL,
+    told TEXT NOT NULL,
     patients TEXT NOT NULL,
     mechanism TEXT NOT NULL,
     noise_multiplier REAL NOT NULL CHECK (noise_multiplier >= 0),
@@ -45,7 +50,7 @@ CREATE TABLE IF NOT EXISTS charge (
 )
 """
 _COLUMNS = (
-    "data, study, run, round, model, patients, mechanism, noise_multiplier, sampling_rate, steps,"
+    "data, study, run, round, told, patients, mechanism, noise_multiplier, sampling_rate, steps,"
     " delta, accountant, charged_at, hash"
 )
 _START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
@@ -60,8 +65,9 @@ class Charge:
         study: Digest of the study.
         run: Name of the run.
         round: From 1.
-        model: Digest of the round's model, hexadecimal.
-        patients: Digest of who the training patients are, hexadecimal.
+        told: Digest of what the round asks (its model, what is monitored), hexadecimal.
+        patients: Digest of the training patients and all that they have, under a key that stays
+            at the hospital, hexadecimal.
         steps: Noise multiplier, sampling rate and number of steps.
         delta: The study's.
         accountant: The study's.
@@ -71,7 +77,7 @@ class Charge:
     study: str
     run: str
     round: int
-    model: str
+    told: str
     patients: str
     steps: SampledGaussian
     delta: float
@@ -119,16 +125,19 @@ class Ledger:
         with self._open() as db:
             db.execute(_SCHEMA)
 
-    def charge(self, charge: Charge, *, cap: Cap | None) -> None:
+    def charge(self, charge: Charge, *, cap: Cap | None, most: int | None = None) -> None:
         """Write a charge to disk.
 
         Args:
             charge: The steps about to be taken.
             cap: What the total may not pass; None for no cap.
+            most: Charges that its run may have in all; None for any number.
 
         Raises:
-            BudgetError: The total would pass the cap, or the chain is broken; nothing is written.
-            AnotherModel: The round was charged before, for another model.
+            BudgetError: The total would pass the cap, the run has `most` charges already, or the
+                chain is broken; nothing is written.
+            AnotherModel: The round was charged before, for another question.
+            PlanChanged: The run was charged before, for other steps.
             RoundIsOver: A later round of the run was charged before.
             PopulationChanged: The run was charged before, for other patients.
         """
@@ -136,6 +145,8 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             entries = _verified(db)
             _refuse_contradiction(entries, charge)
+            if most is not None:
+                _refuse_more(most, entries, charge)
             if cap is not None:
                 _refuse_above(cap, entries, charge)
             before = entries[-1].hash if entries else _START
@@ -190,7 +201,7 @@ class Ledger:
 
 
 def _fields(charge: Charge) -> tuple[str, str, str, int, str, str]:
-    return (charge.data, charge.study, charge.run, charge.round, charge.model, charge.patients)
+    return (charge.data, charge.study, charge.run, charge.round, charge.told, charge.patients)
 
 
 def _verified(db: sqlite3.Connection) -> list[Entry]:
@@ -210,14 +221,14 @@ def _verified(db: sqlite3.Connection) -> list[Entry]:
 
 
 def _entry(row: Sequence[object], found: str) -> Entry:
-    data, study, run, number, model, patients, mechanism, *rest = row
+    data, study, run, number, told, patients, mechanism, *rest = row
     sigma, rate, steps, delta, accountant, charged_at = rest
     charge = Charge(
         str(data),
         str(study),
         str(run),
         int(str(number)),
-        str(model),
+        str(told),
         str(patients),
         SampledGaussian(float(str(sigma)), float(str(rate)), int(str(steps))),
         float(str(delta)),
@@ -241,16 +252,30 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
                 "the training patients are not those that this run began with",
                 todo="start a new run, or put the data back as it was",
             )
+        if before.steps != charge.steps:
+            raise PlanChanged(
+                "noise, sampling rate or steps are not those that this run began with",
+                todo="put [limits] declared_patients back as it was, or start a new run",
+            )
         if before.round > charge.round:
             raise RoundIsOver(
                 f"round {charge.round} is asked for after round {before.round}",
                 todo="the aggregator must go on, or begin a new run",
             )
-        if before.round == charge.round and before.model != charge.model:
+        if before.round == charge.round and before.told != charge.told:
             raise AnotherModel(
-                f"round {charge.round} was answered before, for another model",
+                f"round {charge.round} was answered before, for another model or monitor",
                 todo="the aggregator must go on to the next round",
             )
+
+
+def _refuse_more(most: int, entries: Sequence[Entry], charge: Charge) -> None:
+    of_run = [e for e in entries if (e.charge.study, e.charge.run) == (charge.study, charge.run)]
+    if len(of_run) >= most:
+        raise BudgetError(
+            f"this run was charged {len(of_run)} times, and may be {most} times",
+            todo="find out why its rounds were lost, and start a new run",
+        )
 
 
 def _refuse_above(cap: Cap, entries: Sequence[Entry], charge: Charge) -> None:

@@ -20,7 +20,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedward.privacy.privacy_errors import DeltaTooLarge, NoGradient, StepsMismatch
+from fedward.privacy.privacy_errors import NoGradient, StepsMismatch
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import Batch, LocalSteps, Loss
@@ -181,31 +181,6 @@ class _SecretNoise(DPOptimizer):
         pieces = noisy.split([total.numel() for total in totals])
         for parameter, total, piece in zip(self.params, totals, pieces, strict=True):
             parameter.grad = piece.to(total).view_as(parameter)
-
-
-def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None:
-    """Accept a delta by returning.
-
-    Args:
-        delta: The study's.
-        declared: Public number of training patients.
-        patients: Number of each training record's patient, shape (n,).
-
-    Raises:
-        DeltaTooLarge: delta is above 1 / patients. The arithmetic is of the declared number; of
-            the true one nothing is said.
-    """
-    if delta * declared > 1:
-        raise DeltaTooLarge(
-            f"delta {delta:g} is above 1 / {declared} declared patients = {1 / declared:.3g}: "
-            "one patient's records could be given away altogether",
-            todo=f"lower [privacy] delta below {1 / declared:.3g}",
-        )
-    if delta * len(patients.unique()) > 1:
-        raise DeltaTooLarge(
-            "delta is too large for this hospital, which has more patients than it declares",
-            todo="lower [privacy] delta",
-        )
 
 
 def _mismatch(taken: int, charged: int) -> StepsMismatch:

@@ -6,11 +6,13 @@ RefusedError
     ├── NoGradient            a trainable parameter has no gradient for each patient
     ├── BufferWouldLeave      the model carries sums over records that are no parameters
     ├── StepsMismatch         other steps were taken than were charged
-    ├── MetricWouldLeave      a figure of the training records was asked for
+    ├── MetricWouldLeave      a figure of the training records was asked for, or any in the clear
     ├── DeltaTooLarge         delta allows a patient to be given away altogether
     ├── Undeclared            a public number of patients is missing
+    ├── PatientsUnnamed       the hospital does not say whose its records are
     ├── PopulationChanged     the training patients are not those that the run began with
-    ├── AnotherModel          a round that was answered is asked for again, about another model
+    ├── PlanChanged           noise, sampling rate or steps are not those that the run began with
+    ├── AnotherModel          a round that was answered is asked for again, with another question
     └── RoundIsOver           a round is asked for after a later one
 """
 
@@ -40,7 +42,7 @@ class StepsMismatch(PrivacyError):  # noqa: N818
 
 
 class MetricWouldLeave(PrivacyError):  # noqa: N818
-    """A figure of the training records was asked for: no raw one leaves."""
+    """No figure of the training records leaves, and no other one in the clear."""
 
 
 class DeltaTooLarge(PrivacyError):  # noqa: N818
@@ -51,12 +53,20 @@ class Undeclared(PrivacyError):  # noqa: N818
     """The hospital declares no public number of patients, which takes the place of its count."""
 
 
+class PatientsUnnamed(PrivacyError):  # noqa: N818
+    """The hospital does not say whose its records are: nobody knows whom the noise protects."""
+
+
 class PopulationChanged(PrivacyError):  # noqa: N818
     """The training patients are not those that the run began with."""
 
 
+class PlanChanged(PrivacyError):  # noqa: N818
+    """Noise, sampling rate or steps are not those that the run began with."""
+
+
 class AnotherModel(PrivacyError):  # noqa: N818
-    """A round that was answered is asked for again, about another model."""
+    """A round that was answered is asked for again, about another model or with another monitor."""
 
 
 class RoundIsOver(PrivacyError):  # noqa: N818

@@ -30,7 +30,6 @@ from fedward.server.events import (
 from fedward.server.optimizer import ServerOptimizer
 from fedward.server.secure_summing import SecureSumming
 from fedward.server.summing import Gathered, PlainSumming, Summing
-from fedward.study.data import StratifiedParts
 from fedward.study.errors import FederationError
 from fedward.study.messages import (
     EvaluateRequest,
@@ -213,9 +212,7 @@ class Federation:
 
     def _monitored_part(self) -> Part:
         """Validation; the test part, for the curve only, where a study has no validation part."""
-        parts = self._study.data.parts
-        none = isinstance(parts, StratifiedParts) and parts.validation == 0
-        return "test" if none else "validation"
+        return "validation" if self._study.data.validated else "test"
 
     def _metrics(self, sums: Sums) -> Metrics | None:
         threshold = self._task.threshold(sums)

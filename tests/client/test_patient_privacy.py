@@ -18,9 +18,9 @@ from tests.client.conftest import (
     DECLARED,
     PRIVATE,
     SEED,
+    SOURCE,
     House,
     StudyWith,
-    refusal_from,
     total_of,
     training,
     vector_from,
@@ -148,16 +148,16 @@ def test_the_records_that_are_held_at_once_change_the_memory_and_not_the_answer(
 
 
 def test_a_table_says_whose_its_records_are(plain_study: StudyWith, house: House) -> None:
-    """Ten patients of four records: seven are trained on, and a delta of 1/8 is small enough."""
+    """Ten patients of four records each, some of whom are trained on."""
     lines = [f"p{n // 4},{40 + n},{'fm'[n % 2]},{n // 4 % 2}" for n in range(40)]
     house.write("who,age,sex,diagnosis\n" + "\n".join(lines) + "\n")
-    study = plain_study({"privacy": PRIVATE | {"delta": 1 / 8}})
+    study = plain_study({"privacy": PRIVATE})
     house.approve(study)
-    source = {"format": "csv", "path": "t.csv"}
-    limits = {"declared_patients": 7}
 
-    by_patient = house.site(**SEED, limits=limits, data=source | {"patient": "who"})
-    by_record = house.site(**SEED, limits=limits, data=source)
+    by_patient = house.site(data=SOURCE | {"patient": "who"}).load(study.digest())
+    by_record = house.site(data=SOURCE).load(study.digest())
 
-    assert len(vector_from(by_patient, training(study)))
-    assert refusal_from(by_record, training(study, run="run-2")).error == "DeltaTooLarge"
+    assert by_patient.patients is not None
+    assert by_record.patients is not None
+    assert 4 * by_patient.patients.number == len(by_patient.parts["train"])
+    assert by_record.patients.number == len(by_record.parts["train"])

@@ -7,15 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedward.privacy.patient_steps import refuse_large_delta
 from fedward.privacy.privacy_errors import (
     BufferWouldLeave,
-    DeltaTooLarge,
     NoGradient,
     PrivacyError,
     StepsMismatch,
@@ -243,49 +239,3 @@ def test_each_round_counts_its_own_steps() -> None:
         for _ in range(2):
             steps.gradient(loss, ward.inputs, ward.labels, ward.patients)
         steps.finish()
-
-
-# --- Delta ----------------------------------------------------------------------------------------
-
-
-def patients(count: int, records: int = 1) -> Tensor:
-    return torch.arange(count).repeat(records)
-
-
-@given(st.floats(1e-9, 0.999), st.integers(1, 5000), st.integers(1, 300), st.integers(1, 3))
-def test_delta_may_be_at_most_1_over_the_patients_declared_and_there(
-    delta: float, declared: int, count: int, records: int
-) -> None:
-    impossible = delta * max(declared, count) > 1
-    try:
-        refuse_large_delta(delta, declared=declared, patients=patients(count, records))
-    except DeltaTooLarge:
-        assert impossible
-    else:
-        assert not impossible
-
-
-def test_a_delta_above_1_over_the_declared_patients_is_refused_with_the_arithmetic() -> None:
-    with pytest.raises(DeltaTooLarge) as caught:
-        refuse_large_delta(0.01, declared=150, patients=patients(3))
-
-    for part in ("0.01", "1 / 150", "0.00667"):
-        assert part in caught.value.what
-    assert "0.00667" in caught.value.todo
-
-
-def test_the_true_number_of_patients_is_never_said() -> None:
-    """Nor anything that it could be reckoned from."""
-    with pytest.raises(DeltaTooLarge) as caught:
-        refuse_large_delta(0.01, declared=100, patients=patients(137, 2))
-
-    assert not any(sign.isdigit() for sign in caught.value.line())
-    assert "declares" in caught.value.what
-    with pytest.raises(DeltaTooLarge) as both:
-        refuse_large_delta(0.01, declared=150, patients=patients(137, 2))
-    assert "137" not in both.value.line()
-    assert "274" not in both.value.line()
-
-
-def test_it_is_patients_that_are_counted_and_not_their_records() -> None:
-    refuse_large_delta(0.01, declared=100, patients=patients(100, records=40))

@@ -21,6 +21,7 @@ from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.ledger import MECHANISM, Cap, Charge, Ledger
 from fedward.privacy.privacy_errors import (
     AnotherModel,
+    PlanChanged,
     PopulationChanged,
     PrivacyError,
     RoundIsOver,
@@ -39,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_charge_is_on_disk_when_charging_returns(path: Path) -> None:
     charge(Ledger(path), 7)
 
-    columns = "data, study, run, round, model, patients, mechanism, accountant"
+    columns = "data, study, run, round, told, patients, mechanism, accountant"
     numbers = "noise_multiplier, sampling_rate, steps, delta"
     assert rows(path, columns) == [
         ("data", "ab12", "run-1", 7, "0d" * 32, "9a" * 32, MECHANISM, "rdp")
@@ -109,7 +110,7 @@ charges = st.builds(
     study=text,
     run=text,
     round=st.integers(1, 2**31),
-    model=text,
+    told=text,
     patients=st.just("everybody"),
     steps=st.builds(
         SampledGaussian,
@@ -130,7 +131,7 @@ def test_every_charge_comes_back_as_it_was_made_and_in_order(made: list[Charge])
         for one in made:
             try:
                 Ledger(folder / "ledger").charge(one, cap=None)
-            except AnotherModel:
+            except (AnotherModel, PlanChanged, RoundIsOver):
                 continue
             expected.append(one)
         entries = Ledger(folder / "ledger").entries()
@@ -158,7 +159,7 @@ def test_two_data_sets_are_counted_apart(path: Path) -> None:
     ledger = Ledger(path)
     more = STEPS._replace(steps=70)
     charge(ledger, 1, data="eyes")
-    charge(ledger, 2, data="hearts", steps=more)
+    charge(ledger, 2, run="run-2", data="hearts", steps=more)
     charge(ledger, 3, data="eyes")
 
     assert spent(ledger, data="eyes") == cost(STEPS._replace(steps=40))
@@ -243,7 +244,7 @@ def test_other_data_sets_charges_do_not(path: Path) -> None:
     ledger = Ledger(path)
     charge(ledger, 1, data="hearts", steps=STEPS._replace(steps=500))
 
-    charge(ledger, 2, data="eyes", cap=cost(STEPS))
+    charge(ledger, 2, run="run-2", data="eyes", cap=cost(STEPS))
 
     assert rounds(path) == [1, 2]
 
@@ -328,13 +329,16 @@ def test_a_charge_that_cannot_be_is_not_written(steps: SampledGaussian, path: Pa
 @pytest.mark.parametrize(
     ("error", "number", "changes"),
     [
-        (AnotherModel, 1, {"model": "ff" * 32}),
+        (AnotherModel, 1, {"told": "ff" * 32}),
         (PopulationChanged, 1, {"patients": "ff" * 32}),
-        (PopulationChanged, 2, {"patients": "ff" * 32, "model": "ff" * 32}),
+        (PopulationChanged, 2, {"patients": "ff" * 32, "told": "ff" * 32}),
         (PopulationChanged, 2, {"patients": "ff" * 32, "data": "other"}),
+        (PlanChanged, 1, {"steps": STEPS._replace(noise_multiplier=0.9)}),
+        (PlanChanged, 2, {"steps": STEPS._replace(sampling_rate=0.2)}),
+        (PlanChanged, 2, {"steps": STEPS._replace(steps=10)}),
     ],
 )
-def test_a_run_keeps_its_patients_and_a_round_its_model(
+def test_a_run_keeps_its_patients_and_a_round_its_question(
     error: type[PrivacyError], number: int, changes: dict[str, Any], path: Path
 ) -> None:
     ledger = Ledger(path)
@@ -347,7 +351,7 @@ def test_a_run_keeps_its_patients_and_a_round_its_model(
         charge(ledger, number, cap=1e-9, **changes)  # whatever is left of the budget
 
     assert path.read_bytes() == before
-    charge(ledger, 2, model="ff" * 32)
+    charge(ledger, 2, told="ff" * 32)
 
 
 def test_a_round_may_be_charged_again_until_a_later_one_was(path: Path) -> None:
@@ -365,12 +369,27 @@ def test_a_round_may_be_charged_again_until_a_later_one_was(path: Path) -> None:
     charge(ledger, 1, run="run-2")
 
 
+@pytest.mark.parametrize("number", [3, 1])
+def test_a_run_is_charged_no_oftener_than_it_may_be(number: int, path: Path) -> None:
+    ledger = Ledger(path)
+    for _ in range(3):
+        ledger.charge(replace(ONE, round=number), cap=None, most=3)
+    before = path.read_bytes()
+
+    with pytest.raises(BudgetError, match="charged 3 times, and may be 3 times"):
+        ledger.charge(replace(ONE, round=3), cap=None, most=3)
+
+    assert path.read_bytes() == before
+    ledger.charge(replace(ONE, round=1, run="run-2"), cap=None, most=3)
+    ledger.charge(replace(ONE, round=1, study="cd34"), cap=None, most=3)
+
+
 @pytest.mark.parametrize("change", [{"run": "run-2"}, {"study": "cd34"}])
 def test_another_run_has_its_own(change: dict[str, Any], path: Path) -> None:
     ledger = Ledger(path)
     charge(ledger, 1)
 
-    charge(ledger, 1, model="ff" * 32, patients="ff" * 32, **change)
+    charge(ledger, 1, told="ff" * 32, patients="ff" * 32, **change)
 
     assert rounds(path) == [1, 1]
 

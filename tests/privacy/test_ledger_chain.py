@@ -25,7 +25,7 @@ from tests.privacy.conftest import fast_folder
 
 COUNT = 5
 COLUMNS = (
-    *("data", "study", "run", "round", "model", "patients", "mechanism", "noise_multiplier"),
+    *("data", "study", "run", "round", "told", "patients", "mechanism", "noise_multiplier"),
     *("sampling_rate", "steps", "delta", "accountant", "charged_at", "hash"),
 )
 
@@ -34,7 +34,7 @@ def ledger_of(path: Path, count: int = COUNT) -> Ledger:
     """A ledger of rounds that differ."""
     ledger = Ledger(path)
     for number in range(1, count + 1):
-        charge(ledger, number, model=f"{number:064x}")
+        charge(ledger, number, told=f"{number:064x}")
     return ledger
 
 
@@ -137,7 +137,7 @@ def test_two_fields_cannot_be_changed_so_that_they_make_up_for_each_other(
     data: st.DataObject,
 ) -> None:
     """What is moved from one field to its neighbour is noticed too."""
-    texts = ["data", "study", "run", "model", "patients"]
+    texts = ["data", "study", "run", "told", "patients"]
     one, other = data.draw(st.permutations(texts))[:2]
     row = data.draw(st.integers(1, 3))
     with fast_folder() as folder:
