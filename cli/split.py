@@ -30,15 +30,14 @@ def split(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError("is not empty", todo="give another --out", where=str(out))
     from fedward.client.hospital import read_hospital
-    from fedward.simulation.download import fetch
+    from fedward.simulation.download import found_data
     from fedward.simulation.hospitals import make_hospitals
     from fedward.simulation.simulate import with_hospitals
 
     whole, _ = whole_study(study)
     contract = with_hospitals(whole, hospitals)
-    if data is None and contract.simulation.download is not None:
-        data = fetch(contract.simulation.download, say=messages.print)
-    for file in make_hospitals(contract, data, out, seed=seed):
+    found = found_data(contract, data, say=messages.print)
+    for file in make_hospitals(contract, found, out, seed=seed):
         hospital = read_hospital(file)
         declared = hospital.limits.declared_patients
         output.print(f"{hospital.name}: {declared} training patients, {file}")

@@ -53,11 +53,13 @@ def calibrate(
                 sample_rate=sampling_rate,
                 steps=steps,
                 accountant=accountant,
+                epsilon_tolerance=min(0.01, epsilon / 100),
             )
     except (ValueError, RuntimeError) as error:
+        other = "prv" if accountant == "rdp" else "rdp"
         raise OptionError(
             f"no noise found for epsilon {epsilon:g} in {steps} steps ({error})",
-            todo='change [privacy] epsilon, or set accountant = "rdp"',
+            todo=f'change [privacy] epsilon, or set accountant = "{other}"',
         ) from None
     return float(sigma)  # a doubling of Opacus' first guess is an int
 

@@ -61,8 +61,6 @@ class PatientSteps(LocalSteps):
             BufferWouldLeave: The model carries numbers that are no parameters.
         """
         refuse_unprotected(model)
-        # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self._model = GradSampleModule(model, loss_reduction="sum")
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _SecretNoise(
@@ -140,7 +138,11 @@ class PatientSteps(LocalSteps):
             return
         _, place, records = patients.unique_consecutive(return_inverse=True, return_counts=True)
         weight = records.to(inputs.device).reciprocal()[place.to(inputs.device)]
-        (loss(self._model(inputs), labels) * weight).sum().backward()
+        total = (loss(self._model(inputs), labels) * weight).sum()
+        with warnings.catch_warnings():
+            # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            total.backward()
         if any(getattr(p, "grad_sample", None) is None for p in self._trainable):
             raise NoGradient(
                 "a trainable parameter has no gradient for each patient",
@@ -171,11 +173,14 @@ class _SecretNoise(DPOptimizer):
 
     def add_noise(self) -> None:
         """Leave the noisy sum of clipped gradients in the parameters' `grad`."""
-        scale = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            total: Tensor = vars(parameter)["summed_grad"]
-            noise = self._stream.normal(total.numel()).mul_(scale).view_as(total)
-            parameter.grad = (total + noise.to(total)).view_as(parameter)
+        totals: list[Tensor] = [vars(parameter)["summed_grad"] for parameter in self.params]
+        noisy = self._stream.noisy(
+            torch.cat([total.flatten() for total in totals]),
+            self.noise_multiplier * self.max_grad_norm,
+        )
+        pieces = noisy.split([total.numel() for total in totals])
+        for parameter, total, piece in zip(self.params, totals, pieces, strict=True):
+            parameter.grad = piece.to(total).view_as(parameter)
 
 
 def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None:

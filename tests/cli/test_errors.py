@@ -47,6 +47,16 @@ def test_a_study_file_that_is_not_there(fedward: Fedward) -> None:
     assert "check the path" in line
 
 
+@pytest.mark.parametrize("command", ["simulate", "split"])
+def test_a_data_set_that_is_not_there(fedward: Fedward, tmp_path: Path, command: str) -> None:
+    study = write_study(tmp_path)
+
+    line = fedward(command, study, "--data", "absent.csv", "--out", "hospitals").only_error()
+
+    assert "absent.csv" in line
+    assert "no such file or folder; check --data" in line.replace(": check", "; check")
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [

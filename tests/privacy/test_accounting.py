@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
+from fedward.privacy import accounting
 from fedward.privacy.accounting import Accountant, SampledGaussian, calibrate, epsilon_of
-from fedward.study.errors import FedwardError
+from fedward.study.errors import FedwardError, OptionError
 
 DELTA = 1e-5
 BOTH: tuple[Accountant, ...] = ("rdp", "prv")
@@ -170,7 +171,7 @@ def test_the_noise_found_spends_the_budget_and_no_more(
     sigma = calibrate(epsilon, DELTA, rate, steps, accountant)
 
     spent = epsilon_of([SampledGaussian(sigma, rate, steps)], DELTA, accountant)
-    assert 0.95 * epsilon - 0.01 <= spent <= epsilon
+    assert 0.99 * epsilon <= spent <= epsilon
 
 
 def test_more_steps_need_more_noise() -> None:
@@ -184,6 +185,33 @@ def test_noise_without_sampling_is_near_the_closed_form() -> None:
     sigma = calibrate(2.0, DELTA, 1.0, 10, "prv")
 
     assert gaussian_epsilon(sigma, 10, DELTA) == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize(("rate", "steps"), [(0.1, 100), (1.0, 10), (0.02, 1000)])
+def test_a_small_budget_is_spent_nearly_whole(epsilon: float, rate: float, steps: int) -> None:
+    sigma = calibrate(epsilon, DELTA, rate, steps, "prv")
+
+    spent = epsilon_of([SampledGaussian(sigma, rate, steps)], DELTA, "prv")
+    assert 0.99 * epsilon <= spent <= epsilon
+
+
+def test_where_renyi_orders_end_the_other_accountant_is_advised() -> None:
+    with pytest.raises(OptionError, match="no noise found") as caught:
+        calibrate(0.05, DELTA, 0.1, 100, "rdp")
+
+    assert 'accountant = "prv"' in str(caught.value)
+
+
+def test_advice_never_names_the_accountant_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> float:
+        raise RuntimeError("out of its range")
+
+    monkeypatch.setattr(accounting, "get_noise_multiplier", fail)
+    with pytest.raises(OptionError) as caught:
+        calibrate(0.0123, DELTA, 0.1, 100, "prv")
+
+    assert 'accountant = "rdp"' in str(caught.value)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -210,6 +211,16 @@ def test_a_study_whose_batches_are_all_empty_runs_to_its_end() -> None:
 
     assert parameters(found).isfinite().all()
     assert not torch.allclose(parameters(found), parameters(network()))
+
+
+def test_nobodys_warnings_are_silenced() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+
+        run(private(), network(), ward_of([1, 3]))
+
+        assert list(warnings.filters) == before
 
 
 # --- What is not trained --------------------------------------------------------------------------

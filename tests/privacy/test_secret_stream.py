@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedward.privacy import secret_stream
 from fedward.privacy.secret_stream import SecretStream
 
 KEY = bytes(range(32))
@@ -42,17 +43,45 @@ def box_muller(u: list[float]) -> list[float]:
     return cosines + [r * math.sin(t) for r, t in zip(radii, turns, strict=True)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 64])
-def test_normal_numbers_are_half_the_sum_of_four_of_box_and_mullers(count: int) -> None:
-    size = count + count % 2
-    u = [(word % 2**53) / 2**53 for word in words_of(KEY, 4 * size)]
-    four = [box_muller(u[at : at + size])[:count] for at in range(0, 4 * size, size)]
+def test_normal_numbers_are_half_the_sum_of_four_of_box_and_mullers() -> None:
+    half = 1 << 12  # of a chunk
+    u = [(word % 2**53) / 2**53 for word in words_of(KEY, 8 * half)]
+    radii, turns = (u[at : at + 4 * half] for at in (0, 4 * half))
+    four = [
+        box_muller(radii[at : at + half] + turns[at : at + half]) for at in range(0, 4 * half, half)
+    ]
 
-    found = SecretStream(KEY).normal(count)
+    found = SecretStream(KEY).normal(2 * half)
 
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.float64
     wanted = [sum(terms) / 2 for terms in zip(*four, strict=True)]
-    assert found.tolist() == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def test_short_draws_and_a_long_one_are_the_same_numbers() -> None:
+    one, other = SecretStream(KEY), SecretStream(KEY)
+    counts = [1, 0, 5, 8186, 1, 20_000, 3]
+
+    found = torch.cat([one.normal(count) for count in counts])
+
+    assert torch.equal(found, other.normal(sum(counts)))
+
+
+def test_numpy_and_pytorch_make_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of the two is used hangs on the processor."""
+    drawn: list[torch.Tensor] = []
+    for processor in ({}, {"dd": {"current": "baseline(NEON)"}}, {"dd": {"current": "X86_V4"}}):
+
+        def described(*_: str, found: object = processor) -> object:
+            return {"log": found, "tan": found}
+
+        monkeypatch.setattr(secret_stream, "opt_func_info", described)
+        for name in ("log", "tan"):
+            monkeypatch.setattr(secret_stream, f"_{name}", secret_stream._in_place(name))
+        drawn.append(SecretStream(KEY).normal(20_000))
+
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.allclose(drawn[0], drawn[2], rtol=1e-12, atol=1e-12)
 
 
 @given(st.lists(st.integers(0, 70_000), min_size=1, max_size=4))
@@ -63,7 +92,7 @@ def test_any_number_of_numbers_can_be_had(counts: list[int]) -> None:
 
 
 def test_normal_numbers_are_normal() -> None:
-    drawn = SecretStream.pretended(2).normal(MANY).double().numpy()
+    drawn = SecretStream.pretended(2).normal(MANY).numpy()
 
     assert stats.kstest(drawn, "norm").pvalue > 1e-3
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0), (6, 15.0)):
@@ -85,8 +114,8 @@ def test_uniform_numbers_are_uniform_and_never_0_or_1() -> None:
 def test_numbers_do_not_hang_together() -> None:
     """Neighbours, the two halves of a transform, and one draw and the next."""
     stream = SecretStream.pretended(4)
-    first, second = (stream.normal(MANY).double().numpy() for _ in range(2))
-    half = 1 << 14  # of a chunk: its cosines and its sines
+    first, second = (stream.normal(MANY).numpy() for _ in range(2))
+    half = 1 << 12  # of a chunk: its cosines and its sines
     limit = 4 / math.sqrt(half)
 
     for one, other in (
@@ -96,6 +125,62 @@ def test_numbers_do_not_hang_together() -> None:
         (np.abs(first[:half]), np.abs(first[half : 2 * half])),
     ):
         assert abs(np.corrcoef(one, other)[0, 1]) < limit
+
+
+# --- What noise is added to -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 0.7, 1.0, 48.0])
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e-9, -77.0])
+def test_a_noisy_number_is_as_precise_whatever_it_hides(value: float, deviation: float) -> None:
+    values = torch.full((20_000,), value)
+
+    found = SecretStream.pretended(7).noisy(values, deviation)
+
+    steps = found / 2.0 ** (math.floor(math.log2(deviation)) - 23)
+    assert torch.equal(steps, steps.round())
+    assert len((steps.abs() % 16).unique()) == 16
+    noise = ((found - values) / deviation).numpy()
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+
+
+def test_noise_is_the_streams_normal_numbers() -> None:
+    values = torch.linspace(-1, 1, 1001)
+
+    found = SecretStream(KEY).noisy(values, 0.5)
+
+    assert torch.allclose(found, values + 0.5 * SecretStream(KEY).normal(1001), rtol=0, atol=1e-7)
+    assert found.dtype == torch.float64
+
+
+def test_the_last_bits_of_a_noisy_float_do_not_tell_whether_it_hides_a_zero() -> None:
+    """Rounded before it is scaled, noise leaves holes: a sum that falls into one hides no zero."""
+
+    def holes(found: torch.Tensor, deviation: float) -> float:
+        """Share of numbers that no float32 is brought to by the deviation."""
+        near = (found.double() / deviation).float()
+        up, down = (torch.nextafter(near, torch.tensor(end)) for end in (math.inf, -math.inf))
+        reached = [(one * torch.tensor(deviation)) == found for one in (near, up, down)]
+        return 1 - float(torch.stack(reached).any(dim=0).float().mean())
+
+    shares = []
+    for value in (0.0, 0.3):
+        stream = SecretStream.pretended(8)
+        shares.append(holes(stream.noisy(torch.full((MANY,), value), 1.37).float(), 1.37))
+    naive = SecretStream.pretended(8).normal(MANY).float() * torch.tensor(1.37)
+
+    assert holes(naive, 1.37) == 0
+    assert min(shares) > 0.05
+    assert abs(shares[0] - shares[1]) < 0.05
+
+
+def test_without_a_deviation_there_is_no_noise() -> None:
+    values = torch.tensor([0.1, -3.0])
+
+    assert torch.equal(SecretStream(KEY).noisy(values, 0.0), values.double())
+
+
+# --- Streams --------------------------------------------------------------------------------------
 
 
 def test_no_two_streams_are_the_same() -> None:
