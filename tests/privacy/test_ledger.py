@@ -444,10 +444,12 @@ def test_a_ledger_whose_charges_are_gone_does_not_begin_anew(
     charge(Ledger(path))
     kept = path.read_bytes()
     lose(path)
+    there = path.exists()
 
-    for _ in range(2):  # the first try makes none
+    for _ in range(2):
         with pytest.raises(BudgetError, match="the privacy ledger is gone") as caught:
             Ledger(path)
+        assert path.exists() == there  # none is made
     assert "restore it from a backup" in caught.value.todo
     assert "ledger.sqlite.begun" in caught.value.todo
 
