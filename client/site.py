@@ -30,7 +30,7 @@ from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.models.task import Classification
+from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.privacy_errors import MetricWouldLeave, PatientsUnnamed
@@ -266,7 +266,7 @@ class Site:
             model = copy.deepcopy(model)  # private steps hook the network that they train
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
-            sums = metric_sums(model, loaded.parts[request.monitor], loaded.task)
+            sums = self._sums(model, loaded, request.monitor)
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task)
@@ -287,8 +287,12 @@ class Site:
     def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
         model = loaded.model
         flat.load(model, request.model)
-        sums = metric_sums(model, loaded.parts[request.part], loaded.task)
-        return judged(sums)
+        return judged(self._sums(model, loaded, request.part))
+
+    def _sums(self, model: nn.Module, loaded: Loaded, part: Part) -> Sums:
+        """Metric sums; in a private study nothing that a record does makes them fail."""
+        private = isinstance(loaded.study.privacy, LocalPrivacy)
+        return metric_sums(model, loaded.parts[part], loaded.task, bounded=private)
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update.

@@ -4,18 +4,24 @@ A charge is on disk before the first gradient of the round is computed, so a cra
 and never overspend it. Each row carries the hash of the one before it: a row that is changed, taken
 out or put in is noticed, and nothing is spent from a broken ledger. The total is always composed
 anew from all charges on a data set, over all studies.
+
+Beside a ledger that has charges lies an empty file, `<ledger>.begun`: where it is and the charges
+are not, they were lost, and nothing is spent until a person has put them back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn, get_args
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
 from fedward.privacy.framing import framed
@@ -53,6 +59,8 @@ _COLUMNS = (
     "data, study, run, round, told, patients, mechanism, noise_multiplier, sampling_rate, steps,"
     " delta, accountant, charged_at, hash"
 )
+_LOG = logging.getLogger("fedward.privacy")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
 
 
@@ -118,12 +126,25 @@ class Ledger:
     """The charges of one hospital."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger; only its owner may read it."""
+        """Open or create the ledger; only its owner may read it.
+
+        Raises:
+            BudgetError: Its charges are gone, or it cannot be used.
+        """
+        self._path = path
+        self._begun = path.with_name(f"{path.name}.begun")
+        if self._begun.exists() and not path.exists():
+            self._refuse_lost()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-        self._path = path
+        _keep_from_others(path)
         with self._open() as db:
             db.execute(_SCHEMA)
+            charged = db.execute("SELECT 1 FROM charge LIMIT 1").fetchone() is not None
+        if charged:
+            self._begin()
+        elif self._begun.exists():
+            self._refuse_lost()
 
     def charge(self, charge: Charge, *, cap: Cap | None, most: int | None = None) -> None:
         """Write a charge to disk.
@@ -161,6 +182,7 @@ class Ledger:
                 (*row, _hash(before, row)),
             )
             db.execute("COMMIT")
+        self._begin()
 
     def noise_multiplier(self, *, study: str, run: str) -> float | None:
         """The noise multiplier that this run was charged with; None before its first charge."""
@@ -190,14 +212,44 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
-                db.execute("PRAGMA synchronous = FULL")
+            # Never made here: a ledger that is gone is not an empty one.
+            name = f"{self._path.absolute().as_uri()}?mode=rw"
+            with closing(sqlite3.connect(name, timeout=60, isolation_level=None, uri=True)) as db:
+                db.execute("PRAGMA synchronous = EXTRA")  # the charge, and that it is whole
                 yield db
         except sqlite3.DatabaseError as error:
             raise BudgetError(
                 f"the privacy ledger cannot be used ({error})",
                 todo="restore it from a backup; without it no budget can be spent",
             ) from None
+
+    def _begin(self) -> None:
+        self._begun.touch(mode=0o600, exist_ok=True)
+
+    def _refuse_lost(self) -> NoReturn:
+        raise BudgetError(
+            "the privacy ledger is gone: rounds were charged to it, and it has none",
+            todo="restore it from a backup; only for data that nothing was ever trained on may a "
+            f"new one begin, by removing {self._begun.name} too",
+            where=str(self._path),
+        )
+
+
+def _keep_from_others(path: Path) -> None:
+    """Take the file from everybody but its owner."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & _OTHERS:
+        return
+    try:
+        path.chmod(mode & ~_OTHERS)
+    except OSError as error:
+        raise BudgetError(
+            f"others may read the privacy ledger (mode {mode:o}), and that cannot be changed "
+            f"({error.strerror})",
+            todo=f"run as its owner: chmod 600 {path}",
+            where=str(path),
+        ) from None
+    _LOG.warning("%s: others could read the privacy ledger (mode %o); now they cannot", path, mode)
 
 
 def _fields(charge: Charge) -> tuple[str, str, str, int, str, str]:
@@ -216,25 +268,24 @@ def _verified(db: sqlite3.Connection) -> list[Entry]:
                 todo="find out who did it; restore a backup whose chain verifies",
             )
         before = wanted
-        entries.append(_entry(row, wanted))
+        entries.append(_entry(number, row, wanted))
     return entries
 
 
-def _entry(row: Sequence[object], found: str) -> Entry:
-    data, study, run, number, told, patients, mechanism, *rest = row
-    sigma, rate, steps, delta, accountant, charged_at = rest
-    charge = Charge(
-        str(data),
-        str(study),
-        str(run),
-        int(str(number)),
-        str(told),
-        str(patients),
-        SampledGaussian(float(str(sigma)), float(str(rate)), int(str(steps))),
-        float(str(delta)),
-        "prv" if accountant == "prv" else "rdp",
-    )
-    return Entry(charge, str(mechanism), str(charged_at), found)
+def _entry(place: int, row: Sequence[Any], found: str) -> Entry:
+    """A row whose hash was right: its columns have the kinds that `charge` gave them."""
+    data, study, run, number, told, patients, *terms = row
+    mechanism, sigma, rate, steps, delta, accountant, charged_at = terms
+    for name, known in ((mechanism, (MECHANISM,)), (accountant, get_args(Accountant))):
+        if name not in known:
+            raise BudgetError(
+                f"row {place} of the privacy ledger is of the kind {name!r}, and what it costs "
+                "is not known here",
+                todo="run the version of fedward that charged it, or a later one",
+            )
+    event = SampledGaussian(sigma, rate, steps)
+    charge = Charge(data, study, run, number, told, patients, event, delta, accountant)
+    return Entry(charge, mechanism, charged_at, found)
 
 
 def _hash(before: str, row: Sequence[object]) -> str:

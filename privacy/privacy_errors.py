@@ -4,7 +4,9 @@ RefusedError
 └── PrivacyError              the guarantee would not hold
     ├── UntrainableLayer      a layer mixes patients, or has no gradient for each
     ├── NoGradient            a trainable parameter has no gradient for each patient
+    ├── NotPerRecord          what is kept apart in a layer are not records
     ├── BufferWouldLeave      the model carries sums over records that are no parameters
+    ├── NotThePoissonSample   other records are in a step than were drawn for it
     ├── StepsMismatch         other steps were taken than were charged
     ├── MetricWouldLeave      a figure of the training records was asked for, or any in the clear
     ├── DeltaTooLarge         delta allows a patient to be given away altogether
@@ -33,8 +35,16 @@ class NoGradient(PrivacyError):  # noqa: N818
     """A trainable parameter has no gradient for each patient, and would be unprotected."""
 
 
+class NotPerRecord(PrivacyError):  # noqa: N818
+    """What is kept apart in a layer are not records, so that patients would not be clipped."""
+
+
 class BufferWouldLeave(PrivacyError):  # noqa: N818
     """The model carries numbers that are no parameters, and that training changes without noise."""
+
+
+class NotThePoissonSample(PrivacyError):  # noqa: N818
+    """Other records are in a step than were drawn for it, and the charge is for those."""
 
 
 class StepsMismatch(PrivacyError):  # noqa: N818

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,9 @@ from torch import Tensor
 
 from fedward.client.data.records import Parts, Records
 from fedward.client.site import Site
-from fedward.study.messages import Vector
+from fedward.study.messages import Part, Vector
 from fedward.study.study import Study
+from tests import secure_sites
 from tests.client.conftest import (
     DECLARED,
     PRIVATE,
@@ -21,6 +25,7 @@ from tests.client.conftest import (
     SOURCE,
     House,
     StudyWith,
+    judging,
     total_of,
     training,
     vector_from,
@@ -91,6 +96,51 @@ def test_no_patient_moves_a_hospitals_answer_by_more_than_the_norm(
     moves = moved(house, quiet, ward(), without(ward(), patient))
 
     assert 0.1 * NORM < moves <= NORM * 1.001
+
+
+@pytest.mark.parametrize("patient", [0, 1, 4])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 1e15, 1e25, 3e38])
+def test_a_patient_who_makes_the_model_overflow_is_not_told_by_a_failure(
+    oddity: float, patient: int, quiet: Study, house: House
+) -> None:
+    """The aggregator chooses the model, and could make it overflow for one patient alone."""
+    everybody = ward()
+    everybody.inputs[(everybody.patients == patient).nonzero()[0]] = oddity
+
+    assert moved(house, quiet, everybody, without(everybody, patient)) <= NORM * 1.001
+
+
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 3e38])
+def test_in_a_secure_sum_it_is_not_counted_as_failed_either(oddity: float, tmp_path: Path) -> None:
+    study = secure_sites.study_of(privacy=secure_sites.PRIVATE | {"sampling_rate": 1.0})
+    run = secure_sites.Run(secure_sites.Sites(tmp_path, study), study)
+    digest = study.digest()
+    for name in ("a", "b"):
+        site = run.sites[name]
+        for records in site.load(digest).parts.values():
+            records.inputs[:1] = oddity
+
+    total = run.play(dataclasses.replace(run.train(1), monitor="validation"))
+
+    assert total.failed == 0
+    assert np.isfinite(total.update).all()
+    assert np.isfinite(total.metrics).all()
+    assert total.metrics[0] > 0
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 3e38])
+def test_nor_does_a_record_that_is_judged_make_judging_fail(
+    oddity: float, part: Part, private: Study, house: House
+) -> None:
+    site = house.site(**SEED, **DECLARED)
+    records = site.load(private.digest()).parts[part]
+    records.inputs[0] = oddity
+
+    metrics = total_of(private, vector_from(site, judging(private, part)), update=False).metrics
+
+    assert metrics[0] == len(records)
+    assert metrics[1] <= 100 * len(records)
 
 
 def test_if_records_were_protected_a_patient_with_forty_would_move_it_by_thirty_times_that(

@@ -7,6 +7,7 @@ that do not match, a parameter without a gradient) the round stays charged: reco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -377,8 +378,9 @@ def other_batches(more: int) -> Callable[[PatientSteps, Tensor], Iterator[Batch]
     drawn = PatientSteps.batches
 
     def others(self: PatientSteps, patients: Tensor) -> Iterator[Batch]:
-        batches = list(drawn(self, patients))
-        yield from batches[:-1] if more < 0 else [*batches, batches[0]]
+        for batch in islice(drawn(self, patients), self.steps + min(more, 0)):
+            yield batch
+        yield from [batch] * more
 
     return others
 

@@ -309,24 +309,30 @@ def test_a_study_without_a_fitting_model_is_no_approval(
     assert refusal_from(house.site(**SEED), asked).error == "RefusedError"
 
 
-@pytest.mark.parametrize("privacy", [False, True])
+DIVERGING: dict[str, Any] = {"training.local_epochs": 20}
+
+
 @pytest.mark.parametrize("rate", [1e20, 1e38])
 def test_training_that_ends_in_no_number_is_a_refusal_and_never_a_contribution(
-    rate: float, privacy: bool, plain_study: StudyWith, house: House
+    rate: float, plain_study: StudyWith, house: House
 ) -> None:
-    study = plain_study(
-        {
-            "training.learning_rate": rate,
-            "training.local_epochs": 20,
-            **({"privacy": PRIVATE} if privacy else {}),
-        }
-    )
+    study = plain_study({**DIVERGING, "training.learning_rate": rate})
     house.approve(study)
 
     refusal = refusal_from(house.site(**SEED, **DECLARED), training(study))
 
     assert refusal.error == "TrainingError"
     assert "finite" in refusal.what
+
+
+def test_private_training_is_not_ended_by_records_that_make_it_overflow(
+    plain_study: StudyWith, house: House
+) -> None:
+    """Failing would tell of them: their gradients count as zero, and what is left is noise."""
+    study = plain_study({**DIVERGING, "training.learning_rate": 1e20, "privacy": PRIVATE})
+    house.approve(study)
+
+    assert np.isfinite(vector_from(house.site(**SEED, **DECLARED), training(study))).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

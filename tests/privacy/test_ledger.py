@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -49,7 +51,7 @@ def test_a_charge_is_on_disk_when_charging_returns(path: Path) -> None:
 
 
 def test_it_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Power may fail as well as a process; SQLite's FULL is 2."""
+    """Power may fail as well as a process: with FULL the last charge could be undone by that."""
     said: list[str] = []
     connect = sqlite3.connect
 
@@ -63,7 +65,7 @@ def test_it_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     charge(Ledger(path))
 
     writing = [line.split()[0] for line in said if not line.startswith("SELECT")]
-    assert said.count("PRAGMA synchronous = FULL") == 2
+    assert said.count("PRAGMA synchronous = EXTRA") == 2
     assert writing[-4:] == ["PRAGMA", "BEGIN", "INSERT", "COMMIT"]
 
 
@@ -84,8 +86,37 @@ def test_only_the_owner_may_read_the_ledger(path: Path, umask: int) -> None:
     finally:
         os.umask(before)
 
-    modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == {0o600}
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {"ledger.sqlite": 0o600, "ledger.sqlite.begun": 0o600}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o606, 0o660])
+def test_a_ledger_that_others_may_read_is_taken_from_them(
+    mode: int, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    charge(Ledger(path))
+    path.chmod(mode)
+
+    with caplog.at_level(logging.WARNING):
+        ledger = Ledger(path)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert f"mode {mode:o}" in caplog.text
+    charge(ledger, 2)
+
+
+def test_where_it_cannot_be_taken_from_them_it_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge(Ledger(path))
+    path.chmod(0o644)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+    with pytest.raises(BudgetError, match="others may read the privacy ledger"):
+        Ledger(path)
 
 
 def test_a_new_ledger_is_empty(path: Path) -> None:
@@ -414,6 +445,76 @@ def test_a_noise_multiplier_comes_back_exactly(path: Path) -> None:
     charge(Ledger(path), steps=STEPS._replace(noise_multiplier=sigma))
 
     assert Ledger(path).noise_multiplier(study="ab12", run="run-1") == sigma
+
+
+# --- A ledger that is gone ------------------------------------------------------------------------
+
+
+def emptied(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM charge")
+        db.commit()
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b""), emptied])
+def test_a_ledger_whose_charges_are_gone_does_not_begin_anew(
+    lose: Callable[[Path], object], path: Path
+) -> None:
+    charge(Ledger(path))
+    kept = path.read_bytes()
+    lose(path)
+    there = path.exists()
+
+    for _ in range(2):
+        with pytest.raises(BudgetError, match="the privacy ledger is gone") as caught:
+            Ledger(path)
+        assert path.exists() == there  # none is made
+    assert "restore it from a backup" in caught.value.todo
+    assert "ledger.sqlite.begun" in caught.value.todo
+
+    path.write_bytes(kept)
+    assert rounds(path) == [1]
+    charge(Ledger(path), 2)
+
+
+def test_a_person_may_let_it_begin_anew(path: Path) -> None:
+    charge(Ledger(path))
+    path.unlink()
+    path.with_name("ledger.sqlite.begun").unlink()
+
+    charge(Ledger(path), 5)
+
+    assert rounds(path) == [5]
+
+
+def test_a_ledger_that_goes_while_it_is_used_is_noticed_at_once_and_afterwards(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    path.unlink()
+
+    with pytest.raises(BudgetError, match="ledger cannot be used"):
+        charge(ledger, 2)
+    assert not path.exists()
+    with pytest.raises(BudgetError, match="is gone"):
+        Ledger(path)
+
+
+def test_a_ledger_without_charges_may_go(path: Path) -> None:
+    Ledger(path)
+    path.unlink()
+
+    charge(Ledger(path))
+
+
+def test_a_ledger_that_was_charged_before_there_were_marks_gets_one(path: Path) -> None:
+    """And one whose process died between the charge and the mark."""
+    charge(Ledger(path))
+    path.with_name("ledger.sqlite.begun").unlink()
+    Ledger(path)
+    path.unlink()
+
+    with pytest.raises(BudgetError, match="is gone"):
+        Ledger(path)
 
 
 # --- Files that are no ledger ---------------------------------------------------------------------
