@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 from dp_bounds import gaussian_epsilon
 from dp_descent import Setting
 from flamby_dp_tuning import DIVISIONS, DRAWS, GRID, PARTS, best
-from report import Report, arguments, row, show
+from report import Report, arguments, mean, nobody, row, show
 from safetensors.torch import load_file
 
+from fedward.client.data.parts import assign
+from fedward.client.data.reading import read_all
 from fedward.client.data.records import Parts
-from fedward.client.hospital import read_hospital
+from fedward.client.hospital import CsvSource, read_hospital
 from fedward.client.site import Site
 from fedward.models.registry import build, settled
 from fedward.privacy.accounting import SampledGaussian, calibrate, epsilon_of
@@ -31,6 +33,7 @@ from fedward.privacy.schedule import noise_of
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.result import Result
 from fedward.simulation.simulate import Options, simulate
+from fedward.study.data import GivenParts
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study, Training, read_study
 
@@ -91,8 +94,10 @@ def main() -> None:
         _tune(report, options.data)
     else:
         seeds = SEEDS[:1] if options.quick else SEEDS
-        for epsilon in (1.0,) if options.quick else (None, *CHOSEN):
-            _measure(report, epsilon, options.data, seeds)
+        with tempfile.TemporaryDirectory() as folder:
+            write_tables(options.data, Path(folder))
+            for epsilon in (1.0,) if options.quick else (None, *CHOSEN):
+                _measure(report, epsilon, Path(folder), seeds)
     for line in report.left_out:
         print(f"left out: {line}", file=sys.stderr)
     show(report, packages=PACKAGES, as_json=options.json)
@@ -113,19 +118,15 @@ def _measure(report: Report, epsilon: float | None, data: Path, seeds: Sequence[
         )
     )
     found: dict[str, Any] = {
-        "pooled accuracy": _mean(run.result.metrics.federated.accuracy for run in runs),
-        "pooled AUC": _mean(run.result.metrics.federated.auc for run in runs),
-        "centres": {name: _mean(run.centres[name] for run in runs) for name in runs[0].centres},
+        "pooled accuracy": mean(run.result.metrics.federated.accuracy for run in runs),
+        "pooled AUC": mean(run.result.metrics.federated.auc for run in runs),
+        "centres": {name: mean(run.centres[name] for run in runs) for name in runs[0].centres},
         "rounds lost": sum(run.result.sums.lost for run in runs),
         "updates clipped": sum(run.result.sums.clipped for run in runs),
     }
     if epsilon is not None:
         found |= _privacy(study, epsilon, runs)
     report.checks[name] = found
-
-
-def _mean(values: Any) -> float:  # noqa: ANN401
-    return round(statistics.fmean(values), 3)
 
 
 def _privacy(study: Study, epsilon: float, runs: Sequence[Judged]) -> dict[str, Any]:
@@ -142,10 +143,10 @@ def _privacy(study: Study, epsilon: float, runs: Sequence[Judged]) -> dict[str, 
 
 
 def study_of(epsilon: float | None) -> Study:
-    """The example study at another budget, with the settings chosen for it."""
+    """The example study at another budget, with the settings chosen for it, in FLamby's parts."""
     if epsilon is None:
-        return settled(read_study(PLAIN))
-    study, chosen = read_study(PRIVATE), CHOSEN[epsilon]
+        return settled(_as_written(read_study(PLAIN)))
+    study, chosen = _as_written(read_study(PRIVATE)), CHOSEN[epsilon]
     training = Training(
         rounds=chosen.rounds,
         local_steps=1,
@@ -162,12 +163,39 @@ def study_of(epsilon: float | None) -> Study:
     return settled(study.model_copy(update={"training": training, "privacy": privacy}))
 
 
+def _as_written(study: Study) -> Study:
+    """The study over the tables of `write_tables`."""
+    source = study.simulation.source
+    given = {"source": {**source, "columns": [*source["columns"], "part"]}}
+    return study.model_copy(
+        update={
+            "data": study.data.model_copy(update={"parts": GivenParts()}),
+            "simulation": study.simulation.model_copy(update=given),
+        }
+    )
+
+
+def write_tables(data: Path, folder: Path) -> None:
+    """The centres' tables with FLamby's division, which is at random, as a last column.
+
+    No private study divides at random; here the division is published, and protects nobody.
+    """
+    study = settled(read_study(PLAIN))
+    for name, file in (study.simulation.files or {}).items():
+        values = {**study.simulation.source, "path": file}
+        raw = read_all(CsvSource.model_validate(values, strict=False), study, data)
+        parts = dict(zip(raw.rows.tolist(), assign(raw, study.data.parts, where=name), strict=True))
+        lines = [line for line in (data / file).read_text("utf-8").splitlines() if line.strip()]
+        whole = [f"{line},{parts.get(row, 'train')}" for row, line in enumerate(lines)]
+        (folder / file).write_text("\n".join(whole) + "\n", encoding="utf-8")
+
+
 def judge(study: Study, data: Path, seed: int) -> Judged:
     """Run the study, and judge its model file on each hospital's own test part."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         options = Options(out=out, data=data, seed=seed, baselines=False, workers=1)
-        result = simulate(study, options, listener=_ignore, say=_ignore)
+        result = simulate(study, options, listener=nobody, say=nobody)
         model = build(study, seed=0)
         model.load_state_dict(load_file(out / "model.safetensors"))
         tests = {n: p["test"] for n, p in _parts(study, sorted(out.glob("hospitals/*/*.toml")))}
@@ -178,10 +206,6 @@ def judge(study: Study, data: Path, seed: int) -> Judged:
 def _parts(study: Study, files: Sequence[Path]) -> list[tuple[str, Parts]]:
     sites = [Site(read_hospital(file), file.parent) for file in files]
     return [(site.hospital.name, site.load(study.digest()).parts) for site in sites]
-
-
-def _ignore(what: object) -> None:
-    """Nobody listens."""
 
 
 def true_epsilons(nominal: float) -> dict[str, float]:
@@ -199,9 +223,12 @@ def true_epsilons(nominal: float) -> dict[str, float]:
 
 
 def _tune(report: Report, data: Path) -> None:
-    study = settled(read_study(PRIVATE))
+    study = study_of(1.0)
     with tempfile.TemporaryDirectory() as folder:
-        files = make_hospitals(study, data, Path(folder), seed=0)
+        tables = Path(folder) / "tables"
+        tables.mkdir()
+        write_tables(data, tables)
+        files = make_hospitals(study, tables, Path(folder) / "hospitals", seed=0)
         training = [parts["train"] for _, parts in _parts(study, files)]
     report.checks["tuned on"] = (
         f"{[len(records) for records in training]} training records; {len(GRID)} settings, "

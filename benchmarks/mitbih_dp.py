@@ -20,7 +20,7 @@ from dp_bounds import epsilon_of_many, largest_group, log10_delta_of_group
 from dp_descent import NO_CLIPPING, Setting
 from mitbih_beats import FEATURES, HOSPITALS, TEST, TRAIN, read_beats, write_table
 from mitbih_dp_tuning import DRAWS, FOLDS, best, grid
-from report import Report, arguments, row, show
+from report import Report, arguments, nobody, row, show
 
 from fedward.models.registry import settled
 from fedward.privacy.accounting import SampledGaussian
@@ -146,12 +146,8 @@ def _runs(study: Study, table: Path, seeds: Sequence[int]) -> list[Result]:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             options = Options(out=out, data=table, seed=seed, baselines=False, workers=1)
-            found.append(simulate(study, options, listener=_ignore, say=_ignore))
+            found.append(simulate(study, options, listener=nobody, say=nobody))
     return found
-
-
-def _ignore(what: object) -> None:
-    """Nobody listens."""
 
 
 def _metric(run: Result, name: str) -> float:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,6 +55,15 @@ def row(
     middle, beside = middle_of(ours), middle_of(peer)
     spread = {"ours": [min(ours), max(ours)], "peer": [min(peer), max(peer)]}
     return Row(name, unit, middle, beside, middle / beside, peer_name, len(ours), spread)
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Their mean, to three places."""
+    return round(statistics.fmean(value for value in values if value is not None), 3)
+
+
+def nobody(what: object) -> None:
+    """Listens to nothing that happens in a run."""
 
 
 def arguments(description: str, *, timed: bool = True) -> argparse.ArgumentParser:

@@ -91,4 +91,22 @@ def open_site(path: Path) -> Site:
     return Site(read_hospital(path), path.parent)
 
 
-app = make_app(lambda context: open_site(hospital_path(context)))
+def site_of(context: Context) -> Site:
+    """The hospital of a node.
+
+    Raises:
+        OptionError: The node knows no hospital, or is a real one whose noise would have a seed.
+    """
+    path, own = hospital_path(context), context.node_config
+    site = open_site(path)
+    real = "hospital" in own and not own.get("simulated")
+    if real and site.hospital.simulation is not None:
+        raise OptionError(
+            "a real hospital with [simulation]: noise from a seed protects nobody",
+            todo="take the table [simulation] out of hospital.toml, and start the node again",
+            where=str(path),
+        )
+    return site
+
+
+app = make_app(site_of)

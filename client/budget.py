@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,10 @@ def spent(hospital: HospitalFile, folder: Path) -> list[Spent]:
     Raises:
         BudgetError: There is no ledger, or its chain is broken.
     """
-    entries = open_ledger(hospital, folder).entries()
+    return _totals(open_ledger(hospital, folder).entries(), hospital, folder)
+
+
+def _totals(entries: Sequence[Entry], hospital: HospitalFile, folder: Path) -> list[Spent]:
     names = _names(folder / hospital.studies)
     rows = []
     for data in dict.fromkeys(entry.charge.data for entry in entries):
@@ -82,7 +86,7 @@ def exported(hospital: HospitalFile, folder: Path) -> dict[str, Any]:
     return {
         "hospital": hospital.name,
         "charges": [_document(entry) for entry in entries],
-        "totals": [vars(row) for row in spent(hospital, folder)],
+        "totals": [vars(row) for row in _totals(entries, hospital, folder)],
     }
 
 

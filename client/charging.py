@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
+from dataclasses import dataclass
 
-from torch import Tensor
-
+from fedward.client.asked import told_digest
 from fedward.client.hospital import HospitalFile
 from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Cap, Charge, Ledger
-from fedward.privacy.patient_steps import PatientSteps, refuse_large_delta
+from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.privacy_errors import Undeclared
-from fedward.privacy.schedule import noise_of, steps_of_round
+from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
 from fedward.privacy.secret_stream import SecretStream
 from fedward.study.messages import TrainRequest
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+
+_LOG = logging.getLogger("fedward.client")
+_MOST_WASTED = 3  # charges of a run whose answers crashes may take
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Whom a round trains on.
+
+    Attributes:
+        digest: Who they are, hexadecimal.
+        number: How many; it is compared here and told nobody.
+    """
+
+    digest: str
+    number: int
 
 
 def charged_steps(
     request: TrainRequest,
     study: Study,
     privacy: LocalPrivacy,
-    patients: Tensor,
+    patients: Patients,
     *,
     hospital: HospitalFile,
     ledger: Ledger,
@@ -35,7 +51,7 @@ def charged_steps(
         request: The round that is asked for.
         study: What is done.
         privacy: The study's.
-        patients: Number of each training record's patient, shape (n,).
+        patients: Whom it trains on.
         hospital: Declares its patients and sets its limits.
         ledger: The hospital's.
         sampling: Source of the samples.
@@ -46,25 +62,33 @@ def charged_steps(
         BudgetError: The hospital's cap does not allow it, or its ledger cannot be used.
     """
     declared = declared_patients(hospital)
-    refuse_large_delta(privacy.delta, declared=declared, patients=patients)
+    refuse_large_delta(privacy.delta, declared=declared)
+    if privacy.delta * patients.number > 1:
+        _LOG.warning(
+            "delta %g is above 1 / %d training patients, who are more than the %d declared: raise "
+            "[limits] declared_patients for the next run",
+            *(privacy.delta, patients.number, declared),
+        )
     rate, limits = privacy.rate_of(declared), hospital.limits
     # One run has one noise multiplier, also after a restart; finding it takes seconds.
     sigma = ledger.noise_multiplier(study=request.study, run=request.run)
     sigma = sigma or noise_of(study, privacy, rate)
     steps = SampledGaussian(sigma, rate, steps_of_round(study, rate))
-    cap = None if limits.epsilon is None else Cap(limits.epsilon, limits.delta or privacy.delta)
+    cap = None
+    if limits.epsilon is not None and limits.delta is not None:
+        cap = Cap(limits.epsilon, limits.delta)
     charge = Charge(
         data=hospital.data.name,
         study=request.study,
         run=request.run,
         round=request.round,
-        model=hashlib.sha256(request.model.tobytes()).hexdigest(),
-        patients=hashlib.sha256(patients.cpu().numpy().tobytes()).hexdigest(),
+        told=told_digest(request).hex(),
+        patients=patients.digest,
         steps=steps,
         delta=privacy.delta,
         accountant=privacy.accountant,
     )
-    ledger.charge(charge, cap=cap)
+    ledger.charge(charge, cap=cap, most=study.training.rounds + _MOST_WASTED)
     return PatientSteps(
         noise_multiplier=sigma,
         clipping_norm=privacy.clipping_norm,

@@ -13,14 +13,25 @@ _BATCH = 512
 
 
 @torch.inference_mode()
-def metric_sums(model: nn.Module, records: Records, task: Classification) -> Sums:
-    """The task's metric sums over these records; zeros if there are none."""
+def metric_sums(
+    model: nn.Module, records: Records, task: Classification, *, bounded: bool = False
+) -> Sums:
+    """The task's metric sums over these records; zeros if there are none.
+
+    Args:
+        model: On the device of the records.
+        records: To judge on.
+        task: Gives the sums.
+        bounded: Whether no record may make them too large to be added up: to fail there would tell
+            of it. A model that diverged is then one that knows nothing.
+    """
     model.eval()
     total = np.zeros(task.size)
     pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
     for inputs, labels in pieces:
         if len(labels):
-            total += task.sums(model(inputs), labels)
+            outputs = model(inputs)
+            total += task.sums(task.bounded(outputs) if bounded else outputs, labels)
     return total
 
 

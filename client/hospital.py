@@ -21,7 +21,25 @@ MissingMark = str
 DataName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
 
 
-class CsvSource(Frozen):
+class _AnySource(Frozen):
+    """What every source of records has in common.
+
+    Attributes:
+        patient: What names the patient (a column, a key), or `record` if every record is a
+            patient. Without it every record counts as one, and no private study is trained.
+        rows: A NumPy file with the numbers (from 0) of the records that are this hospital's.
+    """
+
+    patient: str | None = None
+    rows: str | None = None
+
+    @property
+    def named_by(self) -> str | None:
+        """What names the patient; None where every record is one."""
+        return None if self.patient == "record" else self.patient
+
+
+class CsvSource(_AnySource):
     """A table in a text file.
 
     Attributes:
@@ -30,8 +48,6 @@ class CsvSource(Frozen):
         columns: Names of the columns, for a file without a header line.
         delimiter: Between two values.
         missing: What stands for a value that is not there, beside nothing at all.
-        patient: Column that names the patient, or `record` if every record is a patient.
-        rows: A NumPy file with the row numbers (from 0) that are this hospital's.
     """
 
     format: Literal["csv"]
@@ -40,29 +56,24 @@ class CsvSource(Frozen):
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     missing: tuple[MissingMark, ...] = ("?", "NA", "NaN", "nan")
-    patient: str = "record"
-    rows: str | None = None
 
 
-class NpzSource(Frozen):
+class NpzSource(_AnySource):
     """Images in a NumPy archive with `<part>_images` and `<part>_labels`, or `images` and `labels`.
 
     Attributes:
         name: What the data set is called in the privacy ledger.
         path: The file; relative to `hospital.toml`.
-        patient: Key of the patients' names (`<part>_<key>`), or `record`.
-        rows: A NumPy file with the record numbers (from 0, parts in the order train, validation,
-            test) that are this hospital's.
+        patient: As everywhere; a key is that of the patients' names (`<part>_<key>`).
+        rows: As everywhere; records are numbered in the order train, validation, test.
     """
 
     format: Literal["npz"]
     name: DataName = "data"
     path: str
-    patient: str = "record"
-    rows: str | None = None
 
 
-class FolderSource(Frozen):
+class FolderSource(_AnySource):
     """A folder of PNG or JPEG files: one sub-folder a class, or a table of labels.
 
     Attributes:
@@ -70,31 +81,28 @@ class FolderSource(Frozen):
         path: The folder; relative to `hospital.toml`.
         labels: A CSV file in that folder with the columns `file`, `label` and, if wanted,
             `patient` and `part`.
-        patient: Column of `labels` that names the patient, or `record`.
-        rows: A NumPy file with the record numbers (files in sorted order, or rows of `labels`).
+        patient: As everywhere; a column is one of `labels`.
+        rows: As everywhere; records are files in sorted order, or rows of `labels`.
     """
 
     format: Literal["folder"]
     name: DataName = "data"
     path: str
     labels: str | None = None
-    patient: str = "record"
-    rows: str | None = None
 
     @model_validator(mode="after")
     def _patients_are_listed(self) -> FolderSource:
-        if self.patient != "record" and self.labels is None:
+        if self.named_by is not None and self.labels is None:
             raise ValueError("a table of labels, where the patient is a column")
         return self
 
 
-class BundledSource(Frozen):
+class BundledSource(_AnySource):
     """A data set that comes with an installed library, for demonstrations."""
 
     format: Literal["bundled"]
     name: Literal["breast-cancer"]
-    patient: Literal["record"] = "record"
-    rows: str | None = None
+    patient: Literal["record"] | None = None
 
 
 Source = CsvSource | NpzSource | FolderSource | BundledSource
@@ -105,7 +113,8 @@ class Limits(Frozen):
 
     Attributes:
         epsilon: Privacy budget of this data over all studies; no limit if left out.
-        delta: At which epsilon is counted over all studies; each study's own if left out.
+        delta: At which epsilon is counted over all studies; needed beside epsilon, for at a study's
+            own delta a generous study would seem to cost little.
         declared_patients: Public number of training patients, the hospital's weight and divisor
             when privacy is on. It must be declared, never counted, because a count would tell
             whether one more patient is there.
@@ -117,6 +126,12 @@ class Limits(Frozen):
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     declared_patients: Annotated[int, Field(ge=1)] | None = None
     records_at_once: Annotated[int, Field(ge=1)] = 4096
+
+    @model_validator(mode="after")
+    def _cap_is_whole(self) -> Limits:
+        if self.epsilon is not None and self.delta is None:
+            raise ValueError("delta beside epsilon: at which delta the budget is counted")
+        return self
 
 
 def _reachable(address: str) -> str:

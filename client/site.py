@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fedward.client.approvals import Approval, approved_study, is_approved
-from fedward.client.charging import charged_steps, declared_patients
+from fedward.client.charging import Patients, charged_steps, declared_patients
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
@@ -26,16 +26,17 @@ from fedward.client.evaluation import mean_loss, metric_sums
 from fedward.client.hospital import HospitalFile
 from fedward.client.membership import keep_newest_roster
 from fedward.client.offers import file_offer
+from fedward.client.population import population_digest
 from fedward.client.randomness import generator
 from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.models.task import Classification
+from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
-from fedward.privacy.privacy_errors import MetricWouldLeave
+from fedward.privacy.privacy_errors import MetricWouldLeave, PatientsUnnamed
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.secret_stream import SecretStream
@@ -72,12 +73,21 @@ _NOT_THE_PROTOCOL = "the secure sum's protocol was not kept to"
 
 @dataclass(frozen=True)
 class Loaded:
-    """An approved study with everything that it needs, kept between requests."""
+    """An approved study with everything that it needs, kept between requests.
+
+    Attributes:
+        study: The study.
+        task: Its task.
+        model: Its network, on the device; the weights are the last request's.
+        parts: The hospital's records, on the device.
+        patients: Whom it trains on; None for a study that is not private.
+    """
 
     study: Study
     task: Classification
     model: nn.Module
     parts: Parts
+    patients: Patients | None = None
 
     @cached_property
     def size(self) -> int:
@@ -217,6 +227,7 @@ class Site:
 
         Raises:
             RefusedError: The study is not approved here.
+            PatientsUnnamed: It is private, and the hospital does not say whose its records are.
             InputError: The hospital's data does not offer what the study asks for.
         """
         approval = self._approvals.get(digest)
@@ -225,6 +236,7 @@ class Site:
             self._loaded.pop(digest, None)  # it is not there if its data could not be read
         if digest not in self._loaded:
             study, path = approved_study(self._folder / self.hospital.studies, digest)
+            self._refuse_unnamed(study)
             self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
             parts = read_parts(self.hospital, study, self._folder)
             self.keep(study, parts)
@@ -236,15 +248,30 @@ class Site:
         Raises:
             PrivacyError: The study is private, and its model cannot be trained so.
         """
-        model = build(study, seed=0)
+        model, patients = build(study, seed=0), None
         if isinstance(study.privacy, LocalPrivacy):
             refuse_unprotected(model)
+            patients = self._patients(parts["train"])  # once: images take a while
         self._loaded[study.digest()] = Loaded(
             study=study,
             task=Classification(study),
             model=model.to(self.device),
             parts={part: records.to(self.device) for part, records in parts.items()},
+            patients=patients,
         )
+
+    def _patients(self, records: Records) -> Patients:
+        state = self._folder / self.hospital.state
+        digest = population_digest(records.to(torch.device("cpu")), state)
+        return Patients(digest, len(records.patients.unique()))
+
+    def _refuse_unnamed(self, study: Study) -> None:
+        if isinstance(study.privacy, LocalPrivacy) and self.hospital.data.patient is None:
+            raise PatientsUnnamed(
+                "a private study protects patients, and this hospital does not say whose its "
+                "records are",
+                todo='set patient = "column" or patient = "record" in [data] of hospital.toml',
+            )
 
     def _train(self, request: TrainRequest, loaded: Loaded) -> Summand:
         study, records = loaded.study, loaded.parts["train"]
@@ -254,11 +281,11 @@ class Site:
             model = copy.deepcopy(model)  # private steps hook the network that they train
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
-            sums = metric_sums(model, loaded.parts[request.monitor], loaded.task)
+            sums = self._sums(model, loaded, request.monitor)
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task)
-        steps = self._steps(request, study, records)
+        steps = self.steps_for(request, loaded)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
             train(model, records, study, loaded.task, steps, server_round=request.round)
@@ -275,15 +302,30 @@ class Site:
     def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
         model = loaded.model
         flat.load(model, request.model)
-        sums = metric_sums(model, loaded.parts[request.part], loaded.task)
-        return judged(sums)
+        return judged(self._sums(model, loaded, request.part))
+
+    def _sums(self, model: nn.Module, loaded: Loaded, part: Part) -> Sums:
+        """Metric sums; in a private study nothing that a record does makes them fail."""
+        private = isinstance(loaded.study.privacy, LocalPrivacy)
+        return metric_sums(model, loaded.parts[part], loaded.task, bounded=private)
 
     def _allow(self, study: Study, part: Part | None) -> None:
-        """With privacy on, nothing of the training records leaves but the noised update."""
-        if part == "train" and isinstance(study.privacy, LocalPrivacy):
+        """With privacy on, nothing of the training records leaves but the noised update.
+
+        Metrics of the other parts have no noise: of one hospital alone they are read by nobody.
+        """
+        if part is None or not isinstance(study.privacy, LocalPrivacy):
+            return
+        if part == "train":
             raise MetricWouldLeave(
                 "a private study does not report metrics of its training records",
                 todo="ask for validation or test",
+            )
+        if not study.aggregation.secure and self.hospital.simulation is None:
+            raise MetricWouldLeave(
+                "the sums of this private study are plain, and one hospital's metrics would leave "
+                "in the clear",
+                todo="write the study with secure = true, or ask for no metrics",
             )
 
     def _count(self, study: Study, records: Records) -> float:
@@ -294,10 +336,14 @@ class Site:
             return float(declared_patients(self.hospital))
         return float(len(records))
 
-    def _steps(self, request: TrainRequest, study: Study, records: Records) -> LocalSteps:
-        """The round's steps; private ones are charged here, before the first gradient."""
+    def steps_for(self, request: TrainRequest, loaded: Loaded) -> LocalSteps:
+        """The round's steps; private ones are charged here, before the first gradient.
+
+        A subclass may wrap them, to watch.
+        """
+        study, patients = loaded.study, loaded.patients
         training, privacy = study.training, study.privacy
-        if not isinstance(privacy, LocalPrivacy):
+        if not isinstance(privacy, LocalPrivacy) or patients is None:
             whole = training.batch_size == "all"
             return PlainSteps(
                 batch_size=None if whole else int(training.batch_size),
@@ -310,7 +356,7 @@ class Site:
             request,
             study,
             privacy,
-            records.patients,
+            patients,
             hospital=self.hospital,
             ledger=self.ledger,
             sampling=streams["sample"],

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedward.client.asked import told_digest
 from fedward.client.hospital import HospitalFile
 from fedward.client.kept_words import KeptWords
 from fedward.client.membership import read_membership
@@ -99,7 +100,7 @@ class PlainSumming:
         allow()
         if self._kept is None or not isinstance(request, TrainRequest):
             return Contribution(self._hospital, plain_vector(work()))
-        told = _told(request)
+        told = told_digest(request)
         words = self._kept.read(request.round, told, size=layout.size)
         if words is None:
             words = plain_vector(work()).view(np.uint32)
@@ -153,7 +154,7 @@ class SecureSumming:
                 f"{len(request.invitation.adverts)} hospitals are invited, the study allows {most}",
                 todo="see the aggregator's log",
             )
-        attempt = _attempt(request, request.invitation, _told(request))
+        attempt = _attempt(request, request.invitation, told_digest(request))
         self._secure.admit(attempt)
         allow()
         code = Encoding(layout, self._study.aggregation, hospitals=most)
@@ -250,17 +251,6 @@ def _attempt(request: Request | UnmaskQuery, invitation: Invitation, told: bytes
         told=told,
         adverts=tuple(unpack(advert) for advert in invitation.adverts),
     )
-
-
-def _told(request: Request) -> bytes:
-    """Digest of what all hospitals must be told alike; the study's digest is bound in elsewhere."""
-    kind, part = (
-        ("train", request.monitor or "")
-        if isinstance(request, TrainRequest)
-        else ("evaluate", request.part)
-    )
-    model = hashlib.sha256(np.ascontiguousarray(request.model, dtype="<f4").data).digest()
-    return hashlib.sha256(framed("fedward/1/told", kind, part, model)).digest()
 
 
 def _not_secure() -> RefusedError:

@@ -2,7 +2,8 @@
 
 Server and hospitals make it alike, from the study alone. Opacus' validator (1.6) knows what takes
 the place of what: group for batch normalisation, and recurrent layers whose weights have the same
-names, so that what is trained privately loads into the plain network.
+names, so that what is trained privately loads into the plain network. A layer of one's own that
+comes from a normalisation and computes the same is replaced like it.
 
 One of its replacements is not used: its attention computes something else where the batch comes
 first, and hands out copies of its weights, so that a round's model could not be put into it.
@@ -15,6 +16,8 @@ import logging
 
 from opacus.validators import ModuleValidator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 _LOG = logging.getLogger("fedward.models")
 _REPLACED = {
@@ -37,11 +40,24 @@ def private_form(model: nn.Module) -> nn.Module:
     for path, layer in list(private.named_modules()):
         if getattr(layer, "inplace", False):
             layer.inplace = False
-        if type(layer) not in _REPLACED:
+        kind = _kind(layer)
+        if kind not in _REPLACED:
             continue
-        new = _REPLACED[type(layer)](layer)
+        new = _REPLACED[kind](layer)
+        if isinstance(new, _InstanceNorm):  # Opacus' goes on filling them
+            new.running_mean = new.running_var = new.num_batches_tracked = None
         if new is not layer:
             private.set_submodule(path, new)
             was, now = type(layer).__name__, type(new).__name__
             _LOG.info("layer %r: %s in the place of %s, for privacy", path, now, was)
     return private
+
+
+def _kind(layer: nn.Module) -> type[nn.Module]:
+    """Which of PyTorch's layers it is; its own class where it may compute something else."""
+    if isinstance(layer, _BatchNorm | _InstanceNorm):
+        computes = type(layer).forward
+        for kind in type(layer).__mro__:
+            if kind in _REPLACED and issubclass(kind, nn.Module) and kind.forward is computes:
+                return kind
+    return type(layer)

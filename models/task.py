@@ -18,6 +18,7 @@ from fedward.models import scores
 from fedward.study.study import Study
 
 Sums = NDArray[np.float64]
+_MOST_LOSS = 99.0  # before rounding, and before what 99 nats take from the other classes
 
 
 class Classification:
@@ -47,6 +48,18 @@ class Classification:
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each record, shape (n,)."""
         return functional.cross_entropy(outputs, labels, reduction="none")
+
+    def bounded(self, outputs: Tensor) -> Tensor:
+        """Outputs that mean the same, and whose loss is at most 100 whatever they were.
+
+        NaN and infinity, which nothing can be learnt from, become equal probabilities.
+
+        Args:
+            outputs: Logits, shape (n, classes).
+        """
+        known = outputs.isfinite().all(dim=1, keepdim=True)
+        outputs = torch.where(known, outputs, outputs.new_zeros(()))
+        return functional.log_softmax(outputs, dim=1).clamp(min=-_MOST_LOSS)
 
     def sums(self, outputs: Tensor, labels: Tensor) -> Sums:
         """The sums over these records.

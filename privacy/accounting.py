@@ -2,7 +2,8 @@
 
 One step of DP-SGD is a Poisson-subsampled Gaussian mechanism (sampling rate q, noise multiplier
 sigma); the accountants compose many of them: `rdp` by Renyi orders (Mironov, Talwar and Zhang
-2019), `prv` numerically (Gopi, Lee and Wutschitz 2021).
+2019), `prv` numerically (Gopi, Lee and Wutschitz 2021). What `prv` needs of memory grows with
+epsilon, so from 100 on the bound by Renyi orders is taken, which holds as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from opacus.accountants.utils import get_noise_multiplier
 from fedward.study.errors import OptionError
 
 Accountant = Literal["prv", "rdp"]
+
+
+_MOST_BY_PRV = 100.0  # epsilon; much above it nobody asks by how much
 
 
 class SampledGaussian(NamedTuple):
@@ -72,6 +76,8 @@ def epsilon_of(history: Iterable[SampledGaussian], delta: float, accountant: Acc
 def _merged(history: Iterable[SampledGaussian]) -> tuple[SampledGaussian, ...]:
     counts: dict[tuple[float, float], int] = {}
     for sigma, rate, steps in history:
+        if steps == 0:
+            continue
         counts[sigma, rate] = counts.get((sigma, rate), 0) + steps
     return tuple(SampledGaussian(*key, steps) for key, steps in sorted(counts.items()))
 
@@ -80,6 +86,10 @@ def _merged(history: Iterable[SampledGaussian]) -> tuple[SampledGaussian, ...]:
 def _composed(history: tuple[SampledGaussian, ...], delta: float, accountant: Accountant) -> float:
     if not history:
         return 0.0
+    if accountant == "prv":
+        bound = _composed(history, delta, "rdp")
+        if not bound <= _MOST_BY_PRV:
+            return bound
     composer = create_accountant(accountant)
     composer.history = [tuple(event) for event in history]
     with _quiet():

@@ -48,7 +48,7 @@ class Journal:
             durable: Wait for the disk at every answer. Only a simulation, which protects nobody,
                 may do without.
         """
-        self._synchronous = "FULL" if durable else "OFF"
+        self._synchronous = "EXTRA" if durable else "OFF"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         self._path = path

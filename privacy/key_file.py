@@ -29,24 +29,11 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def write_key(path: Path, key: PrivateKey) -> None:
     """Write a key as PEM (PKCS 8), never over another file.
 
-    It is written aside and then linked into its place, so that nobody ever reads half of it, and of
-    two that write at once one fails.
-
     Raises:
         DataError: Something is at that path already, or it cannot be written.
     """
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        file = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            with os.fdopen(file, "wb") as handle:
-                handle.write(pem)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.link(aside, path)
-        finally:
-            aside.unlink()
+        write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     except FileExistsError:
         raise DataError(
             "there is a file already, and a private key is never written over",
@@ -57,6 +44,28 @@ def write_key(path: Path, key: PrivateKey) -> None:
         raise unusable_key(path, str(error.strerror)) from None
 
 
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write a file for its owner alone, never over another one.
+
+    It is written aside and then linked into its place, so that nobody ever reads half of it, and of
+    two that write at once one fails.
+
+    Raises:
+        FileExistsError: Something is at that path already.
+        OSError: It cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    file = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(file, "wb") as handle:
+            handle.write(secret)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.link(aside, path)
+    finally:
+        aside.unlink()
+
+
 def read_key(path: Path) -> object:
     """The key that a file holds, of whatever kind.
 
@@ -64,7 +73,7 @@ def read_key(path: Path) -> object:
         DataError: The file is missing, others may use it, or it is no unencrypted key in PEM.
     """
     try:
-        return load_pem_private_key(_owners_bytes(path), password=None)
+        return load_pem_private_key(read_secret(path), password=None)
     except OSError as error:
         raise unusable_key(path, str(error.strerror)) from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -80,7 +89,13 @@ def unusable_key(path: Path, why: str) -> DataError:
     )
 
 
-def _owners_bytes(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
+    """What `write_secret` wrote.
+
+    Raises:
+        DataError: Others than its owner may use the file, or it is none.
+        OSError: It cannot be read.
+    """
     # Asked of the open file, not of the path, so that it cannot be exchanged in between; and
     # without blocking, should somebody have put a pipe there.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:

@@ -4,22 +4,33 @@ A charge is on disk before the first gradient of the round is computed, so a cra
 and never overspend it. Each row carries the hash of the one before it: a row that is changed, taken
 out or put in is noticed, and nothing is spent from a broken ledger. The total is always composed
 anew from all charges on a data set, over all studies.
+
+Beside a ledger that has charges lies an empty file, `<ledger>.begun`: where it is and the charges
+are not, they were lost, and nothing is spent until a person has put them back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn, get_args
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
 from fedward.privacy.framing import framed
-from fedward.privacy.privacy_errors import AnotherModel, PopulationChanged, RoundIsOver
+from fedward.privacy.privacy_errors import (
+    AnotherModel,
+    PlanChanged,
+    PopulationChanged,
+    RoundIsOver,
+)
 from fedward.study.errors import BudgetError
 
 MECHANISM = "poisson-subsampled-gaussian"
@@ -32,7 +43,7 @@ CREATE TABLE IF NOT EXISTS charge (
     study TEXT NOT NULL,
     run TEXT NOT NULL,
     round INTEGER NOT NULL,
-    model TEXT NOT NULL,
+    told TEXT NOT NULL,
     patients TEXT NOT NULL,
     mechanism TEXT NOT NULL,
     noise_multiplier REAL NOT NULL CHECK (noise_multiplier >= 0),
@@ -45,9 +56,11 @@ CREATE TABLE IF NOT EXISTS charge (
 )
 """
 _COLUMNS = (
-    "data, study, run, round, model, patients, mechanism, noise_multiplier, sampling_rate, steps,"
+    "data, study, run, round, told, patients, mechanism, noise_multiplier, sampling_rate, steps,"
     " delta, accountant, charged_at, hash"
 )
+_LOG = logging.getLogger("fedward.privacy")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
 
 
@@ -60,8 +73,9 @@ class Charge:
         study: Digest of the study.
         run: Name of the run.
         round: From 1.
-        model: Digest of the round's model, hexadecimal.
-        patients: Digest of who the training patients are, hexadecimal.
+        told: Digest of what the round asks (its model, what is monitored), hexadecimal.
+        patients: Digest of the training patients and all that they have, under a key that stays
+            at the hospital, hexadecimal.
         steps: Noise multiplier, sampling rate and number of steps.
         delta: The study's.
         accountant: The study's.
@@ -71,7 +85,7 @@ class Charge:
     study: str
     run: str
     round: int
-    model: str
+    told: str
     patients: str
     steps: SampledGaussian
     delta: float
@@ -112,23 +126,39 @@ class Ledger:
     """The charges of one hospital."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger; only its owner may read it."""
+        """Open or create the ledger; only its owner may read it.
+
+        Raises:
+            BudgetError: Its charges are gone, or it cannot be used.
+        """
+        self._path = path
+        self._begun = path.with_name(f"{path.name}.begun")
+        if self._begun.exists() and not path.exists():
+            self._refuse_lost()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-        self._path = path
+        _keep_from_others(path)
         with self._open() as db:
             db.execute(_SCHEMA)
+            charged = db.execute("SELECT 1 FROM charge LIMIT 1").fetchone() is not None
+        if charged:
+            self._begin()
+        elif self._begun.exists():
+            self._refuse_lost()
 
-    def charge(self, charge: Charge, *, cap: Cap | None) -> None:
+    def charge(self, charge: Charge, *, cap: Cap | None, most: int | None = None) -> None:
         """Write a charge to disk.
 
         Args:
             charge: The steps about to be taken.
             cap: What the total may not pass; None for no cap.
+            most: Charges that its run may have in all; None for any number.
 
         Raises:
-            BudgetError: The total would pass the cap, or the chain is broken; nothing is written.
-            AnotherModel: The round was charged before, for another model.
+            BudgetError: The total would pass the cap, the run has `most` charges already, or the
+                chain is broken; nothing is written.
+            AnotherModel: The round was charged before, for another question.
+            PlanChanged: The run was charged before, for other steps.
             RoundIsOver: A later round of the run was charged before.
             PopulationChanged: The run was charged before, for other patients.
         """
@@ -136,6 +166,8 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             entries = _verified(db)
             _refuse_contradiction(entries, charge)
+            if most is not None:
+                _refuse_more(most, entries, charge)
             if cap is not None:
                 _refuse_above(cap, entries, charge)
             before = entries[-1].hash if entries else _START
@@ -150,6 +182,7 @@ class Ledger:
                 (*row, _hash(before, row)),
             )
             db.execute("COMMIT")
+        self._begin()
 
     def noise_multiplier(self, *, study: str, run: str) -> float | None:
         """The noise multiplier that this run was charged with; None before its first charge."""
@@ -179,8 +212,10 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as db:
-                db.execute("PRAGMA synchronous = FULL")
+            # Never made here: a ledger that is gone is not an empty one.
+            name = f"{self._path.absolute().as_uri()}?mode=rw"
+            with closing(sqlite3.connect(name, timeout=60, isolation_level=None, uri=True)) as db:
+                db.execute("PRAGMA synchronous = EXTRA")  # the charge, and that it is whole
                 yield db
         except sqlite3.DatabaseError as error:
             raise BudgetError(
@@ -188,9 +223,37 @@ class Ledger:
                 todo="restore it from a backup; without it no budget can be spent",
             ) from None
 
+    def _begin(self) -> None:
+        self._begun.touch(mode=0o600, exist_ok=True)
+
+    def _refuse_lost(self) -> NoReturn:
+        raise BudgetError(
+            "the privacy ledger is gone: rounds were charged to it, and it has none",
+            todo="restore it from a backup; only for data that nothing was ever trained on may a "
+            f"new one begin, by removing {self._begun.name} too",
+            where=str(self._path),
+        )
+
+
+def _keep_from_others(path: Path) -> None:
+    """Take the file from everybody but its owner."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & _OTHERS:
+        return
+    try:
+        path.chmod(mode & ~_OTHERS)
+    except OSError as error:
+        raise BudgetError(
+            f"others may read the privacy ledger (mode {mode:o}), and that cannot be changed "
+            f"({error.strerror})",
+            todo=f"run as its owner: chmod 600 {path}",
+            where=str(path),
+        ) from None
+    _LOG.warning("%s: others could read the privacy ledger (mode %o); now they cannot", path, mode)
+
 
 def _fields(charge: Charge) -> tuple[str, str, str, int, str, str]:
-    return (charge.data, charge.study, charge.run, charge.round, charge.model, charge.patients)
+    return (charge.data, charge.study, charge.run, charge.round, charge.told, charge.patients)
 
 
 def _verified(db: sqlite3.Connection) -> list[Entry]:
@@ -205,25 +268,24 @@ def _verified(db: sqlite3.Connection) -> list[Entry]:
                 todo="find out who did it; restore a backup whose chain verifies",
             )
         before = wanted
-        entries.append(_entry(row, wanted))
+        entries.append(_entry(number, row, wanted))
     return entries
 
 
-def _entry(row: Sequence[object], found: str) -> Entry:
-    data, study, run, number, model, patients, mechanism, *rest = row
-    sigma, rate, steps, delta, accountant, charged_at = rest
-    charge = Charge(
-        str(data),
-        str(study),
-        str(run),
-        int(str(number)),
-        str(model),
-        str(patients),
-        SampledGaussian(float(str(sigma)), float(str(rate)), int(str(steps))),
-        float(str(delta)),
-        "prv" if accountant == "prv" else "rdp",
-    )
-    return Entry(charge, str(mechanism), str(charged_at), found)
+def _entry(place: int, row: Sequence[Any], found: str) -> Entry:
+    """A row whose hash was right: its columns have the kinds that `charge` gave them."""
+    data, study, run, number, told, patients, *terms = row
+    mechanism, sigma, rate, steps, delta, accountant, charged_at = terms
+    for name, known in ((mechanism, (MECHANISM,)), (accountant, get_args(Accountant))):
+        if name not in known:
+            raise BudgetError(
+                f"row {place} of the privacy ledger is of the kind {name!r}, and what it costs "
+                "is not known here",
+                todo="run the version of fedward that charged it, or a later one",
+            )
+    event = SampledGaussian(sigma, rate, steps)
+    charge = Charge(data, study, run, number, told, patients, event, delta, accountant)
+    return Entry(charge, mechanism, charged_at, found)
 
 
 def _hash(before: str, row: Sequence[object]) -> str:
@@ -241,16 +303,30 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
                 "the training patients are not those that this run began with",
                 todo="start a new run, or put the data back as it was",
             )
+        if before.steps != charge.steps:
+            raise PlanChanged(
+                "noise, sampling rate or steps are not those that this run began with",
+                todo="put [limits] declared_patients back as it was, or start a new run",
+            )
         if before.round > charge.round:
             raise RoundIsOver(
                 f"round {charge.round} is asked for after round {before.round}",
                 todo="the aggregator must go on, or begin a new run",
             )
-        if before.round == charge.round and before.model != charge.model:
+        if before.round == charge.round and before.told != charge.told:
             raise AnotherModel(
-                f"round {charge.round} was answered before, for another model",
+                f"round {charge.round} was answered before, for another model or monitor",
                 todo="the aggregator must go on to the next round",
             )
+
+
+def _refuse_more(most: int, entries: Sequence[Entry], charge: Charge) -> None:
+    of_run = [e for e in entries if (e.charge.study, e.charge.run) == (charge.study, charge.run)]
+    if len(of_run) >= most:
+        raise BudgetError(
+            f"this run was charged {len(of_run)} times, and may be {most} times",
+            todo="find out why its rounds were lost, and start a new run",
+        )
 
 
 def _refuse_above(cap: Cap, entries: Sequence[Entry], charge: Charge) -> None:

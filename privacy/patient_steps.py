@@ -4,8 +4,11 @@ Neighbouring data sets differ by everything that one patient has. Every patient 
 the same probability, independently of the others (Poisson), and brings at most K records; the mean
 gradient of these is the patient's gradient, which is clipped; the sum over patients gets noise and
 is divided by a constant that does not depend on the data. A step without patients is a step of
-noise. Per-record gradients are Opacus' (1.6; of its optimizer the methods `pre_step`,
-`signal_skip_step` and `add_noise` are relied on).
+noise. Per-record gradients are Opacus' (1.6; of its optimizer `pre_step` and `signal_skip_step` are
+relied on, and `clip_and_accumulate` and `add_noise` are replaced).
+
+A patient whose gradient is not finite counts as zero. Whoever sends the model can make it overflow
+for whom he likes: were the step to fail there, failing would tell who is in the data.
 """
 
 from __future__ import annotations
@@ -20,7 +23,12 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedward.privacy.privacy_errors import DeltaTooLarge, NoGradient, StepsMismatch
+from fedward.privacy.privacy_errors import (
+    NoGradient,
+    NotPerRecord,
+    NotThePoissonSample,
+    StepsMismatch,
+)
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import Batch, LocalSteps, Loss
@@ -64,17 +72,24 @@ class PatientSteps(LocalSteps):
         self._model = GradSampleModule(model, loss_reduction="sum")
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _SecretNoise(
-            optimizer, sigma=self.noise_multiplier, norm=self.clipping_norm, stream=self.noise
+            optimizer,
+            sigma=self.noise_multiplier,
+            norm=self.clipping_norm,
+            divisor=self.divisor,
+            stream=self.noise,
         )
         self._taken = 0
+        self._drawn: Tensor | None = None
         return model
 
     def batches(self, patients: Tensor) -> Iterator[Batch]:
-        """Poisson samples of patients; some may be empty."""
+        """Poisson samples of patients; some may be empty. Each is for one gradient, at once."""
         everybody, number = patients.cpu().unique(return_inverse=True)
         for _ in range(self.steps):
             sampled = self.sampling.uniform(len(everybody)) < self.sampling_rate
-            yield self._at_most_k(sampled[number].nonzero().flatten(), number)
+            batch = self._at_most_k(sampled[number].nonzero().flatten(), number)
+            self._drawn = batch.patients.clone()
+            yield batch
 
     def _at_most_k(self, records: Tensor, number: Tensor) -> Batch:
         """A random K of each patient's records, patient by patient."""
@@ -91,16 +106,19 @@ class PatientSteps(LocalSteps):
 
         Args:
             loss: Of each record.
-            inputs: Of a batch, a patient's records beside each other.
+            inputs: Of the batch that `batches` yielded last, in its order.
             labels: Of the same records.
-            patients: Numbers of their patients, in ascending order.
+            patients: The batch's own.
 
         Raises:
+            NotThePoissonSample: These are not the patients that were drawn last.
             NoGradient: A trainable parameter got no per-record gradient.
+            NotPerRecord: What is kept apart in a layer are not records.
             StepsMismatch: More steps are taken than were charged.
         """
         if self._taken >= self.steps:
             raise _mismatch(self._taken + 1, self.steps)
+        self._refuse_another(patients, len(inputs), len(labels))
         pieces = self._pieces(patients)
         for piece in pieces:
             self._optimizer.zero_grad()
@@ -109,15 +127,25 @@ class PatientSteps(LocalSteps):
                 do_skip=piece is not pieces[-1]
             )
             self._optimizer.pre_step()
-        for parameter in self._trainable:
-            if parameter.grad is not None:
-                parameter.grad.div_(self.divisor)
         self._taken += 1
 
     def finish(self) -> None:
         """Raise StepsMismatch unless exactly the charged steps were taken."""
         if self._taken != self.steps:
             raise _mismatch(self._taken, self.steps)
+
+    def _refuse_another(self, patients: Tensor, *counts: int) -> None:
+        """The guarantee is of a Poisson sample with each patient's records together, used once."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is None or not torch.equal(drawn, patients.cpu()):
+            raise _not_drawn("the step's patients are not those that were drawn last")
+        if set(counts) != {len(drawn)}:
+            raise _not_drawn("the step has other records than were drawn")
+        if (drawn[1:] < drawn[:-1]).any():
+            raise _not_drawn("the step's patients are not in ascending order")
+        _, records = drawn.unique_consecutive(return_counts=True)
+        if (records > self.records_per_patient).any():
+            raise _not_drawn("a patient brings more records than the study allows")
 
     def _pieces(self, patients: Tensor) -> list[slice]:
         """The batch in pieces of at most `at_once` records that tear no patient."""
@@ -148,6 +176,11 @@ class PatientSteps(LocalSteps):
                 "a trainable parameter has no gradient for each patient",
                 todo="freeze it, or choose a model whose every layer takes part in its output",
             )
+        if {len(vars(p)["grad_sample"]) for p in self._trainable} - {len(inputs)}:
+            raise NotPerRecord(
+                "a layer does not see one entry for each record",
+                todo="choose a model whose every layer keeps the records in its first dimension",
+            )
         if len(records) == len(patients):
             return
         for parameter in self._trainable:
@@ -157,10 +190,16 @@ class PatientSteps(LocalSteps):
 
 
 class _SecretNoise(DPOptimizer):
-    """Opacus' optimizer with noise that nobody can foretell."""
+    """Opacus' optimizer, for every gradient there is, with noise that nobody can foretell."""
 
     def __init__(
-        self, optimizer: Optimizer, *, sigma: float, norm: float, stream: SecretStream
+        self,
+        optimizer: Optimizer,
+        *,
+        sigma: float,
+        norm: float,
+        divisor: float,
+        stream: SecretStream,
     ) -> None:
         super().__init__(
             optimizer,
@@ -169,43 +208,48 @@ class _SecretNoise(DPOptimizer):
             expected_batch_size=None,
             loss_reduction="sum",
         )
+        self._divisor = divisor
         self._stream = stream
 
+    def clip_and_accumulate(self) -> None:
+        """Add the patients' clipped gradients to the parameters' `summed_grad`."""
+        apart: list[Tensor] = [vars(parameter)["grad_sample"] for parameter in self.params]
+        sizes = (parameter.numel() for parameter in self.params)
+        each = [g.reshape(len(g), size).norm(dim=1) for g, size in zip(apart, sizes, strict=True)]
+        norms = torch.stack(each).norm(dim=0)
+        finite = norms.square().isfinite()  # what is hardly finite cannot be clipped exactly
+        zero = norms.new_zeros(())
+        factors = torch.where(finite, (self.max_grad_norm / (norms + 1e-6)).clamp(max=1), zero)
+        if not finite.all():
+            apart = [torch.where(_beside(finite, g), g, zero) for g in apart]
+        for parameter, gradients in zip(self.params, apart, strict=True):
+            clipped = torch.einsum("i,i...", factors, gradients)
+            before = vars(parameter).get("summed_grad")
+            vars(parameter)["summed_grad"] = clipped if before is None else before + clipped
+
     def add_noise(self) -> None:
-        """Leave the noisy sum of clipped gradients in the parameters' `grad`."""
+        """Leave the noisy sum of clipped gradients, divided, in the parameters' `grad`.
+
+        Noise, sum and quotient are in double precision, and rounded once.
+        """
         totals: list[Tensor] = [vars(parameter)["summed_grad"] for parameter in self.params]
         noisy = self._stream.noisy(
             torch.cat([total.flatten() for total in totals]),
             self.noise_multiplier * self.max_grad_norm,
         )
+        noisy /= self._divisor
         pieces = noisy.split([total.numel() for total in totals])
         for parameter, total, piece in zip(self.params, totals, pieces, strict=True):
             parameter.grad = piece.to(total).view_as(parameter)
 
 
-def refuse_large_delta(delta: float, *, declared: int, patients: Tensor) -> None:
-    """Accept a delta by returning.
+def _beside(of_patients: Tensor, gradients: Tensor) -> Tensor:
+    """The first with as many dimensions as the second."""
+    return of_patients.view(-1, *[1] * (gradients.ndim - 1))
 
-    Args:
-        delta: The study's.
-        declared: Public number of training patients.
-        patients: Number of each training record's patient, shape (n,).
 
-    Raises:
-        DeltaTooLarge: delta is above 1 / patients. The arithmetic is of the declared number; of
-            the true one nothing is said.
-    """
-    if delta * declared > 1:
-        raise DeltaTooLarge(
-            f"delta {delta:g} is above 1 / {declared} declared patients = {1 / declared:.3g}: "
-            "one patient's records could be given away altogether",
-            todo=f"lower [privacy] delta below {1 / declared:.3g}",
-        )
-    if delta * len(patients.unique()) > 1:
-        raise DeltaTooLarge(
-            "delta is too large for this hospital, which has more patients than it declares",
-            todo="lower [privacy] delta",
-        )
+def _not_drawn(what: str) -> NotThePoissonSample:
+    return NotThePoissonSample(what, todo="report this: nothing has left the hospital")
 
 
 def _mismatch(taken: int, charged: int) -> StepsMismatch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from opacus.validators import ModuleValidator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedward.privacy.privacy_errors import BufferWouldLeave, UntrainableLayer
 
@@ -22,12 +24,10 @@ def refuse_unprotected(model: nn.Module) -> None:
     if not model.training:
         raise UntrainableLayer("the model is not in training mode", todo="report this")
     for path, layer in model.named_modules():
-        trained = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
-        check = ModuleValidator.VALIDATORS.get(type(layer))
-        if trained and check is not None and (faults := check(layer)):
+        if fault := _fault(layer):
             raise UntrainableLayer(
                 f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately: "
-                f"{_first_sentence(str(faults[0]))}",
+                f"{fault}",
                 todo="choose a model whose layers can be (see fedward models)",
             )
     for path, buffer in model.named_buffers():
@@ -38,5 +38,15 @@ def refuse_unprotected(model: nn.Module) -> None:
             )
 
 
-def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].rstrip(".")
+def _fault(layer: nn.Module) -> str | None:
+    """What is wrong with a layer by itself, a subclass like what it comes from; None if nothing."""
+    if isinstance(layer, _BatchNorm):  # without parameters too: it mixes what lies below it
+        return "BatchNorm computes with all patients of a batch"
+    if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
+        return "it keeps running statistics of the records"
+    if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+        return None
+    checks = (ModuleValidator.VALIDATORS.get(kind) for kind in type(layer).__mro__)
+    check = next((check for check in checks if check is not None), None)
+    faults = check(layer) if check is not None else []
+    return str(faults[0]).split(". ")[0].rstrip(".") if faults else None

@@ -7,6 +7,7 @@ is public: nothing depends on its records.
 from __future__ import annotations
 
 from fedward.privacy.accounting import SampledGaussian, calibrate, epsilon_of
+from fedward.privacy.privacy_errors import DeltaTooLarge
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -38,21 +39,42 @@ def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
     )
 
 
-def epsilon_after(study: Study, rounds: int, declared: int = 1) -> float | None:
+def refuse_large_delta(delta: float, *, declared: int) -> None:
+    """Accept a delta by returning.
+
+    The true number of patients is not asked for: a refusal is seen outside, and would tell whether
+    one more patient is there.
+
+    Args:
+        delta: The study's.
+        declared: Public number of training patients.
+
+    Raises:
+        DeltaTooLarge: delta is above 1 / declared.
+    """
+    if delta * declared > 1:
+        raise DeltaTooLarge(
+            f"delta {delta:g} is above 1 / {declared} declared patients = {1 / declared:.3g}: "
+            "one patient's records could be given away altogether",
+            todo=f"lower [privacy] delta below {1 / declared:.3g}",
+        )
+
+
+def epsilon_after(study: Study, rounds: int, declared: int | None = None) -> float | None:
     """Epsilon at a hospital that took part in this many rounds; None where it cannot be said.
 
     Args:
         study: Says what is done.
         rounds: At least 0.
-        declared: Patients that the hospital declares; without it nothing can be said of a study
-            whose rate depends on it.
+        declared: Patients that the hospital declares; None where that is not known, and then
+            nothing can be said of a study whose rate depends on it.
     """
     privacy = study.privacy
     if not isinstance(privacy, LocalPrivacy):
         return None
-    if privacy.sampling_rate is None and declared == 1:
+    rate = privacy.sampling_rate if declared is None else privacy.rate_of(declared)
+    if rate is None:
         return None
-    rate = privacy.rate_of(declared)
     event = SampledGaussian(
         noise_of(study, privacy, rate), rate, steps_of_round(study, rate) * rounds
     )

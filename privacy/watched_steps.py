@@ -49,13 +49,18 @@ class Suspects:
 
 
 class Evidence:
-    """What the steps said of each canary so far; one for all rounds of a training."""
+    """What the steps said of each canary so far; one for all rounds of a training.
+
+    Attributes:
+        steps: How many were watched.
+    """
 
     def __init__(self, canaries: int) -> None:
         """Nothing is known of these canaries yet."""
         self._information = torch.zeros(canaries, canaries, dtype=torch.float64)
         self._pull = torch.zeros(canaries, dtype=torch.float64)
         self._rate = 1.0
+        self.steps = 0
 
     def add(self, gradients: Sequence[Tensor], released: Sequence[Tensor], rate: float) -> None:
         """Add one step.
@@ -83,6 +88,7 @@ class Evidence:
         self._information += said[-canaries:, :canaries]
         self._pull += said[-canaries:, canaries]
         self._rate = rate
+        self.steps += 1
 
     def scores(self) -> Tensor:
         """How much each canary seems to be there, shape (m,), float64; higher is likelier.

@@ -45,7 +45,6 @@ from fedward.server.optimizer import ServerOptimizer
 from fedward.server.run_errors import RunPaused
 from fedward.server.secure_summing import SecureSumming
 from fedward.server.summing import Gathered, PlainSumming, Summing
-from fedward.study.data import StratifiedParts
 from fedward.study.errors import FederationError, OptionError, RefusedError
 from fedward.study.messages import (
     EvaluateRequest,
@@ -370,9 +369,7 @@ class Federation:
 
     def _monitored_part(self) -> Part:
         """Validation; the test part, for the curve only, where a study has no validation part."""
-        parts = self._study.data.parts
-        none = isinstance(parts, StratifiedParts) and parts.validation == 0
-        return "test" if none else "validation"
+        return "validation" if self._study.data.validated else "test"
 
     def _metrics(self, sums: Sums) -> Metrics | None:
         threshold = self._task.threshold(sums)

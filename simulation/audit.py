@@ -1,13 +1,13 @@
 """An audit of private training: the study's own, at one pretended hospital, with canaries.
 
-Canaries join the hospital's patients, each with probability 1/2. From the noisy gradients of the
+Canaries join the hospital's patients, each with probability 1/2. The hospital answers the rounds of
+a federation of one, by the code with which every hospital answers. From the noisy gradients of the
 whole training the audit guesses who joined; guesses that are right too often disprove the epsilon
 that the hospital's ledger was charged.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -16,20 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
-from torch import nn
 
-from fedward.client.charging import charged_steps
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Records
 from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile, read_hospital
-from fedward.client.randomness import generator
-from fedward.client.training import train
+from fedward.client.site import Loaded, Site
 from fedward.models import flat
 from fedward.models.registry import build, settled
 from fedward.models.task import Classification
-from fedward.privacy import contribution
 from fedward.privacy.audit import (
     canaries_for,
     epsilon_for,
@@ -39,15 +34,18 @@ from fedward.privacy.audit import (
     largest_bound,
     lower_bound,
 )
+from fedward.privacy.contribution import Layout
 from fedward.privacy.ledger import Ledger
-from fedward.privacy.secret_stream import SecretStream
-from fedward.privacy.watched_steps import Evidence, WatchedSteps
+from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.plain_sum import PlainSum
+from fedward.privacy.steps import LocalSteps
+from fedward.privacy.watched_steps import Evidence, Suspects, WatchedSteps
 from fedward.simulation.canaries import Canaries, draw_canaries, population, suspects_of
 from fedward.simulation.download import found_data
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.simulate import one_thread
-from fedward.study.errors import AuditError, OptionError
-from fedward.study.messages import TrainRequest, Vector
+from fedward.study.errors import AuditError, OptionError, TrainingError
+from fedward.study.messages import Contribution, Refusal, TrainRequest, Vector
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -152,7 +150,7 @@ class _Ward:
     """A pretended hospital with its training records, on its device."""
 
     hospital: HospitalFile
-    ledger: Ledger
+    folder: Path
     records: Records
 
 
@@ -176,8 +174,7 @@ def _smallest_ward(study: Study, data: Path | None, folder: Path, *, seed: int) 
     file = min(files, key=lambda f: hospitals[f].limits.declared_patients or 0)
     hospital = hospitals[file]
     records = read_parts(hospital, study, file.parent)["train"]
-    ledger = Ledger(file.parent / hospital.state / "ledger.sqlite")
-    return _Ward(hospital, ledger, records.to(choose_device(hospital.device)))
+    return _Ward(hospital, file.parent, records.to(choose_device(hospital.device)))
 
 
 def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -> AuditResult:
@@ -190,15 +187,15 @@ def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -
             f"{delta:g}",
             todo=f"give --canaries {room} or fewer" if room >= 2 else "lower [privacy] delta",
         )
-    model = build(study, seed=options.seed).to(ward.records.labels.device)
     copies = options.records or privacy.records_per_patient
     canaries = draw_canaries(study, options.canaries, copies=copies, seed=options.seed)
-    evidence = _train(model, study, privacy, ward, canaries, seed=options.seed)
+    evidence, ledger = _train(study, ward, canaries, seed=options.seed)
     guessed = guess(evidence.scores(), guesses_made(options.canaries))
     found = judged(guessed, canaries.included)
-    epsilon = ward.ledger.epsilon(
+    epsilon = ledger.epsilon(
         data=ward.hospital.data.name, delta=delta, accountant=privacy.accountant
     )
+    model = build(study, seed=options.seed)
     return AuditResult(
         hospital=ward.hospital.name,
         patients=patients,
@@ -218,40 +215,54 @@ def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -
     )
 
 
-def _train(
-    model: nn.Module,
-    study: Study,
-    privacy: LocalPrivacy,
-    ward: _Ward,
-    canaries: Canaries,
-    *,
-    seed: int,
-) -> Evidence:
-    """Train in place for all rounds of a federation of one; what the watcher saw of them."""
-    records, suspects = population(ward.records, canaries), suspects_of(ward.records, canaries)
-    evidence, task = Evidence(len(canaries.labels)), Classification(study)
+class _WatchedSite(Site):
+    """The hospital itself, with a watcher beside each of its private steps."""
+
+    def __init__(self, ward: _Ward, suspects: Suspects, evidence: Evidence) -> None:
+        super().__init__(ward.hospital, ward.folder)
+        self._suspects = suspects
+        self._evidence = evidence
+
+    def steps_for(self, request: TrainRequest, loaded: Loaded) -> LocalSteps:
+        steps = super().steps_for(request, loaded)
+        if not isinstance(steps, PatientSteps):
+            return steps  # which nobody watched, and so they are missing in the end
+        return WatchedSteps(steps, self._suspects, self._evidence)
+
+
+def _train(study: Study, ward: _Ward, canaries: Canaries, *, seed: int) -> tuple[Evidence, Ledger]:
+    """All rounds of a federation of one: what the watcher saw of them, and what they cost."""
+    # Nobody else is there to hide among.
+    plain = study.aggregation.model_copy(update={"secure": False})
+    alone = study.model_copy(update={"aggregation": plain})
+    evidence = Evidence(len(canaries))
+    site = _WatchedSite(ward, suspects_of(ward.records, canaries), evidence)
+    everybody = population(ward.records, canaries)
+    nobody = everybody.first(0)
+    site.keep(alone, {"train": everybody, "validation": nobody, "test": nobody})
+    model = flat.flatten(build(alone, seed=seed))
+    layout = Layout(len(model), Classification(alone).size)
     for number in range(1, study.training.rounds + 1):
-        request = TrainRequest(study.digest(), _RUN, number, flat.flatten(model))
-        steps = charged_steps(
-            request,
-            study,
-            privacy,
-            records.patients,
-            hospital=ward.hospital,
-            ledger=ward.ledger,
-            sampling=SecretStream.pretended(seed, _RUN, number, "sample"),
-            noise=SecretStream.pretended(seed, _RUN, number, "noise"),
+        model = model + _update(site, TrainRequest(alone.digest(), _RUN, number, model), layout)
+    charged = sum(entry.charge.steps.steps for entry in site.ledger.entries())
+    if not charged or evidence.steps != charged:
+        raise AuditError(
+            f"{evidence.steps} private steps were taken, and {charged} are charged",
+            todo="train no patients with this build, and report it",
         )
-        trained = copy.deepcopy(model)  # private steps hook the network that they train
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, _RUN, number, "layers").initial_seed())
-            watched = WatchedSteps(steps, suspects, evidence)
-            train(trained, records, study, task, watched, server_round=number)
-        update = flat.flatten(trained) - request.model
-        flat.load(model, request.model + _within(update, study))
-    return evidence
+    return evidence, site.ledger
 
 
-def _within(update: Vector, study: Study) -> Vector:
-    """An update as it may leave a hospital; a federation of one adds it to the model."""
-    return contribution.trained(update, 1.0, np.zeros(0), study.aggregation).update
+def _update(site: Site, request: TrainRequest, layout: Layout) -> Vector:
+    """What a hospital answers, which is the mean of one; it must not refuse."""
+    answer = site.answer(lambda: request)
+    if not isinstance(answer, Contribution):
+        refusal = answer if isinstance(answer, Refusal) else None
+        raise TrainingError(
+            refusal.what if refusal else "no contribution came",
+            todo=refusal.todo if refusal else "",
+            where=f"hospital {site.hospital.name}, round {request.round}",
+        )
+    summed = PlainSum(layout)
+    summed.add(answer.vector)
+    return summed.total().update.astype(np.float32)

@@ -209,7 +209,7 @@ def _context(number: int, path: Path) -> Context:
     return Context(
         run_id=1,
         node_id=number,
-        node_config=UserConfig({"hospital": str(path)}),
+        node_config=UserConfig({"hospital": str(path), "simulated": True}),
         state=RecordDict(),
         run_config=UserConfig(),
     )

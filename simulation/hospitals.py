@@ -154,7 +154,8 @@ def _from_place(study: Study, name: str, place: Path, folder: Path, seed: int) -
 
 
 def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> HospitalFile:
-    source: dict[str, Any] = dict(study.simulation.source)
+    # A pretended hospital says whose its records are, as a real one must.
+    source: dict[str, Any] = {"patient": "record", **study.simulation.source}
     if data is not None:
         source["path"] = str(data.resolve())
         source.setdefault("format", _format_of(data))

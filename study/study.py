@@ -181,9 +181,7 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        parts = self.data.parts
-        without = isinstance(parts, StratifiedParts) and parts.validation == 0
-        if isinstance(self.task.threshold, str) and without:
+        if isinstance(self.task.threshold, str) and not self.data.validated:
             raise ValueError("a threshold chosen on validation needs data.parts.validation > 0")
         if self.data.class_values and len(self.data.class_values) != len(self.task.classes):
             raise ValueError(
@@ -309,6 +307,13 @@ def parse_study(values: dict[str, Any]) -> Study:
     study = validate(Study, _with_strategy(values))
     if isinstance(study, Fault):
         raise StudyError(study.key, given=study.given, allowed=study.allowed)
+    if study.privacy.mode != "off" and isinstance(study.data.parts, StratifiedParts):
+        raise StudyError(
+            "data.parts.by",
+            given='"random" in a private study',
+            allowed='"hash" or "file", for at random one patient more or less changes the part of '
+            "many others, and no noise hides that",
+        )
     return study
 
 

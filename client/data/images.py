@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.labels import class_numbers
-from fedward.client.data.records import RawRecords, numbered
+from fedward.client.data.records import RawRecords, as_text, numbered
 from fedward.client.hospital import FolderSource, NpzSource
 from fedward.study.data import ImageData
 from fedward.study.errors import DataError
@@ -55,12 +55,11 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
         } or {"": ""}
         images = [_entry(archive, f"{p}images", path) for p in prefixes.values()]
         labels = [_entry(archive, f"{p}labels", path).reshape(-1) for p in prefixes.values()]
+        named_by = source.named_by
         patients = (
             None
-            if source.patient == "record"
-            else [
-                _entry(archive, f"{p}{source.patient}", path).reshape(-1) for p in prefixes.values()
-            ]
+            if named_by is None
+            else [_entry(archive, f"{p}{named_by}", path).reshape(-1) for p in prefixes.values()]
         )
     for what, entries in (("labels", labels), ("patients", patients or images)):
         if list(map(len, entries)) != list(map(len, images)):
@@ -71,6 +70,7 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
             )
     count = sum(map(len, images))
     where = str(path)
+    names = as_text(np.arange(count) if patients is None else np.concatenate(patients))
     return RawRecords(
         inputs=_scaled(
             np.concatenate([_unit(_channels_first(p, data, where)) for p in images]), data, where
@@ -78,7 +78,8 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
         labels=class_numbers(
             list(np.concatenate(labels)), data, study.task, where=where, rows=range(count)
         ),
-        patients=np.arange(count) if patients is None else numbered(np.concatenate(patients)),
+        patients=numbered(names),
+        names=names,
         rows=np.arange(count),
         parts=None
         if "" in prefixes
@@ -173,11 +174,13 @@ def _read_folder(path: Path, source: FolderSource, data: ImageData, study: Study
         )
     parts = [image.part for image in listed]
     where = str(path)
-    names = [image.label for image in listed]
+    labels = [image.label for image in listed]
+    names = np.array([image.patient for image in listed], dtype=str)
     return RawRecords(
         inputs=_scaled(np.stack([_pixels(image.file, data) for image in listed]), data, where),
-        labels=class_numbers(names, data, study.task, where=where, rows=range(len(names))),
-        patients=numbered(np.array([image.patient for image in listed])),
+        labels=class_numbers(labels, data, study.task, where=where, rows=range(len(labels))),
+        patients=numbered(names),
+        names=names,
         rows=np.arange(len(listed)),
         parts=np.array(parts, dtype=str) if all(parts) else None,
     )
@@ -187,7 +190,9 @@ def _listed_by_class(path: Path) -> list[_Listed]:
     if not path.is_dir():
         raise DataError("no such folder", todo="check the path", where=str(path))
     files = sorted(f for f in path.glob("*/*") if f.suffix.lower() in _SUFFIXES)
-    return [_Listed(file, file.parent.name, str(file), None) for file in files]
+    return [
+        _Listed(file, file.parent.name, file.relative_to(path).as_posix(), None) for file in files
+    ]
 
 
 def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
@@ -201,7 +206,8 @@ def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(table)
         ) from None
-    wanted = {"file", "label"} | ({source.patient} - {"record"})
+    column = source.named_by or "file"
+    wanted = {"file", "label", column}
     if rows and (absent := sorted(wanted - set(rows[0]))):
         raise DataError(
             f"has no column {absent[0]!r}",
@@ -212,7 +218,6 @@ def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
         raise DataError(
             f"row {short[0] + 1} has too few columns", todo="mend the table", where=str(table)
         )
-    column = "file" if source.patient == "record" else source.patient
     return [
         _Listed(path / row["file"], row["label"], row[column], row.get("part") or None)
         for row in rows

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from fedward.client.data.records import Parts, RawRecords, Records
-from fedward.study.data import GivenParts, StratifiedParts
+from fedward.privacy.framing import framed
+from fedward.study.data import HashedParts, PartsRule, StratifiedParts
 from fedward.study.errors import DataError
 from fedward.study.messages import Part
 
@@ -16,7 +19,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Assignment = NDArray[np.str_]
 
 
-def divide(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -> Parts:
+def divide(raw: RawRecords, rule: PartsRule, *, where: str) -> Parts:
     """The three parts of a hospital's records.
 
     Raises:
@@ -33,14 +36,16 @@ def divide(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -
     return parts
 
 
-def assign(raw: RawRecords, rule: GivenParts | StratifiedParts, *, where: str) -> Assignment:
+def assign(raw: RawRecords, rule: PartsRule, *, where: str) -> Assignment:
     """The part of each record, shape (n,)."""
     if isinstance(rule, StratifiedParts):
         return _at_random(raw, rule, where=where)
+    if isinstance(rule, HashedParts):
+        return _by_name(raw.names, rule)
     if raw.parts is None:
         raise DataError(
             "the study wants train, validation and test as the files say, but they do not say",
-            todo='set by = "random" in the study\'s [data.parts]',
+            todo='set by = "hash" in the study\'s [data.parts]',
             where=where,
         )
     return _as_given(raw, raw.parts, where=where)
@@ -64,6 +69,24 @@ def _as_given(raw: RawRecords, parts: Assignment, *, where: str) -> Assignment:
             where=where,
         )
     return parts
+
+
+def _by_name(names: Assignment, rule: HashedParts) -> Assignment:
+    """Every name is a point in [0, 1): first comes train, then validation, then test."""
+    different, place = np.unique(names, return_inverse=True)
+    points = [_point(str(name), rule.seed) for name in different]
+    number = np.searchsorted([rule.train, rule.train + rule.validation], points, side="right")
+    return np.array(PARTS, dtype="<U10")[number][place.reshape(-1)]
+
+
+def _point(name: str, seed: int) -> float:
+    digest = hashlib.sha256(framed("fedward/1/part", str(seed), _bytes(name))).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _bytes(name: str) -> bytes:
+    """UTF-8, also of names of files that are none."""
+    return str(name).encode("utf-8", "surrogatepass")
 
 
 def _at_random(raw: RawRecords, rule: StratifiedParts, *, where: str) -> Assignment:
@@ -108,5 +131,8 @@ def _cut(
 
 def _records(raw: RawRecords) -> Records:
     return Records(
-        torch.from_numpy(raw.inputs), torch.from_numpy(raw.labels), torch.from_numpy(raw.patients)
+        torch.from_numpy(raw.inputs),
+        torch.from_numpy(raw.labels),
+        torch.from_numpy(raw.patients),
+        hashlib.sha256(framed(*map(_bytes, raw.names))).digest(),
     )

@@ -20,6 +20,8 @@ class RawRecords:
         inputs: Shape (n, *input_shape), float32, scaled as the study says.
         labels: Class numbers, shape (n,), int64.
         patients: Number of each record's patient, shape (n,), int64.
+        names: What the hospital calls that patient, shape (n,), text; the record's place in the
+            file (or the image's name) where every record is a patient.
         rows: Place of each record in the file, from 0, shape (n,), int64.
         parts: Part of each record as the file says, shape (n,); None if it does not say.
         dropped: Records that were left out because a value was missing and the study allows it.
@@ -28,6 +30,7 @@ class RawRecords:
     inputs: NDArray[np.float32]
     labels: NDArray[np.int64]
     patients: NDArray[np.int64]
+    names: NDArray[np.str_]
     rows: NDArray[np.int64]
     parts: NDArray[np.str_] | None = None
     dropped: int = 0
@@ -43,6 +46,7 @@ class RawRecords:
             self.inputs[mask],
             self.labels[mask],
             self.patients[mask],
+            self.names[mask],
             self.rows[mask],
             parts,
             self.dropped,
@@ -57,26 +61,41 @@ class Records:
         inputs: Shape (n, *input_shape), float32.
         labels: Shape (n,), int64.
         patients: Shape (n,), int64.
+        people: Digest of the names of their patients, in order; empty where nobody has a name.
     """
 
     inputs: Tensor
     labels: Tensor
     patients: Tensor
+    people: bytes = b""
 
     def __len__(self) -> int:
         """Number of records."""
         return len(self.labels)
 
+    def first(self, count: int) -> Records:
+        """The first so many records."""
+        return Records(self.inputs[:count], self.labels[:count], self.patients[:count], self.people)
+
     def to(self, device: torch.device) -> Records:
         """The same records on a device."""
-        return Records(*(tensor.to(device) for tensor in vars(self).values()))
+        return Records(
+            self.inputs.to(device), self.labels.to(device), self.patients.to(device), self.people
+        )
 
 
 Parts = dict[Part, Records]
 
 
+def as_text(names: NDArray[np.generic]) -> NDArray[np.str_]:
+    """Names of any type as text; different names stay different."""
+    if names.dtype.kind == "S":
+        return np.char.decode(names.astype(np.bytes_), "latin-1")
+    return names.astype(str)
+
+
 def numbered(patients: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Patients' names as numbers 0, 1, ... in order of appearance: names go no further."""
+    """Patients' names as numbers 0, 1, ... in order of appearance."""
     _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

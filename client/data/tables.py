@@ -52,11 +52,13 @@ def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) ->
         where=f"{where}: column {data.label!r}",
         rows=list(rows),
     )
-    patients = whole[source.patient].to_numpy() if _patient_column(source) else rows
+    column = _patient_column(source)
+    names = whole[column[0]].to_numpy(dtype=str) if column else rows.astype(str)
     return RawRecords(
         inputs=np.concatenate(blocks, axis=1).astype(np.float32),
         labels=labels,
-        patients=numbered(patients),
+        patients=numbered(names),
+        names=names,
         rows=rows,
         parts=parts,
         dropped=len(cells) - len(whole),
@@ -117,7 +119,7 @@ def _bundled() -> Strings:
 
 
 def _patient_column(source: CsvSource | BundledSource) -> list[str]:
-    return [] if source.patient == "record" else [source.patient]
+    return [] if source.named_by is None else [source.named_by]
 
 
 def _without_missing(

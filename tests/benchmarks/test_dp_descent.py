@@ -99,7 +99,10 @@ def test_without_noise_the_weights_are_the_same(
     rng = np.random.default_rng(each)
     hospitals = [records_of(size, each, rng) for size in SIZES]
     setting = descent.Setting(ROUNDS, RATE, NORM, DECAY, 1.0, 8)
-    mirrored = [descent.Hospital(*(c.numpy() for c in vars(one).values())) for one in hospitals]
+    mirrored = [
+        descent.Hospital(one.inputs.numpy(), one.labels.numpy(), one.patients.numpy())
+        for one in hospitals
+    ]
     start = difference_of(build(study, seed=0))[:, None]
 
     found = descent.descend(mirrored, setting, start, sigma=0.0, rng=rng)
@@ -113,7 +116,10 @@ def test_the_noise_is_as_wide(descent: ModuleType, study: Study) -> None:
     rng = np.random.default_rng(1)
     hospitals = [records_of(size, 1, rng) for size in SIZES]
     setting = descent.Setting(ROUNDS, RATE, NORM, DECAY)
-    mirrored = [descent.Hospital(*(c.numpy() for c in vars(one).values())) for one in hospitals]
+    mirrored = [
+        descent.Hospital(one.inputs.numpy(), one.labels.numpy(), one.patients.numpy())
+        for one in hospitals
+    ]
     start = np.repeat(difference_of(build(study, seed=0))[:, None], 4000, axis=1)
 
     found = descent.descend(mirrored, setting, start, sigma=20.0, rng=rng)

@@ -86,6 +86,8 @@ def study_values(**tables: dict[str, Any]) -> dict[str, Any]:
     }
     for name, table in tables.items():
         values[name] = {**values.get(name, {}), **table}
+    if "privacy" in values and values["data"]["parts"]["by"] == "random":
+        values["data"]["parts"]["by"] = "hash"
     return values
 
 

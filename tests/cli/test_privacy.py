@@ -105,4 +105,4 @@ def test_too_many_canaries_for_delta_are_refused(fedward: Fedward) -> None:
     line = fedward("privacy", "audit", EXAMPLE, "--canaries", "2000").only_error()
 
     assert "too many for delta 0.001" in line
-    assert "give --canaries 961 or fewer" in line
+    assert "give --canaries 956 or fewer" in line

@@ -41,6 +41,7 @@ PRIVATE: dict[str, Any] = {
     "accountant": "rdp",
 }
 SEED: dict[str, Any] = {"simulation": {"seed": 3}}
+SOURCE: dict[str, Any] = {"format": "csv", "path": "t.csv", "patient": "record"}
 DECLARED: dict[str, Any] = {"limits": {"declared_patients": 50}}
 
 
@@ -66,7 +67,7 @@ class House:
         (self.folder / "studies" / "study.toml").write_text(text, encoding="utf-8")
 
     def site(self, **tables: Any) -> Site:  # noqa: ANN401
-        values = {"name": self.name, "device": "cpu", "data": {"format": "csv", "path": "t.csv"}}
+        values = {"name": self.name, "device": "cpu", "data": SOURCE}
         return Site(HospitalFile.model_validate({**values, **tables}), self.folder)
 
 

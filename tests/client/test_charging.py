@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from fedward.client.asked import told_digest
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.schedule import noise_of
@@ -17,6 +18,7 @@ from tests.client.conftest import (
     DECLARED,
     PRIVATE,
     SEED,
+    SOURCE,
     House,
     StudyWith,
     judging,
@@ -35,7 +37,7 @@ def cost(*steps: SampledGaussian, delta: float = 1e-5) -> float:
 
 
 def limits(**more: float) -> dict[str, Any]:
-    return {"limits": {"declared_patients": 50, **more}}
+    return {"limits": {"declared_patients": 50, "delta": 1e-5, **more}}
 
 
 def without(key: str) -> dict[str, Any]:
@@ -134,13 +136,12 @@ def test_a_restart_forgets_no_charge(private: Study, house: House) -> None:
     assert refusal_from(house.site(**SEED, **cap), training(private, 2)).error == "BudgetError"
 
 
-@pytest.mark.parametrize(("delta", "refused"), [(1e-9, True), (1e-5, False), (None, False)])
-def test_the_cap_is_counted_at_the_hospitals_delta_and_at_the_studys_if_it_has_none(
-    delta: float | None, refused: bool, private: Study, house: House
+@pytest.mark.parametrize(("delta", "refused"), [(1e-9, True), (1e-5, False)])
+def test_the_cap_is_counted_at_the_hospitals_delta(
+    delta: float, refused: bool, private: Study, house: House
 ) -> None:
     cap = (cost(ONE) + cost(ONE, delta=1e-9)) / 2
-    more = {} if delta is None else {"delta": delta}
-    site = house.site(**SEED, **limits(epsilon=cap, **more))
+    site = house.site(**SEED, **limits(epsilon=cap, delta=delta))
 
     if refused:
         assert refusal_from(site, training(private)).error == "BudgetError"
@@ -166,8 +167,7 @@ def test_two_studies_on_one_data_set_share_its_cap(
 def test_two_data_sets_have_a_cap_each(private: Study, house: House) -> None:
     cap = limits(epsilon=1.01 * cost(ONE))
     eyes, hearts = (
-        house.site(**SEED, **cap, data={"format": "csv", "path": "t.csv", "name": name})
-        for name in ("eyes", "hearts")
+        house.site(**SEED, **cap, data=SOURCE | {"name": name}) for name in ("eyes", "hearts")
     )
     vector_from(eyes, training(private, 1))
     assert refusal_from(eyes, training(private, 2)).error == "BudgetError"
@@ -207,13 +207,79 @@ def test_a_ledger_that_was_harmed_is_a_refusal_and_nothing_can_be_spent(
 
 
 def test_training_that_fails_stays_charged(plain_study: StudyWith, house: House) -> None:
-    study = plain_study({"privacy": PRIVATE, "training.learning_rate": 1e38})
+    """It is the noise that is too large here, and not a record."""
+    privacy = PRIVATE | {"noise_multiplier": 1e4}
+    study = plain_study({"privacy": privacy, "training.learning_rate": 1e38})
     house.approve(study)
     site = house.site(**SEED, **DECLARED)
 
     assert refusal_from(site, training(study)).error == "TrainingError"
 
     assert spent(site) > 0
+
+
+# --- What a run is held to ------------------------------------------------------------------------
+
+
+def test_a_round_is_not_answered_again_with_other_metrics(private: Study, house: House) -> None:
+    """Each answer would have noise of its own, and their mean less and less of it."""
+    site = house.site(**SEED, **DECLARED)
+    first = vector_from(site, training(private, 1, monitor="validation"))
+
+    for monitor in (None, "test"):
+        refusal = refusal_from(site, training(private, 1, monitor=monitor))
+        assert refusal.error == "AnotherModel"
+
+    assert len(site.ledger.entries()) == 1
+    again = vector_from(site, training(private, 1, monitor="validation"))
+    assert again.tobytes() == first.tobytes()
+    assert len(site.ledger.entries()) == 1
+
+
+def test_the_charge_is_for_the_question_and_not_for_its_model_alone(
+    private: Study, house: House
+) -> None:
+    site = house.site(**SEED, **DECLARED)
+    asked = training(private, 1, monitor="test")
+    vector_from(site, asked)
+
+    (entry,) = site.ledger.entries()
+    assert entry.charge.told == told_digest(asked).hex()
+    assert entry.charge.told != told_digest(training(private, 1)).hex()
+
+
+@pytest.mark.parametrize("declared", [5, 49, 500])
+def test_a_run_whose_rate_changes_is_refused(
+    declared: int, plain_study: StudyWith, house: House
+) -> None:
+    """Its noise was calibrated for the rate that it began with."""
+    each = without("sampling_rate") | {"patients_per_step": 5}
+    study = plain_study({"privacy": each})
+    house.approve(study)
+    vector_from(house.site(**SEED, **DECLARED), training(study, 1))
+
+    other = house.site(**SEED, limits={"declared_patients": declared})
+    refusal = refusal_from(other, training(study, 2))
+
+    assert refusal.error == "PlanChanged"
+    assert "declared_patients" in refusal.todo
+    assert len(other.ledger.entries()) == 1
+    vector_from(house.site(**SEED, **DECLARED), training(study, 2))
+
+
+def test_crashes_may_waste_three_rounds_of_a_run_and_no_more(private: Study, house: House) -> None:
+    """Three rounds have six charges; whoever makes answers disappear gets no seventh."""
+    site = house.site(**DECLARED)
+    for _ in range(6):
+        vector_from(site, training(private, 1))
+        for kept in (house.folder / "state" / "runs").glob("*/round-*"):
+            kept.unlink()
+
+    assert refusal_from(site, training(private, 1)).error == "BudgetError"
+    assert refusal_from(house.site(**DECLARED), training(private, 2)).error == "BudgetError"
+
+    assert len(site.ledger.entries()) == 6
+    vector_from(site, training(private, 1, run="run-2"))
 
 
 # --- A whole run ----------------------------------------------------------------------------------

@@ -26,11 +26,13 @@ from fedward.study.errors import DataError, HospitalError
 
 SMALL: dict[str, object] = {"name": "north", "data": {"format": "csv", "path": "a.csv"}}
 
+deltas = st.floats(1e-300, 0.999)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
 name = text.map(lambda t: unicodedata.normalize("NFC", t).strip()).filter(
     lambda t: t != "" and t.isprintable()
 )
 rows = st.none() | st.just("rows.npy")
+patient = st.none() | st.just("record") | text
 data_name = st.text("abzAZ09é_.-", min_size=1, max_size=100)
 sources = st.one_of(
     st.builds(
@@ -41,16 +43,19 @@ sources = st.one_of(
         columns=st.none() | st.lists(text, max_size=3).map(tuple),
         delimiter=st.sampled_from([",", ";", "\t", "|"]),
         missing=st.lists(text, max_size=3).map(tuple),
-        patient=text,
+        patient=patient,
         rows=rows,
     ),
-    st.builds(NpzSource, format=st.just("npz"), name=data_name, path=text, patient=text, rows=rows),
+    st.builds(
+        NpzSource, format=st.just("npz"), name=data_name, path=text, patient=patient, rows=rows
+    ),
     st.builds(
         FolderSource,
         format=st.just("folder"),
         name=data_name,
         path=text,
         labels=st.just("l.csv"),
+        patient=patient,
         rows=rows,
     ),
     st.builds(BundledSource, format=st.just("bundled"), name=st.just("breast-cancer"), rows=rows),
@@ -64,11 +69,12 @@ hospitals = st.builds(
     data=sources,
     limits=st.builds(
         Limits,
-        epsilon=st.none() | st.floats(1e-6, 1e6),
-        delta=st.none() | st.floats(1e-300, 0.999),
+        epsilon=st.none(),
+        delta=st.none() | deltas,
         declared_patients=st.none() | st.integers(1, 10**9),
         records_at_once=st.integers(1, 10**6),
-    ),
+    )
+    | st.builds(Limits, epsilon=st.floats(1e-6, 1e6), delta=deltas),
     consortium=st.none()
     | st.builds(
         Consortium,
@@ -155,6 +161,8 @@ def test_a_member_of_a_consortium_needs_no_more_than_the_coordinator_s_key(tmp_p
         ({"data": {"format": "folder", "path": "a", "patient": "who"}}, "data", "labels"),
         ({"data": {"format": "bundled", "name": "iris"}}, "data.name", "breast-cancer"),
         ({"limits": {"epsilon": 0}}, "limits.epsilon", "greater than 0"),
+        # A study that chooses the delta chooses how much it seems to cost.
+        ({"limits": {"epsilon": 8.0}}, "limits", "delta beside epsilon"),
         ({"limits": {"epsilon": float("inf")}}, "limits.epsilon", "finite"),
         ({"limits": {"epsilon": "3"}}, "limits.epsilon", "number"),
         ({"limits": {"declared_patients": 1.5}}, "limits.declared_patients", "integer"),

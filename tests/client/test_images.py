@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedward.client.data.reading import read_all
-from fedward.client.data.records import RawRecords
+from fedward.client.data.records import RawRecords, as_text
 from fedward.client.hospital import FolderSource, NpzSource
 from fedward.study.errors import DataError
 from fedward.study.study import Study
@@ -309,6 +309,27 @@ def test_a_folder_a_class_is_read_in_sorted_order(by_class: Path, study_with: St
     assert raw.parts is None
 
 
+def test_an_image_that_is_a_patient_is_called_by_its_file(
+    by_class: Path, study_with: StudyWith, tmp_path: Path
+) -> None:
+    """Not by its place, which every file before it would change; nor by where the folder lies."""
+    before = read_folder(by_class, study_with)
+    first = sorted(by_class.glob("*/*.*"))[0]
+    first.unlink()
+    moved = by_class.rename(tmp_path / "elsewhere")
+
+    after = read_folder(moved, study_with)
+
+    assert after.names.tolist() == before.names.tolist()[1:]
+
+
+@pytest.mark.parametrize("kind", [str, bytes, int])
+def test_patients_of_an_archive_are_called_by_their_text(kind: type) -> None:
+    names = np.array([kind(1)] if kind is int else ["Zoë"] if kind is str else [b"Zo\xeb"])
+
+    assert as_text(names).tolist() == (["1"] if kind is int else ["Zoë"])
+
+
 def test_other_files_in_the_folder_are_left_alone(by_class: Path, study_with: StudyWith) -> None:
     (by_class / "benign" / "notes.txt").write_text("hello", encoding="utf-8")
     (by_class / "README").write_text("hello", encoding="utf-8")
@@ -323,6 +344,7 @@ def test_a_table_of_labels_gives_class_patient_and_part(
 
     assert raw.labels.tolist() == [0, 1, 0, 1]
     assert raw.patients.tolist() == [0, 1, 0, 2]
+    assert len(set(raw.names.tolist())) == 3
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train", "test", "train", "validation"]
     assert raw.inputs[3] == pytest.approx(pixels(1, 4, 6, seed=3) / 127.5 - 1, abs=1e-6)

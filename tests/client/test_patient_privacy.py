@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +15,17 @@ from torch import Tensor
 
 from fedward.client.data.records import Parts, Records
 from fedward.client.site import Site
-from fedward.study.messages import Vector
+from fedward.study.messages import Part, Vector
 from fedward.study.study import Study
+from tests import secure_sites
 from tests.client.conftest import (
     DECLARED,
     PRIVATE,
     SEED,
+    SOURCE,
     House,
     StudyWith,
-    refusal_from,
+    judging,
     total_of,
     training,
     vector_from,
@@ -93,6 +98,51 @@ def test_no_patient_moves_a_hospitals_answer_by_more_than_the_norm(
     assert 0.1 * NORM < moves <= NORM * 1.001
 
 
+@pytest.mark.parametrize("patient", [0, 1, 4])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 1e15, 1e25, 3e38])
+def test_a_patient_who_makes_the_model_overflow_is_not_told_by_a_failure(
+    oddity: float, patient: int, quiet: Study, house: House
+) -> None:
+    """The aggregator chooses the model, and could make it overflow for one patient alone."""
+    everybody = ward()
+    everybody.inputs[(everybody.patients == patient).nonzero()[0]] = oddity
+
+    assert moved(house, quiet, everybody, without(everybody, patient)) <= NORM * 1.001
+
+
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 3e38])
+def test_in_a_secure_sum_it_is_not_counted_as_failed_either(oddity: float, tmp_path: Path) -> None:
+    study = secure_sites.study_of(privacy=secure_sites.PRIVATE | {"sampling_rate": 1.0})
+    run = secure_sites.Run(secure_sites.Sites(tmp_path, study), study)
+    digest = study.digest()
+    for name in ("a", "b"):
+        site = run.sites[name]
+        for records in site.load(digest).parts.values():
+            records.inputs[:1] = oddity
+
+    total = run.play(dataclasses.replace(run.train(1), monitor="validation"))
+
+    assert total.failed == 0
+    assert np.isfinite(total.update).all()
+    assert np.isfinite(total.metrics).all()
+    assert total.metrics[0] > 0
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, 3e38])
+def test_nor_does_a_record_that_is_judged_make_judging_fail(
+    oddity: float, part: Part, private: Study, house: House
+) -> None:
+    site = house.site(**SEED, **DECLARED)
+    records = site.load(private.digest()).parts[part]
+    records.inputs[0] = oddity
+
+    metrics = total_of(private, vector_from(site, judging(private, part)), update=False).metrics
+
+    assert metrics[0] == len(records)
+    assert metrics[1] <= 100 * len(records)
+
+
 def test_if_records_were_protected_a_patient_with_forty_would_move_it_by_thirty_times_that(
     quiet: Study, house: House
 ) -> None:
@@ -148,16 +198,16 @@ def test_the_records_that_are_held_at_once_change_the_memory_and_not_the_answer(
 
 
 def test_a_table_says_whose_its_records_are(plain_study: StudyWith, house: House) -> None:
-    """Ten patients of four records: seven are trained on, and a delta of 1/8 is small enough."""
+    """Ten patients of four records each, some of whom are trained on."""
     lines = [f"p{n // 4},{40 + n},{'fm'[n % 2]},{n // 4 % 2}" for n in range(40)]
     house.write("who,age,sex,diagnosis\n" + "\n".join(lines) + "\n")
-    study = plain_study({"privacy": PRIVATE | {"delta": 1 / 8}})
+    study = plain_study({"privacy": PRIVATE})
     house.approve(study)
-    source = {"format": "csv", "path": "t.csv"}
-    limits = {"declared_patients": 7}
 
-    by_patient = house.site(**SEED, limits=limits, data=source | {"patient": "who"})
-    by_record = house.site(**SEED, limits=limits, data=source)
+    by_patient = house.site(data=SOURCE | {"patient": "who"}).load(study.digest())
+    by_record = house.site(data=SOURCE).load(study.digest())
 
-    assert len(vector_from(by_patient, training(study)))
-    assert refusal_from(by_record, training(study, run="run-2")).error == "DeltaTooLarge"
+    assert by_patient.patients is not None
+    assert by_record.patients is not None
+    assert 4 * by_patient.patients.number == len(by_patient.parts["train"])
+    assert by_record.patients.number == len(by_record.parts["train"])

@@ -7,6 +7,7 @@ that do not match, a parameter without a gradient) the round stays charged: reco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from fedward.client.site import Site
 from fedward.models import flat
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.steps import Batch
-from fedward.study.messages import Refusal
+from fedward.study.messages import Part, Refusal
 from fedward.study.study import Study
 from tests import secure_sites
 from tests.client.conftest import (
     DECLARED,
     PRIVATE,
     SEED,
+    SOURCE,
     House,
     StudyWith,
     judging,
@@ -80,22 +82,53 @@ def test_a_delta_above_1_over_the_declared_patients_is_refused_with_the_arithmet
     assert_goes_on(site, private, 1)
 
 
-@pytest.mark.parametrize("seed", [SEED, {}], ids=["pretended", "real"])
-def test_a_delta_above_1_over_the_true_patients_is_refused_without_saying_how_many(
-    seed: dict[str, object], private: Study, plain_study: StudyWith, house: House
+def test_the_true_number_of_patients_refuses_nothing_and_is_told_the_hospital_alone(
+    plain_study: StudyWith, house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ten are declared, and twenty-eight are there to train on."""
+    """Ten are declared, and twenty-eight are there: a refusal at the twentieth would tell of it."""
     careless = plain_study({"privacy": PRIVATE | {"delta": 0.05}})
     house.approve(careless)
-    site = house.site(**seed, limits={"declared_patients": 10})
+    site = house.site(limits={"declared_patients": 10})
 
-    refusal = refusal_from(site, training(careless))
+    vector_from(site, training(careless))
 
-    assert refusal.error == "DeltaTooLarge"
-    assert not any(sign.isdigit() for sign in refusal.what + refusal.todo)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "delta 0.05 is above 1 / 28 training patients" in warning
+    assert "10 declared" in warning
+
+
+def test_a_hospital_that_declares_its_patients_is_not_warned(
+    plain_study: StudyWith, house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitting = plain_study({"privacy": PRIVATE | {"delta": 1 / 28}})
+    house.approve(fitting)
+
+    vector_from(house.site(limits={"declared_patients": 28}), training(fitting))
+
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("seed", [SEED, {}], ids=["pretended", "real"])
+def test_a_hospital_that_does_not_say_whose_its_records_are_trains_no_private_study(
+    seed: dict[str, object], private: Study, house: House
+) -> None:
+    unnamed = {key: value for key, value in SOURCE.items() if key != "patient"}
+    site = house.site(**seed, **DECLARED, data=unnamed)
+
+    for asked in (training(private, 1), judging(private, "validation")):
+        refusal = refusal_from(site, asked)
+        assert refusal.error == "PatientsUnnamed"
+        assert 'patient = "column" or patient = "record"' in refusal.todo
+
     assert charged(site) == 0
-    house.approve(private)
-    assert_goes_on(site, private, 1)
+    assert_goes_on(house.site(**seed, **DECLARED), private, 1)
+
+
+def test_without_privacy_nobody_must_say_whose_records_are(study: Study, house: House) -> None:
+    unnamed = {key: value for key, value in SOURCE.items() if key != "patient"}
+    said = vector_from(house.site(**SEED), training(study))
+
+    assert np.array_equal(vector_from(house.site(**SEED, data=unnamed), training(study)), said)
 
 
 def test_a_figure_of_the_training_records_is_refused(private: Study, house: House) -> None:
@@ -109,6 +142,42 @@ def test_a_figure_of_the_training_records_is_refused(private: Study, house: Hous
     assert charged(site) == 0
     vector_from(site, judging(private, "validation"))
     assert_goes_on(site, private, 1)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_real_hospital_gives_no_metrics_in_the_clear(
+    part: Part, private: Study, house: House
+) -> None:
+    site = house.site(**DECLARED)
+
+    for asked in (training(private, 1, monitor=part), judging(private, part)):
+        refusal = refusal_from(site, asked)
+        assert refusal.error == "MetricWouldLeave"
+        assert "in the clear" in refusal.what
+        assert "secure = true" in refusal.todo
+
+    assert charged(site) == 0
+    assert_goes_on(site, private, 1)
+
+
+def test_a_pretended_hospital_may(private: Study, house: House) -> None:
+    site = house.site(**SEED, **DECLARED)
+
+    assert len(vector_from(site, judging(private, "validation")))
+    assert len(vector_from(site, training(private, 1, monitor="test")))
+
+
+def test_a_real_hospital_without_privacy_may(study: Study, house: House) -> None:
+    assert len(vector_from(house.site(), judging(study, "test")))
+
+
+def test_a_real_hospital_s_metrics_may_leave_in_a_secure_sum(tmp_path: Path) -> None:
+    study = secure_sites.study_of(privacy=secure_sites.PRIVATE)
+    run = secure_sites.Run(secure_sites.Sites(tmp_path, study), study)
+
+    total = run.play(run.evaluate("test"))
+
+    assert total.metrics[0] == 6 + 7 + 8
 
 
 def test_a_run_whose_training_patients_change_is_refused_until_they_are_back(
@@ -125,6 +194,42 @@ def test_a_run_whose_training_patients_change_is_refused_until_they_are_back(
     assert charged(site) == 1  # the round before
     house.write(table)
     assert_goes_on(house.site(**SEED, **DECLARED), private, 2)
+
+
+NAMED = "who,age,sex,diagnosis\n" + "".join(
+    f"patient {n},{30 + n},{'fm'[n % 2]},{n % 3 % 2}\n" for n in range(40)
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("patient 7,37,", "patient 7,38,"),
+        ("patient 7,37,m,1", "patient 7,37,m,0"),
+        ("patient 7,", "patient 1,"),
+        ("patient 7,", "patient Zoe,"),
+        ("patient ", "another "),
+    ],
+    ids=["contents", "label", "two in one", "another patient", "all of them"],
+)
+def test_a_run_keeps_to_its_patients_with_all_that_they_have(
+    before: str, after: str, plain_study: StudyWith, house: House
+) -> None:
+    """All of them are trained on, whatever they are called."""
+    parts = {"by": "hash", "train": 0.998, "validation": 0.001, "test": 0.001}
+    study = plain_study({"privacy": PRIVATE, "data.parts": parts})
+    house.approve(study)
+    source = {"data": SOURCE | {"patient": "who"}}
+    house.write(NAMED)
+    vector_from(house.site(**DECLARED, **source), training(study, 1))
+    assert before in NAMED
+    house.write(NAMED.replace(before, after))
+
+    refusal = refusal_from(house.site(**DECLARED, **source), training(study, 2))
+
+    assert refusal.error == "PopulationChanged"
+    house.write(NAMED)
+    assert_goes_on(house.site(**DECLARED, **source), study, 2)
 
 
 def test_a_new_run_may_begin_with_other_patients(private: Study, house: House) -> None:
@@ -273,8 +378,9 @@ def other_batches(more: int) -> Callable[[PatientSteps, Tensor], Iterator[Batch]
     drawn = PatientSteps.batches
 
     def others(self: PatientSteps, patients: Tensor) -> Iterator[Batch]:
-        batches = list(drawn(self, patients))
-        yield from batches[:-1] if more < 0 else [*batches, batches[0]]
+        for batch in islice(drawn(self, patients), self.steps + min(more, 0)):
+            yield batch
+        yield from [batch] * more
 
     return others
 

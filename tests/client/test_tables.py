@@ -233,12 +233,20 @@ def test_a_table_is_no_answer_to_a_study_of_images(read: Read) -> None:
 # --- Patients, parts, rows ------------------------------------------------------------------------
 
 
-def test_records_of_one_patient_have_one_number_and_no_name(read: Read) -> None:
+def test_records_of_one_patient_have_one_number_and_one_name(read: Read) -> None:
     raw = read(
         "who,age,sex,diagnosis\nZoe,65,f,0\nAnn,45,m,1\nZoe,55,f,0\nBob,60,m,1\n", patient="who"
     )
 
     assert raw.patients.tolist() == [0, 1, 0, 2]
+    assert raw.names.tolist() == ["Zoe", "Ann", "Zoe", "Bob"]
+
+
+def test_a_record_that_is_a_patient_is_called_by_its_place_in_the_file(read: Read) -> None:
+    """A row that is left out moves nobody else."""
+    raw = read("age,sex,diagnosis\n65,f,0\n?,m,1\n55,f,0\n", {"data.missing": "drop"})
+
+    assert raw.names.tolist() == ["0", "2"]
 
 
 @pytest.mark.parametrize("row", [",45,m,1", "?,45,m,1"])

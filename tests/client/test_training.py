@@ -17,7 +17,7 @@ from fedward.client.training import make_optimizer, train
 from fedward.models.registry import build
 from fedward.models.task import Classification
 from fedward.privacy.patient_steps import PatientSteps
-from fedward.privacy.privacy_errors import StepsMismatch, UntrainableLayer
+from fedward.privacy.privacy_errors import NotThePoissonSample, StepsMismatch, UntrainableLayer
 from fedward.privacy.steps import Batch, LocalSteps, PlainSteps
 from fedward.study.errors import TrainingError
 from fedward.study.study import Study
@@ -250,13 +250,17 @@ def test_a_patient_with_many_records_weighs_as_much_as_one_with_few(study_with: 
 
 
 class Other(PatientSteps):
-    """Steps whose sampler has a fault: one batch is left out, or comes twice."""
+    """Steps whose sampler has a fault: one batch is left out, or comes once more at the end."""
 
     twice = False
 
     def batches(self, patients: Tensor) -> Iterator[Batch]:
-        first, *rest = super().batches(patients)
-        yield from [first, first, *rest] if self.twice else rest
+        drawn = super().batches(patients)
+        if not self.twice:
+            next(drawn)
+        for batch in drawn:
+            yield batch
+        yield from [batch] * self.twice
 
 
 @pytest.mark.parametrize(("twice", "taken"), [(False, 2), (True, 4)])
@@ -268,6 +272,22 @@ def test_other_steps_than_were_charged_are_no_training(
 
     with pytest.raises(StepsMismatch, match=f"{taken} steps were taken, and 3 are charged"):
         trained(study_with({"privacy": PRIVATE}), steps)
+
+
+class Repeating(PatientSteps):
+    """Steps that take their first batch a second time, in the place of another."""
+
+    def batches(self, patients: Tensor) -> Iterator[Batch]:
+        first, *_ = super().batches(patients)
+        while True:
+            yield first
+
+
+def test_a_batch_that_was_not_drawn_for_its_step_is_no_training(study_with: StudyWith) -> None:
+    with pytest.raises(NotThePoissonSample, match="not those that were drawn last"):
+        trained(
+            study_with({"privacy": PRIVATE}), Repeating(**vars(private(steps=2, sampling_rate=0.5)))
+        )
 
 
 def test_a_layer_that_mixes_patients_is_not_trained_privately(study_with: StudyWith) -> None:

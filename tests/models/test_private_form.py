@@ -75,6 +75,61 @@ def test_recurrent_layers_compute_what_they_did() -> None:
     torch.testing.assert_close(private(inputs), model(inputs))
 
 
+class Own(nn.BatchNorm2d):
+    """PyTorch's own under another name."""
+
+
+class Rectified(nn.BatchNorm2d):
+    """One that computes something else."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).relu()
+
+
+class OwnInstances(nn.InstanceNorm2d):
+    """PyTorch's own under another name."""
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, Own, nn.SyncBatchNorm])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("running", [True, False])
+def test_every_batch_norm_becomes_a_group_norm(
+    kind: type[nn.BatchNorm2d], affine: bool, running: bool
+) -> None:
+    layer = kind(8, affine=affine, track_running_stats=running)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), layer.requires_grad_(False))
+
+    private = private_form(model)
+
+    found = private.get_submodule("1")
+    assert isinstance(found, nn.GroupNorm)
+    assert found.affine == affine
+    refuse_unprotected(private)
+
+
+@pytest.mark.parametrize("kind", [nn.InstanceNorm2d, OwnInstances])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_of_each_image_forgets_its_running_statistics(
+    kind: type[nn.InstanceNorm2d], affine: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), kind(8, affine=affine, track_running_stats=True))
+    inputs = torch.randn(3, 1, 7, 7)
+
+    private = private_form(model)
+
+    refuse_unprotected(private)
+    torch.testing.assert_close(private(inputs), model(inputs))
+    assert [name for name, _ in private.named_buffers()] == []
+    flat.load(private, flat.flatten(private) + 1)
+
+
+def test_a_norm_that_computes_something_else_is_left_to_be_refused_by_its_name() -> None:
+    private = private_form(nn.Sequential(nn.Conv2d(1, 8, 3), Rectified(8)))
+
+    with pytest.raises(UntrainableLayer, match="layer '1', Rectified"):
+        refuse_unprotected(private)
+
+
 def test_attention_is_left_to_be_refused_by_its_name() -> None:
     """Opacus' replacement is another function, and takes no weights by its state dict."""
     model = nn.Sequential(nn.Linear(6, 6), nn.MultiheadAttention(6, 2, batch_first=True))

@@ -26,6 +26,9 @@ from fedward.study.study import Study
 StudyWith = Callable[[Mapping[str, object]], Study]
 
 
+ODD = (float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38)
+
+
 @pytest.fixture(scope="session")
 def binary(study_with: StudyWith) -> Classification:
     """Two classes, called at one half."""
@@ -250,3 +253,39 @@ def test_where_everybody_is_of_one_class_the_chosen_threshold_calls_that_class(
     sums = task.sums(logits, torch.full((3,), label))
 
     assert task.metrics(sums, task.threshold(sums))["accuracy"] == 1.0
+
+
+# --- Outputs that are not finite ------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 2.5, *ODD]), min_size=4, max_size=4), min_size=1))
+def test_bounded_outputs_give_finite_sums_whatever_they_are(
+    multiclass: Classification, outputs: list[list[float]]
+) -> None:
+    labels = torch.arange(len(outputs)) % 4
+
+    sums = multiclass.sums(multiclass.bounded(torch.tensor(outputs)), labels)
+
+    assert np.isfinite(sums).all()
+    assert sums[0] == len(outputs)
+    assert 0 <= sums[1] <= 100 * len(outputs)
+
+
+def test_outputs_as_models_give_them_mean_the_same_when_they_are_bounded(
+    multiclass: Classification,
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    outputs = 8 * torch.randn(500, 4, generator=source, dtype=torch.float64)
+    labels = torch.randint(0, 4, (500,), generator=source)
+
+    plain, bounded = (multiclass.sums(o, labels) for o in (outputs, multiclass.bounded(outputs)))
+
+    np.testing.assert_allclose(bounded, plain, rtol=1e-9)
+
+
+def test_an_output_that_is_not_finite_knows_nothing(binary: Classification) -> None:
+    outputs = torch.tensor([[float("nan"), 1.0], [float("inf"), 0.0], [0.0, 0.0]])
+
+    found = binary.bounded(outputs)
+
+    assert torch.equal(found, found[2].expand(3, 2))

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from fedward.models import mlp, small_cnn
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.secret_stream import SecretStream
-from fedward.privacy.steps import LocalSteps
+from fedward.privacy.steps import LocalSteps, Loss
 
 ALL = 10_000
 """More records than any patient here has."""
@@ -218,11 +218,17 @@ def gradient(model: nn.Module) -> Tensor:
     return flat([p.grad for p in model.parameters() if p.grad is not None])
 
 
+def take(steps: LocalSteps, ward: Ward, loss: Loss = loss) -> None:
+    """One step over the whole ward, as it is drawn where nobody is left out."""
+    batch = next(b for b in steps.batches(ward.patients) if len(b.records) == len(ward.patients))
+    steps.gradient(loss, ward.inputs[batch.records], ward.labels[batch.records], batch.patients)
+
+
 def gradient_of(steps: LocalSteps, model: nn.Module, ward: Ward) -> Tensor:
-    """What one step leaves in the parameters of a copy of the model."""
+    """What one step over the whole ward leaves in the parameters of a copy of the model."""
     model = copy.deepcopy(model)
     steps.prepare(model, SGD([p for p in model.parameters() if p.requires_grad], lr=0.1))
-    steps.gradient(loss, ward.inputs, ward.labels, ward.patients)
+    take(steps, ward)
     return gradient(model)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from opacus.accountants import PRVAccountant
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
@@ -67,6 +68,41 @@ def one_step_epsilon(sigma: float, rate: float, delta: float) -> float:
 @pytest.mark.parametrize("accountant", BOTH)
 def test_no_steps_cost_nothing(accountant: Accountant) -> None:
     assert epsilon_of([], DELTA, accountant) == 0.0
+
+
+@pytest.mark.parametrize("accountant", BOTH)
+def test_charges_without_steps_cost_nothing(accountant: Accountant) -> None:
+    none, some = SampledGaussian(1.0, 0.1, 0), SampledGaussian(2.0, 0.1, 5)
+
+    assert epsilon_of([none], DELTA, accountant) == 0.0
+    assert epsilon_of([none, some], DELTA, accountant) == epsilon_of([some], DELTA, accountant)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+@pytest.mark.parametrize(("sigma", "steps"), [(0.001, 1), (0.0, 3), (1.0, 10**6), (0.2, 50)])
+def test_where_hardly_anything_is_hidden_prv_takes_no_memory_and_says_what_rdp_says(
+    sigma: float, steps: int, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own integration these take gigabytes, if they end at all."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("integrated")
+
+    monkeypatch.setattr(PRVAccountant, "get_epsilon", forbidden)
+    event = SampledGaussian(sigma, rate, steps)
+
+    found = epsilon_of([event], DELTA, "prv")
+
+    assert found > 100
+    assert found == epsilon_of([event], DELTA, "rdp")
+
+
+def test_up_to_a_hundred_prv_integrates() -> None:
+    event = SampledGaussian(0.3, 0.5, 8)
+
+    rdp, prv = (epsilon_of([event], DELTA, accountant) for accountant in BOTH)
+
+    assert 60 < prv < rdp < 100
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (5.0, 10), (10.0, 100)])

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedward.privacy.patient_steps import refuse_large_delta
+from fedward.privacy import privacy_errors
+from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.privacy_errors import (
     BufferWouldLeave,
-    DeltaTooLarge,
     NoGradient,
+    NotPerRecord,
+    NotThePoissonSample,
     PrivacyError,
     StepsMismatch,
     UntrainableLayer,
 )
+from fedward.privacy.steps import Batch
 from fedward.study.errors import RefusedError
 from tests.privacy.private_networks import (
+    Ward,
     gradient,
     gradient_of,
     loss,
     network,
     parameters,
     private,
+    take,
     ward_of,
 )
 
@@ -42,10 +47,15 @@ def all_errors(kind: type[PrivacyError]) -> set[type[PrivacyError]]:
     return {kind}.union(*(all_errors(below) for below in kind.__subclasses__()))
 
 
-def test_every_one_of_them_is_a_refusal() -> None:
+def test_every_one_of_them_is_a_refusal_that_the_tree_names() -> None:
     """What is a refusal reaches the aggregator by its name, and the federation goes on."""
-    assert len(all_errors(PrivacyError)) >= 10
-    assert all(issubclass(kind, RefusedError) for kind in all_errors(PrivacyError))
+    kinds = all_errors(PrivacyError) - {PrivacyError}
+    named = re.findall(r"─ (\w+)  +\w", privacy_errors.__doc__ or "")
+
+    assert sorted(named) == sorted(["PrivacyError", *(kind.__name__ for kind in kinds)])
+    for kind in kinds:
+        assert issubclass(kind, RefusedError)
+        assert str(kind.__doc__).count(".") == 1  # one sentence
 
 
 # --- Layers ---------------------------------------------------------------------------------------
@@ -65,6 +75,28 @@ class WithAttention(nn.Module):
         return found
 
 
+class Mine(nn.BatchNorm1d):
+    """PyTorch's own under another name."""
+
+
+class MyInstanceNorm(nn.InstanceNorm1d):
+    """PyTorch's own under another name."""
+
+
+class MyLSTM(nn.LSTM):
+    """PyTorch's own under another name."""
+
+
+def bare(kind: Callable[..., nn.Module]) -> nn.Module:
+    """A layer without parameters and without buffers."""
+    return kind(4, affine=False, track_running_stats=False)
+
+
+def kept(kind: Callable[..., nn.Module]) -> nn.Module:
+    """A layer without parameters, which remembers its records."""
+    return kind(4, affine=False, track_running_stats=True)
+
+
 UNTRAINABLE: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), "BatchNorm"),
     (
@@ -78,6 +110,13 @@ UNTRAINABLE: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nn.LSTM(3, 4), "LSTM"),
     (lambda: nn.GRU(3, 4), "GRU"),
     (WithAttention, "MultiheadAttention"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), bare(nn.BatchNorm1d)), "BatchNorm1d"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(bare(Mine))), "'1.0', Mine"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).requires_grad_(False)), "BatchNorm"),
+    (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), bare(nn.SyncBatchNorm)), "SyncBatchNorm"),
+    (lambda: nn.Sequential(nn.Conv1d(3, 4, 1), kept(nn.InstanceNorm1d)), "InstanceNorm1d"),
+    (lambda: nn.Sequential(nn.Conv1d(3, 4, 1), kept(MyInstanceNorm)), "MyInstanceNorm"),
+    (lambda: MyLSTM(3, 4), "MyLSTM"),
 ]
 
 
@@ -114,12 +153,6 @@ class Remembering(nn.Module):
 
 
 BUFFERS: list[tuple[Callable[[], nn.Module], str]] = [
-    (
-        lambda: nn.Sequential(
-            nn.Conv1d(3, 3, 1), nn.InstanceNorm1d(3, affine=False, track_running_stats=True)
-        ),
-        "1.running_mean",
-    ),
     (lambda: Remembering(kept=True), "total"),
     (lambda: Remembering(kept=False), "total"),
     (lambda: nn.Sequential(nn.Linear(3, 3), Remembering(kept=True)), "1.total"),
@@ -193,16 +226,125 @@ def test_where_it_is_frozen_training_goes_on() -> None:
     assert gradient_of(private(), model, ward_of([4, 1])).norm() > 0
 
 
+class Positions(nn.Module):
+    """A layer that sees each number of a record as if it were a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.layer(inputs.reshape(-1, 1))
+        return found.reshape(len(inputs), -1, 2).mean(dim=1)
+
+
+class Together(Positions):
+    """A layer that sees all records as one."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        whole: Tensor = self.layer(inputs.sum().reshape(1, 1))
+        return whole.expand(len(inputs), 2)
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [4, 1]], ids=["one record each", "ragged"])
+@pytest.mark.parametrize("build", [Positions, Together])
+def test_a_layer_that_keeps_other_things_apart_than_records_is_refused(
+    build: Callable[[], nn.Module], sizes: list[int]
+) -> None:
+    """Clipped would be what it keeps apart."""
+    with pytest.raises(NotPerRecord, match="one entry for each record"):
+        gradient_of(private(), build(), ward_of(sizes))
+
+
+# --- Samples --------------------------------------------------------------------------------------
+
+
+def ready(**changes: Any) -> PatientSteps:  # noqa: ANN401
+    """Steps that a model is prepared for."""
+    steps, model = private(**{"steps": 9, **changes}), network()
+    steps.prepare(model, SGD(model.parameters(), lr=0.1))
+    return steps
+
+
+def forbidden(outputs: Tensor, labels: Tensor) -> Tensor:
+    raise AssertionError("the records were used")
+
+
+def assert_not_drawn(steps: PatientSteps, ward: Ward, patients: Tensor, why: str) -> None:
+    """It is refused before a record is used."""
+    with pytest.raises(NotThePoissonSample, match=why):
+        steps.gradient(forbidden, ward.inputs, ward.labels, patients)
+
+
+def test_a_batch_of_ones_own_is_refused() -> None:
+    ward = ward_of([2, 1])
+
+    assert_not_drawn(ready(), ward, ward.patients, "not those that were drawn")
+
+
+@pytest.mark.parametrize("changed", [[0, 0, 1, 1], [0, 0], [0, 1, 1], [0, 0, 2], []])
+def test_other_patients_than_were_drawn_are_refused(changed: list[int]) -> None:
+    ward, steps = ward_of([2, 1]), ready()
+    next(steps.batches(ward.patients))
+
+    assert_not_drawn(steps, ward, torch.tensor(changed, dtype=torch.int64), "not those that were")
+
+
+def test_an_earlier_batch_is_refused_and_so_is_one_that_was_used() -> None:
+    ward, steps = ward_of([3] * 9), ready(sampling_rate=0.5)
+    batches = steps.batches(ward.patients)
+    first, second = next(batches), next(batches)
+    assert not torch.equal(first.patients, second.patients)
+
+    assert_not_drawn(steps, ward.only(first.records), first.patients, "drawn last")
+    third = next(batches)
+    own = ward.only(third.records)
+    steps.gradient(loss, own.inputs, own.labels, third.patients)
+    assert_not_drawn(steps, own, third.patients, "drawn last")
+
+
+@pytest.mark.parametrize("kept", [[0, 1], [0, 1, 2, 2], []])
+def test_other_records_than_the_batch_has_are_refused(kept: list[int]) -> None:
+    ward, steps = ward_of([2, 1]), ready()
+    batch = next(steps.batches(ward.patients))
+
+    assert_not_drawn(steps, ward.only(torch.tensor(kept).long()), batch.patients, "other records")
+
+
+@pytest.mark.parametrize(
+    ("faulty", "why"), [([0, 1, 0], "ascending"), ([0, 0, 0, 1], "more records than")]
+)
+def test_a_sampler_with_a_fault_is_refused(
+    faulty: list[int], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patient who comes twice is clipped twice, and one with more than K is not as charged."""
+    patients = torch.tensor(faulty)
+    batch = Batch(torch.arange(len(faulty)), patients)
+    monkeypatch.setattr(PatientSteps, "_at_most_k", lambda *_: batch)
+    ward, steps = ward_of([len(faulty)]), ready(records_per_patient=2)
+    next(steps.batches(patients))
+
+    assert_not_drawn(steps, ward, patients, why)
+
+
+def test_who_changes_a_batch_changes_not_what_was_drawn() -> None:
+    ward, steps = ward_of([2, 1]), ready()
+    batch = next(steps.batches(ward.patients))
+    batch.patients[:] = torch.arange(3)
+
+    assert_not_drawn(steps, ward, batch.patients, "not those that were drawn")
+
+
 # --- Steps ----------------------------------------------------------------------------------------
 
 
-def take(steps_taken: int, *, charged: int) -> nn.Module:
+def taken(count: int, *, charged: int) -> nn.Module:
     model, ward = network(), ward_of([2, 1])
     steps = private(noise_multiplier=1.0, clipping_norm=1.0, steps=charged)
     optimizer = SGD(model.parameters(), lr=0.1)
     steps.prepare(model, optimizer)
-    for _ in range(steps_taken):
-        steps.gradient(loss, ward.inputs, ward.labels, ward.patients)
+    for _ in range(count):
+        take(steps, ward)
         optimizer.step()
     steps.finish()
     return model
@@ -210,13 +352,13 @@ def take(steps_taken: int, *, charged: int) -> nn.Module:
 
 @pytest.mark.parametrize("charged", [1, 2, 7])
 def test_as_many_steps_as_were_charged_may_be_taken(charged: int) -> None:
-    assert not torch.equal(parameters(take(charged, charged=charged)), parameters(network()))
+    assert not torch.equal(parameters(taken(charged, charged=charged)), parameters(network()))
 
 
-@pytest.mark.parametrize(("taken", "charged"), [(0, 1), (1, 2), (6, 7), (2, 1), (3, 2), (8, 7)])
-def test_one_step_less_or_more_is_refused_with_both_numbers(taken: int, charged: int) -> None:
-    with pytest.raises(StepsMismatch, match=f"{taken} steps were taken, and {charged} are charged"):
-        take(taken, charged=charged)
+@pytest.mark.parametrize(("count", "charged"), [(0, 1), (1, 2), (6, 7), (2, 1), (3, 2), (8, 7)])
+def test_one_step_less_or_more_is_refused_with_both_numbers(count: int, charged: int) -> None:
+    with pytest.raises(StepsMismatch, match=f"{count} steps were taken, and {charged} are charged"):
+        taken(count, charged=charged)
 
 
 def test_the_step_that_was_not_charged_is_not_taken() -> None:
@@ -224,14 +366,11 @@ def test_the_step_that_was_not_charged_is_not_taken() -> None:
     ward, model = ward_of([2, 1]), network()
     steps = private(steps=1)
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
-    steps.gradient(loss, ward.inputs, ward.labels, ward.patients)
+    take(steps, ward)
     before = gradient(model)
 
-    def forbidden(outputs: Tensor, labels: Tensor) -> Tensor:
-        raise AssertionError("the records were used")
-
     with pytest.raises(StepsMismatch):
-        steps.gradient(forbidden, ward.inputs, ward.labels, ward.patients)
+        take(steps, ward, forbidden)
     assert torch.equal(gradient(model), before)
 
 
@@ -241,51 +380,5 @@ def test_each_round_counts_its_own_steps() -> None:
         model, ward = copy.deepcopy(network()), ward_of([2, 1])
         steps.prepare(model, SGD(model.parameters(), lr=0.1))
         for _ in range(2):
-            steps.gradient(loss, ward.inputs, ward.labels, ward.patients)
+            take(steps, ward)
         steps.finish()
-
-
-# --- Delta ----------------------------------------------------------------------------------------
-
-
-def patients(count: int, records: int = 1) -> Tensor:
-    return torch.arange(count).repeat(records)
-
-
-@given(st.floats(1e-9, 0.999), st.integers(1, 5000), st.integers(1, 300), st.integers(1, 3))
-def test_delta_may_be_at_most_1_over_the_patients_declared_and_there(
-    delta: float, declared: int, count: int, records: int
-) -> None:
-    impossible = delta * max(declared, count) > 1
-    try:
-        refuse_large_delta(delta, declared=declared, patients=patients(count, records))
-    except DeltaTooLarge:
-        assert impossible
-    else:
-        assert not impossible
-
-
-def test_a_delta_above_1_over_the_declared_patients_is_refused_with_the_arithmetic() -> None:
-    with pytest.raises(DeltaTooLarge) as caught:
-        refuse_large_delta(0.01, declared=150, patients=patients(3))
-
-    for part in ("0.01", "1 / 150", "0.00667"):
-        assert part in caught.value.what
-    assert "0.00667" in caught.value.todo
-
-
-def test_the_true_number_of_patients_is_never_said() -> None:
-    """Nor anything that it could be reckoned from."""
-    with pytest.raises(DeltaTooLarge) as caught:
-        refuse_large_delta(0.01, declared=100, patients=patients(137, 2))
-
-    assert not any(sign.isdigit() for sign in caught.value.line())
-    assert "declares" in caught.value.what
-    with pytest.raises(DeltaTooLarge) as both:
-        refuse_large_delta(0.01, declared=150, patients=patients(137, 2))
-    assert "137" not in both.value.line()
-    assert "274" not in both.value.line()
-
-
-def test_it_is_patients_that_are_counted_and_not_their_records() -> None:
-    refuse_large_delta(0.01, declared=100, patients=patients(100, records=40))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +23,7 @@ from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.ledger import MECHANISM, Cap, Charge, Ledger
 from fedward.privacy.privacy_errors import (
     AnotherModel,
+    PlanChanged,
     PopulationChanged,
     PrivacyError,
     RoundIsOver,
@@ -39,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_charge_is_on_disk_when_charging_returns(path: Path) -> None:
     charge(Ledger(path), 7)
 
-    columns = "data, study, run, round, model, patients, mechanism, accountant"
+    columns = "data, study, run, round, told, patients, mechanism, accountant"
     numbers = "noise_multiplier, sampling_rate, steps, delta"
     assert rows(path, columns) == [
         ("data", "ab12", "run-1", 7, "0d" * 32, "9a" * 32, MECHANISM, "rdp")
@@ -48,7 +51,7 @@ def test_a_charge_is_on_disk_when_charging_returns(path: Path) -> None:
 
 
 def test_it_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Power may fail as well as a process; SQLite's FULL is 2."""
+    """Power may fail as well as a process: with FULL the last charge could be undone by that."""
     said: list[str] = []
     connect = sqlite3.connect
 
@@ -62,7 +65,7 @@ def test_it_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     charge(Ledger(path))
 
     writing = [line.split()[0] for line in said if not line.startswith("SELECT")]
-    assert said.count("PRAGMA synchronous = FULL") == 2
+    assert said.count("PRAGMA synchronous = EXTRA") == 2
     assert writing[-4:] == ["PRAGMA", "BEGIN", "INSERT", "COMMIT"]
 
 
@@ -83,8 +86,37 @@ def test_only_the_owner_may_read_the_ledger(path: Path, umask: int) -> None:
     finally:
         os.umask(before)
 
-    modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == {0o600}
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {"ledger.sqlite": 0o600, "ledger.sqlite.begun": 0o600}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o606, 0o660])
+def test_a_ledger_that_others_may_read_is_taken_from_them(
+    mode: int, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    charge(Ledger(path))
+    path.chmod(mode)
+
+    with caplog.at_level(logging.WARNING):
+        ledger = Ledger(path)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert f"mode {mode:o}" in caplog.text
+    charge(ledger, 2)
+
+
+def test_where_it_cannot_be_taken_from_them_it_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge(Ledger(path))
+    path.chmod(0o644)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+    with pytest.raises(BudgetError, match="others may read the privacy ledger"):
+        Ledger(path)
 
 
 def test_a_new_ledger_is_empty(path: Path) -> None:
@@ -109,7 +141,7 @@ charges = st.builds(
     study=text,
     run=text,
     round=st.integers(1, 2**31),
-    model=text,
+    told=text,
     patients=st.just("everybody"),
     steps=st.builds(
         SampledGaussian,
@@ -130,7 +162,7 @@ def test_every_charge_comes_back_as_it_was_made_and_in_order(made: list[Charge])
         for one in made:
             try:
                 Ledger(folder / "ledger").charge(one, cap=None)
-            except AnotherModel:
+            except (AnotherModel, PlanChanged, RoundIsOver):
                 continue
             expected.append(one)
         entries = Ledger(folder / "ledger").entries()
@@ -158,7 +190,7 @@ def test_two_data_sets_are_counted_apart(path: Path) -> None:
     ledger = Ledger(path)
     more = STEPS._replace(steps=70)
     charge(ledger, 1, data="eyes")
-    charge(ledger, 2, data="hearts", steps=more)
+    charge(ledger, 2, run="run-2", data="hearts", steps=more)
     charge(ledger, 3, data="eyes")
 
     assert spent(ledger, data="eyes") == cost(STEPS._replace(steps=40))
@@ -243,7 +275,7 @@ def test_other_data_sets_charges_do_not(path: Path) -> None:
     ledger = Ledger(path)
     charge(ledger, 1, data="hearts", steps=STEPS._replace(steps=500))
 
-    charge(ledger, 2, data="eyes", cap=cost(STEPS))
+    charge(ledger, 2, run="run-2", data="eyes", cap=cost(STEPS))
 
     assert rounds(path) == [1, 2]
 
@@ -328,13 +360,16 @@ def test_a_charge_that_cannot_be_is_not_written(steps: SampledGaussian, path: Pa
 @pytest.mark.parametrize(
     ("error", "number", "changes"),
     [
-        (AnotherModel, 1, {"model": "ff" * 32}),
+        (AnotherModel, 1, {"told": "ff" * 32}),
         (PopulationChanged, 1, {"patients": "ff" * 32}),
-        (PopulationChanged, 2, {"patients": "ff" * 32, "model": "ff" * 32}),
+        (PopulationChanged, 2, {"patients": "ff" * 32, "told": "ff" * 32}),
         (PopulationChanged, 2, {"patients": "ff" * 32, "data": "other"}),
+        (PlanChanged, 1, {"steps": STEPS._replace(noise_multiplier=0.9)}),
+        (PlanChanged, 2, {"steps": STEPS._replace(sampling_rate=0.2)}),
+        (PlanChanged, 2, {"steps": STEPS._replace(steps=10)}),
     ],
 )
-def test_a_run_keeps_its_patients_and_a_round_its_model(
+def test_a_run_keeps_its_patients_and_a_round_its_question(
     error: type[PrivacyError], number: int, changes: dict[str, Any], path: Path
 ) -> None:
     ledger = Ledger(path)
@@ -347,7 +382,7 @@ def test_a_run_keeps_its_patients_and_a_round_its_model(
         charge(ledger, number, cap=1e-9, **changes)  # whatever is left of the budget
 
     assert path.read_bytes() == before
-    charge(ledger, 2, model="ff" * 32)
+    charge(ledger, 2, told="ff" * 32)
 
 
 def test_a_round_may_be_charged_again_until_a_later_one_was(path: Path) -> None:
@@ -365,12 +400,27 @@ def test_a_round_may_be_charged_again_until_a_later_one_was(path: Path) -> None:
     charge(ledger, 1, run="run-2")
 
 
+@pytest.mark.parametrize("number", [3, 1])
+def test_a_run_is_charged_no_oftener_than_it_may_be(number: int, path: Path) -> None:
+    ledger = Ledger(path)
+    for _ in range(3):
+        ledger.charge(replace(ONE, round=number), cap=None, most=3)
+    before = path.read_bytes()
+
+    with pytest.raises(BudgetError, match="charged 3 times, and may be 3 times"):
+        ledger.charge(replace(ONE, round=3), cap=None, most=3)
+
+    assert path.read_bytes() == before
+    ledger.charge(replace(ONE, round=1, run="run-2"), cap=None, most=3)
+    ledger.charge(replace(ONE, round=1, study="cd34"), cap=None, most=3)
+
+
 @pytest.mark.parametrize("change", [{"run": "run-2"}, {"study": "cd34"}])
 def test_another_run_has_its_own(change: dict[str, Any], path: Path) -> None:
     ledger = Ledger(path)
     charge(ledger, 1)
 
-    charge(ledger, 1, model="ff" * 32, patients="ff" * 32, **change)
+    charge(ledger, 1, told="ff" * 32, patients="ff" * 32, **change)
 
     assert rounds(path) == [1, 1]
 
@@ -395,6 +445,76 @@ def test_a_noise_multiplier_comes_back_exactly(path: Path) -> None:
     charge(Ledger(path), steps=STEPS._replace(noise_multiplier=sigma))
 
     assert Ledger(path).noise_multiplier(study="ab12", run="run-1") == sigma
+
+
+# --- A ledger that is gone ------------------------------------------------------------------------
+
+
+def emptied(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM charge")
+        db.commit()
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b""), emptied])
+def test_a_ledger_whose_charges_are_gone_does_not_begin_anew(
+    lose: Callable[[Path], object], path: Path
+) -> None:
+    charge(Ledger(path))
+    kept = path.read_bytes()
+    lose(path)
+    there = path.exists()
+
+    for _ in range(2):
+        with pytest.raises(BudgetError, match="the privacy ledger is gone") as caught:
+            Ledger(path)
+        assert path.exists() == there  # none is made
+    assert "restore it from a backup" in caught.value.todo
+    assert "ledger.sqlite.begun" in caught.value.todo
+
+    path.write_bytes(kept)
+    assert rounds(path) == [1]
+    charge(Ledger(path), 2)
+
+
+def test_a_person_may_let_it_begin_anew(path: Path) -> None:
+    charge(Ledger(path))
+    path.unlink()
+    path.with_name("ledger.sqlite.begun").unlink()
+
+    charge(Ledger(path), 5)
+
+    assert rounds(path) == [5]
+
+
+def test_a_ledger_that_goes_while_it_is_used_is_noticed_at_once_and_afterwards(path: Path) -> None:
+    ledger = Ledger(path)
+    charge(ledger)
+    path.unlink()
+
+    with pytest.raises(BudgetError, match="ledger cannot be used"):
+        charge(ledger, 2)
+    assert not path.exists()
+    with pytest.raises(BudgetError, match="is gone"):
+        Ledger(path)
+
+
+def test_a_ledger_without_charges_may_go(path: Path) -> None:
+    Ledger(path)
+    path.unlink()
+
+    charge(Ledger(path))
+
+
+def test_a_ledger_that_was_charged_before_there_were_marks_gets_one(path: Path) -> None:
+    """And one whose process died between the charge and the mark."""
+    charge(Ledger(path))
+    path.with_name("ledger.sqlite.begun").unlink()
+    Ledger(path)
+    path.unlink()
+
+    with pytest.raises(BudgetError, match="is gone"):
+        Ledger(path)
 
 
 # --- Files that are no ledger ---------------------------------------------------------------------

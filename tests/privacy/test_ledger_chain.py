@@ -25,7 +25,7 @@ from tests.privacy.conftest import fast_folder
 
 COUNT = 5
 COLUMNS = (
-    *("data", "study", "run", "round", "model", "patients", "mechanism", "noise_multiplier"),
+    *("data", "study", "run", "round", "told", "patients", "mechanism", "noise_multiplier"),
     *("sampling_rate", "steps", "delta", "accountant", "charged_at", "hash"),
 )
 
@@ -34,7 +34,7 @@ def ledger_of(path: Path, count: int = COUNT) -> Ledger:
     """A ledger of rounds that differ."""
     ledger = Ledger(path)
     for number in range(1, count + 1):
-        charge(ledger, number, model=f"{number:064x}")
+        charge(ledger, number, told=f"{number:064x}")
     return ledger
 
 
@@ -137,7 +137,7 @@ def test_two_fields_cannot_be_changed_so_that_they_make_up_for_each_other(
     data: st.DataObject,
 ) -> None:
     """What is moved from one field to its neighbour is noticed too."""
-    texts = ["data", "study", "run", "model", "patients"]
+    texts = ["data", "study", "run", "told", "patients"]
     one, other = data.draw(st.permutations(texts))[:2]
     row = data.draw(st.integers(1, 3))
     with fast_folder() as folder:
@@ -151,6 +151,37 @@ def test_two_fields_cannot_be_changed_so_that_they_make_up_for_each_other(
         )
 
         assert_broken(folder / "ledger", row)
+
+
+# --- Kinds that are not known here ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("mechanism", "laplace"), ("mechanism", ""), ("accountant", "pure"), ("accountant", "RDP")],
+)
+def test_a_row_of_another_kind_whose_hash_is_right_is_never_composed(
+    column: str, value: str, path: Path
+) -> None:
+    """Another version may have charged it: what it costs cannot be said, and nothing is spent."""
+    fields = list(rows(path, ", ".join(COLUMNS[:-1]))[-1])
+    ((before,),) = rows(path, "hash")[-2:-1]
+    fields[COLUMNS.index(column)] = value
+    found = hashlib.sha256(framed(str(before), *map(repr, fields))).hexdigest()
+    tamper(
+        path,
+        (f"UPDATE charge SET {column} = ?, hash = ? WHERE id = ?", (value, found, COUNT)),  # noqa: S608
+    )
+
+    ledger = Ledger(path)
+    uses: list[Callable[[], object]] = [
+        lambda: spent(ledger),
+        lambda: charge(ledger, 9),
+        ledger.entries,
+    ]
+    for use in uses:
+        with pytest.raises(BudgetError, match=f"row {COUNT} .* of the kind '{value}'"):
+            use()
 
 
 # --- Rows -----------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,9 +21,9 @@ from tests.privacy.private_networks import (
     clipped_means,
     gradient,
     gradient_of,
-    loss,
     network,
     private,
+    take,
     ward_of,
 )
 
@@ -133,10 +135,9 @@ def test_the_divisor_is_the_public_one_whatever_batch_and_rate_are(rate: float) 
         torch.cat([ward.patients, ward.patients + 1]),
     )
     undivided = gradient_of(private(), network(), ward)
+    plan = {"divisor": 4, "sampling_rate": rate, "steps": 10_000}  # until both are drawn
 
-    one, doubled = (
-        gradient_of(private(divisor=4, sampling_rate=rate), network(), w) for w in (ward, double)
-    )
+    one, doubled = (gradient_of(private(**plan), network(), w) for w in (ward, double))
 
     assert torch.allclose(one, undivided / 4)
     assert torch.allclose(doubled, 2 * one, atol=1e-6)
@@ -150,6 +151,14 @@ def drawn(ward: Ward, most: int, seed: int) -> Ward:
     steps = private(seed, records_per_patient=most)
     (batch,) = steps.batches(ward.patients)
     return ward.only(batch.records)
+
+
+def with_oddity(ward: Ward, oddity: float | None) -> Ward:
+    """One number of the middle record is another."""
+    inputs = ward.inputs.clone()
+    if oddity is not None:
+        inputs[len(inputs) // 2].view(-1)[0] = oddity
+    return replace(ward, inputs=inputs)
 
 
 def moves(model: nn.Module, ward: Ward, patient: int, bound: float) -> float:
@@ -168,24 +177,104 @@ def moves(model: nn.Module, ward: Ward, patient: int, bound: float) -> float:
     seed=some_seed,
     size=st.sampled_from([0.1, 1.0, 30.0]),
     bound=st.sampled_from([0.01, 1.0, 5.0]),
+    oddity=st.sampled_from([None, math.nan, math.inf, -math.inf, 1e160, 1e300]),
 )
-@example(sizes=[1, 40, 3, 7], seed=1, size=10.0, bound=0.5)
+@example(sizes=[1, 40, 3, 7], seed=1, size=10.0, bound=0.5, oddity=None)
+@example(sizes=[1, 40, 3, 7], seed=1, size=10.0, bound=0.5, oddity=math.nan)
 def test_one_patient_moves_the_sum_by_no_more_than_the_bound(
-    name: str, most: int, sizes: list[int], seed: int, size: float, bound: float
+    name: str,
+    most: int,
+    sizes: list[int],
+    seed: int,
+    size: float,
+    bound: float,
+    oddity: float | None,
 ) -> None:
     model = network(name, seed, EXACT)
-    ward = drawn(ward_of(sizes, name, seed, size=size, dtype=EXACT), most, seed)
+    ward = with_oddity(
+        drawn(ward_of(sizes, name, seed, size=size, dtype=EXACT), most, seed), oddity
+    )
 
     for patient in ward.everybody():
         assert moves(model, ward, patient, bound) <= bound * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("oddity", [None, math.nan, math.inf, 1e15, 1e19, 1e25, 3e38])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_in_the_precision_of_training_it_is_the_bound_up_to_rounding(name: str) -> None:
-    ward = ward_of([1, 40, 3, 7], name, 3, size=10.0)
+def test_in_the_precision_of_training_it_is_the_bound_up_to_rounding(
+    name: str, oddity: float | None
+) -> None:
+    ward = with_oddity(ward_of([1, 40, 3, 7], name, 3, size=10.0), oddity)
 
     for patient in ward.everybody():
         assert moves(network(name, 3), ward, patient, 1.0) <= 1 + 1e-4
+
+
+class Apart(nn.Module):
+    """Two layers, each with an input of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.one(inputs[:, :1]) + self.other(inputs[:, 1:])
+        return found
+
+
+@pytest.mark.parametrize("at_once", [1, ALL])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_patient_with_a_gradient_that_is_not_finite_counts_as_zero(
+    oddity: float, at_once: int
+) -> None:
+    """In all parameters, though one of them alone is not finite; and nobody else is touched."""
+    patients = torch.tensor([1, 1, 2, 3, 3])
+    inputs = torch.tensor([[1.0, 2.0], [3.0, 0.5], [1.0, oddity], [0.1, 0.2], [5.0, 1.0]])
+    found = []
+    for ward in (everybody := Ward(inputs, patients, patients), everybody.without(2)):
+        model, steps = Apart(), private(clipping_norm=1.5, at_once=at_once)
+        steps.prepare(model, SGD(model.parameters(), lr=0.1))
+        take(steps, ward, lambda outputs, _: outputs.squeeze(1))
+        found.append(gradient(model))
+
+    assert found[0].norm() > 1
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, ALL])
+@pytest.mark.parametrize("oddity", [math.nan, math.inf])
+def test_a_patient_whose_loss_is_not_finite_counts_as_zero(oddity: float, at_once: int) -> None:
+    ward = ward_of([2, 1, 3])
+    spoilt = Ward(ward.inputs, ward.patients, ward.patients)
+
+    def broken(outputs: Tensor, numbers: Tensor) -> Tensor:
+        worth = torch.where(numbers == ward.everybody()[1], oddity, 1.0)
+        return outputs.sum(dim=1) * worth
+
+    found = []
+    for some in (spoilt, spoilt.without(ward.everybody()[1])):
+        model, steps = network(), private(clipping_norm=0.7, at_once=at_once)
+        steps.prepare(model, SGD(model.parameters(), lr=0.1))
+        take(steps, some, broken)
+        found.append(gradient(model))
+
+    assert found[0].norm() > 0.5
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+
+
+def test_where_no_gradient_is_finite_the_step_is_noise() -> None:
+    """As where the model itself that was sent is not finite."""
+    ward, model = ward_of([3, 1, 2]), network()
+    for parameter in model.parameters():
+        parameter.data.fill_(math.nan)
+    plan = {"noise_multiplier": 2.0, "clipping_norm": 0.5}
+
+    found, alone = (
+        gradient_of(private(**plan), model, w) for w in (ward, ward.only(ward.patients < 0))
+    )
+
+    assert found.isfinite().all()
+    assert torch.equal(found, alone)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -259,7 +348,7 @@ def pieces_of(patients: Sequence[int], at_once: int) -> list[list[int]]:
     steps = private(at_once=at_once)
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
     numbers = torch.tensor(patients, dtype=torch.int64)
-    steps.gradient(watching, torch.ones(len(patients), 1), numbers, numbers)
+    take(steps, Ward(torch.ones(len(patients), 1), numbers, numbers), watching)
     return seen
 
 
@@ -278,15 +367,15 @@ def test_pieces_are_as_large_as_allowed_and_tear_no_patient(sizes: list[int], at
 
 
 def test_the_pieces_leave_nothing_behind_for_the_next_step() -> None:
-    ward, model = ward_of([3, 1, 4]), network()
+    ward, model = ward_of([3, 1, 4], dtype=EXACT), network(dtype=EXACT)
     steps = private(clipping_norm=0.3, at_once=2, steps=4)
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
     found = []
     for part in (ward, ward.only(ward.patients < 0), ward, ward):
-        steps.gradient(loss, part.inputs, part.labels, part.patients)
+        take(steps, part)
         found.append(gradient(model))
 
     assert found[0].norm() > 0.1
     assert not found[1].any()
-    assert torch.equal(found[0], found[2])
-    assert torch.equal(found[0], found[3])
+    assert torch.allclose(found[0], found[2], rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found[0], found[3], rtol=1e-9, atol=1e-12)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.secret_stream import SecretStream
 from tests.privacy.private_networks import (
     NETWORKS,
     Ward,
@@ -24,6 +27,7 @@ from tests.privacy.private_networks import (
     network,
     parameters,
     private,
+    take,
     ward_of,
 )
 
@@ -135,7 +139,7 @@ def test_the_same_streams_give_the_same_steps_and_others_give_others() -> None:
 
 # --- Noise ----------------------------------------------------------------------------------------
 
-NOBODY = (
+NOBODY = Ward(
     torch.zeros(0, 100),
     torch.zeros(0, dtype=torch.int64),
     torch.zeros(0, dtype=torch.int64),
@@ -149,7 +153,7 @@ def noises(count: int, **changes: float) -> Tensor:
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
     found = []
     for _ in range(count):
-        steps.gradient(loss, *NOBODY)
+        take(steps, NOBODY)
         found.append(gradient(model))
     return torch.stack(found)
 
@@ -178,6 +182,44 @@ def test_every_step_and_every_parameter_has_noise_of_its_own() -> None:
     assert np.abs(between_steps).max() < 0.15
 
 
+def test_noise_sum_and_quotient_are_rounded_once() -> None:
+    """Rounded before they are divided, they would be another number here and there."""
+    model, steps = (
+        nn.Linear(100, 20),
+        private(5, noise_multiplier=1.3, clipping_norm=0.7, divisor=3),
+    )
+    steps.prepare(model, SGD(model.parameters(), lr=0.1))
+    stream = SecretStream.pretended(5, "noise")
+    exact = stream.noisy(torch.zeros(2020, dtype=torch.float64), 1.3 * 0.7)
+
+    take(steps, NOBODY)
+
+    assert torch.equal(gradient(model), (exact / 3).float())
+    assert not torch.equal(exact.float() / 3, (exact / 3).float())
+
+
+def test_no_parameter_s_noise_tells_of_another_s() -> None:
+    """Neither in the same step nor in the one after it, place by place."""
+    count, size = 60, 20
+    model = nn.Sequential(*(nn.Linear(size, size) for _ in range(3)))
+    steps = private(steps=count, noise_multiplier=1.0, clipping_norm=1.0)
+    steps.prepare(model, SGD(model.parameters(), lr=0.1))
+    drawn: dict[str, list[Tensor]] = {name: [] for name, _ in model.named_parameters()}
+    for _ in range(count):
+        take(steps, replace(NOBODY, inputs=torch.zeros(0, size)))
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            drawn[name].append(p.grad.flatten().clone())
+
+    for kind in ("weight", "bias"):
+        noise = [torch.stack(v) for name, v in drawn.items() if name.endswith(kind)]
+        limit = 4.5 / np.sqrt(noise[0][1:].numel())
+        for one, other in permutations(noise, 2):
+            for late in (0, 1):
+                pair = torch.stack([one[late:].flatten(), other[: count - late].flatten()])
+                assert abs(float(torch.corrcoef(pair)[0, 1])) < limit
+
+
 def test_the_noise_is_the_same_whatever_the_records_are() -> None:
     ward = ward_of([3, 1, 2])
     noisy, clean = (
@@ -198,7 +240,7 @@ def test_an_empty_batch_makes_a_step_of_noise_only() -> None:
     steps = private(noise_multiplier=1.0, clipping_norm=1.0)
     steps.prepare(model, optimizer)
 
-    steps.gradient(loss, *NOBODY)
+    take(steps, NOBODY)
     optimizer.step()
 
     assert (parameters(model) != before).all()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
-from fedward.privacy.schedule import epsilon_after, noise_of, steps_of_round
+from fedward.privacy.privacy_errors import DeltaTooLarge
+from fedward.privacy.schedule import epsilon_after, noise_of, refuse_large_delta, steps_of_round
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -159,3 +160,37 @@ def test_of_a_study_whose_rate_is_each_hospitals_own_no_one_epsilon_can_be_said(
 
     assert epsilon_after(study, 3) is None
     assert epsilon_after(study, 3, declared=40) is not None
+
+
+def test_a_hospital_that_declares_one_patient_is_no_hospital_of_which_nothing_is_known(
+    study_with: StudyWith,
+) -> None:
+    """All of its patients, and so the one, are in every step."""
+    study = study_with({"privacy": EACH})
+    sigma = noise_of(study, private(study), 1.0)
+    steps = SampledGaussian(sigma, 1.0, steps_of_round(study, 1.0))
+
+    assert epsilon_after(study, 1, declared=1) == epsilon_of([steps], 1e-5, "rdp")
+
+
+# --- Delta ----------------------------------------------------------------------------------------
+
+
+@given(st.floats(1e-9, 0.999), st.integers(1, 5000))
+def test_delta_may_be_at_most_1_over_the_declared_patients(delta: float, declared: int) -> None:
+    impossible = delta * declared > 1
+    try:
+        refuse_large_delta(delta, declared=declared)
+    except DeltaTooLarge:
+        assert impossible
+    else:
+        assert not impossible
+
+
+def test_a_delta_that_is_too_large_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(DeltaTooLarge) as caught:
+        refuse_large_delta(0.01, declared=150)
+
+    for part in ("0.01", "1 / 150", "0.00667"):
+        assert part in caught.value.what
+    assert "0.00667" in caught.value.todo

@@ -34,6 +34,8 @@ def study_of(**tables: dict[str, Any]) -> Study:
     }
     for name, table in tables.items():
         values[name] = {**values.get(name, {}), **table}
+    if "privacy" in values and values["data"]["parts"]["by"] == "random":
+        values["data"]["parts"]["by"] = "hash"
     return parse_study(values)
 
 

@@ -7,18 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedward.client.charging import charged_steps
+from fedward.client.data.records import Records
+from fedward.client.site import Site
+from fedward.client.training import train
 from fedward.models.registry import read_settled
 from fedward.privacy.audit import largest_bound
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.schedule import epsilon_after
-from fedward.privacy.steps import Batch, Loss
+from fedward.privacy.secret_stream import Doubles, SecretStream
+from fedward.privacy.steps import Batch, LocalSteps, Loss, PlainSteps
 from fedward.simulation.audit import AuditResult, Options, audit
 from fedward.study.errors import AuditError, OptionError, TrainingError
+from fedward.study.messages import Request
 from fedward.study.study import Study, parse_study
 from tests.simulation.conftest import COUNT, study_of, write_images, write_table
 
@@ -134,6 +141,67 @@ def test_a_build_that_does_not_limit_what_a_patient_does_is_caught(
         result.refuse_contradiction()
 
 
+# --- Hospitals that are wrong: it is the very code that answers an aggregator ---------------------
+
+
+class NoNoise(SecretStream):
+    """A stream whose normal numbers are all 0."""
+
+    def _normal(self, count: int) -> Doubles:
+        return np.zeros(count)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hospital_whose_stream_of_noise_is_silent_is_caught(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    drawn = Site._stream
+
+    def faulty(self: Site, request: Request, what: str) -> SecretStream:
+        return NoNoise(b"k" * 32) if what == "noise" else drawn(self, request, what)
+
+    monkeypatch.setattr(Site, "_stream", faulty)
+
+    result = run(seed=seed)
+
+    with pytest.raises(AuditError):
+        result.refuse_contradiction()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hospital_that_takes_records_for_patients_is_caught(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    def by_record(model: nn.Module, records: Records, *rest: Any, **more: Any) -> None:  # noqa: ANN401
+        apart = replace(records, patients=torch.arange(len(records)))
+        train(model, apart, *rest, **more)
+
+    monkeypatch.setattr("fedward.client.site.train", by_record)
+
+    result = run(seed=seed, records=16)
+
+    with pytest.raises(AuditError):
+        result.refuse_contradiction()
+
+
+def test_a_hospital_that_trains_plainly_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plainly(*words: Any, **more: Any) -> LocalSteps:  # noqa: ANN401
+        steps = charged_steps(*words, **more).steps
+        return PlainSteps(32, None, steps, torch.Generator())
+
+    monkeypatch.setattr("fedward.client.site.charged_steps", plainly)
+
+    with pytest.raises(AuditError, match="0 private steps were taken, and 40 are charged"):
+        run(canaries=10)
+
+
+def test_a_hospital_that_charges_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedward.privacy.ledger.Ledger.charge", lambda *_, **__: None)
+
+    with pytest.raises(AuditError, match="40 private steps were taken, and 0 are charged"):
+        run(canaries=10)
+
+
 def test_by_record_is_right_for_patients_of_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     before = run(records=1)
     build_with(monkeypatch, ByRecord)
@@ -193,7 +261,7 @@ def test_a_seed_repeats_it() -> None:
 def test_it_is_about_the_smallest_hospital() -> None:
     result = run(canaries=30)
 
-    assert (result.hospital, result.patients) == ("D", 39)
+    assert (result.hospital, result.patients) == ("D", 44)
     assert (result.canaries, result.guesses, result.records) == (30, 15, 1)
     assert 0 < result.included < 30
     assert result.weights == 30 * 32 + 32 + 32 * 2 + 2
@@ -241,7 +309,7 @@ def test_pictures_can_be_audited(tmp_path: Path) -> None:
 
     result = run(study, data=write_images(tmp_path / "pictures", 60), canaries=20, epsilon=None)
 
-    assert result.patients == 12  # of twenty at a hospital
+    assert result.patients == 10  # of twenty at a hospital
     assert result.lower_bound <= result.epsilon
 
 
@@ -252,7 +320,7 @@ def test_a_study_without_privacy_has_nothing_to_audit() -> None:
 
 @pytest.mark.parametrize(
     ("delta", "canaries", "advice"),
-    [(1e-3, 962, "give --canaries 961 or fewer"), (0.025, 2, r"lower \[privacy\] delta")],
+    [(1e-3, 957, "give --canaries 956 or fewer"), (0.025, 2, r"lower \[privacy\] delta")],
 )
 def test_a_delta_too_large_for_so_many_canaries_is_refused(
     delta: float, canaries: int, advice: str
@@ -268,7 +336,7 @@ def test_data_that_is_not_there_is_refused() -> None:
 
 def test_training_that_comes_to_no_number_is_told() -> None:
     study = example()
-    fast = study.training.model_copy(update={"learning_rate": 1e30})
+    fast = study.training.model_copy(update={"learning_rate": 3e38})
 
     with pytest.raises(TrainingError, match="not finite"):
         run(study.model_copy(update={"training": fast}), canaries=10)

@@ -116,6 +116,16 @@ def test_a_hospital_declares_its_training_patients_and_not_their_records(
         assert 2 * declared == len(train)
 
 
+@pytest.mark.parametrize(("rule", "said"), [(RULES[0], "record"), (RULES[1], "patient")])
+def test_a_pretended_hospital_says_whose_its_records_are(
+    rule: dict[str, Any], said: str, table: Path, tmp_path: Path
+) -> None:
+    """A real one must, for a private study."""
+    for file in make_hospitals(study_of(simulation=rule), table, tmp_path / "hospitals", seed=5):
+        assert read_hospital(file).data.patient == said
+        assert f'patient = "{said}"' in file.read_text(encoding="utf-8")
+
+
 def test_patients_stay_in_one_hospital(table: Path, tmp_path: Path) -> None:
     study = study_of(simulation=RULES[1])
     files = make_hospitals(study, table, tmp_path / "hospitals", seed=5)

@@ -33,7 +33,7 @@ CANONICAL = (
     '["age",{"absent":null,"categories":null,"center":55,"scale":10}],'
     '["sex",{"absent":null,"categories":["f","m"],"center":0,"scale":1}]],'
     '"kind":"table","label":"diagnosis","missing":"refuse",'
-    '"parts":{"by":"random","seed":0,"test":0.2,"train":0.7,"validation":0.1}},'
+    '"parts":{"by":"hash","seed":0,"test":0.2,"train":0.7,"validation":0.1}},'
     '"model":{"hidden":[4],"name":"mlp"},'
     '"participation":{"deadline_seconds":3600,"hospitals":3,"invited":null,'
     '"min_hospitals":null,"wait_seconds":600},'
@@ -43,7 +43,7 @@ CANONICAL = (
     '"training":{"batch_size":32,"learning_rate":0.1,"local_epochs":1,"local_steps":null,'
     '"momentum":0,"optimizer":"sgd","rounds":3,"schedule":"constant","weight_decay":0}}'
 )
-PINNED = "59a0836656f48dec23ed3dd8dcf5147b6744e550256830e317010b9671f7fe05"
+PINNED = "e7b88a7d137d23728377d32a075deda8a4f070bbc8aa56f028484399ef517bcb"
 
 
 def test_the_canonical_form_and_digest_of_a_known_study_are_known(values_with: ValuesWith) -> None:
@@ -123,7 +123,7 @@ label = "diagnosis"
 missing = "refuse"
 kind = "table"
 features = { age = { scale = 10, center = 55 }, sex = { categories = ["f", "m"] } }
-parts = { by = "random", test = 0.2, train = 0.7, validation = 0.1, seed = 0 }
+parts = { by = "hash", test = 0.2, train = 0.7, validation = 0.1, seed = 0 }
 
 [study]
 format = 1
@@ -206,6 +206,8 @@ CHANGES: list[Values] = [
     {"data.class_values": [[0], [1]]},
     {"data.class_values": [[1], [0]]},
     {"data.parts": {"by": "file"}},
+    {"data.parts": {"by": "random"}},
+    {"data.parts": {"by": "hash", "seed": 1}},
     {"data.parts": {"by": "random", "seed": 1}},
     {"data.parts": {"by": "random", "train": 0.6, "validation": 0.2}},
     {"data": IMAGES},

@@ -11,6 +11,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedward.study.data import HashedParts
 from fedward.study.errors import DataError, StudyError
 from fedward.study.study import Study, parse_study, read_study
 
@@ -27,6 +28,35 @@ def error_of(values: Values) -> StudyError:
     with pytest.raises(StudyError) as caught:
         parse_study(values)
     return caught.value
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [{}, IMAGES])
+def test_parts_follow_from_names_if_nothing_is_said(data: Values, values_with: ValuesWith) -> None:
+    values = values_with({"data": data} if data else {})
+
+    parts = parse_study(values).data.parts
+
+    assert parts == HashedParts(train=0.7, validation=0.1, test=0.2, seed=0)
+
+
+@pytest.mark.parametrize("privacy", [LOCAL, EACH])
+def test_a_private_study_divides_nobody_at_random(privacy: Values, values_with: ValuesWith) -> None:
+    error = error_of(values_with({"privacy": privacy, "data.parts": {"by": "random"}}))
+
+    assert error.key == "data.parts.by"
+    assert "private" in error.given
+    assert '"hash" or "file"' in error.allowed
+    assert "one patient more or less" in error.allowed
+
+
+@pytest.mark.parametrize("by", ["hash", "file"])
+def test_a_private_study_divides_by_name_or_as_files_say(by: str, values_with: ValuesWith) -> None:
+    parts = parse_study(values_with({"privacy": LOCAL, "data.parts": {"by": by}})).data.parts
+
+    assert parts.by == by
 
 
 # --- Bad keys -------------------------------------------------------------------------------------
@@ -117,6 +147,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"data.class_values": 3}, "data.class_values", "3"),
         ({"data.parts": {"by": "chance"}}, "data.parts.by", "'chance'"),
         ({"data.parts": {"by": "random", "train": 0}}, "data.parts.train", "0"),
+        ({"data.parts": {"by": "hash", "train": 0}}, "data.parts.train", "0"),
+        ({"data.parts": {"by": "hash", "seed": -1}}, "data.parts.seed", "-1"),
         ({"data.parts": {"by": "random", "seed": -1}}, "data.parts.seed", "-1"),
         ({"data.parts": {"by": "random", "seed": 1.0}}, "data.parts.seed", "1.0"),
         ({"data": IMAGES | {"shape": [1, 0, 8]}}, "data.shape.1", "0"),
