@@ -45,10 +45,10 @@ def open_ledger(hospital: HospitalFile, folder: Path) -> Ledger:
     """The hospital's ledger; it is not made if it is not there.
 
     Raises:
-        BudgetError: Nothing was ever charged.
+        BudgetError: Nothing was ever charged, or what was charged is gone.
     """
     path = folder / hospital.state / "ledger.sqlite"
-    if not path.exists():
+    if not path.exists() and not path.with_name(f"{path.name}.begun").exists():
         raise BudgetError(
             "no ledger: nothing was ever charged here", todo="check --hospital", where=str(path)
         )

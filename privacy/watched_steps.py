@@ -162,7 +162,8 @@ class WatchedSteps(LocalSteps):
         longest = self._steps.clipping_norm
         norms = torch.stack([g.square().sum(dim=1) for g in means.values()]).sum(dim=0).sqrt()
         cut = (longest / norms.clamp(min=longest)).unsqueeze(1)
-        return [g * cut for g in means.values()]
+        finite = norms.square().isfinite().unsqueeze(1)  # the others count as zero, as in the steps
+        return [torch.where(finite, g * cut, 0.0) for g in means.values()]
 
 
 def _noise(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message
-from flwr.common.serde import metadata_from_proto
+from flwr.common.serde import metadata_from_proto  # type: ignore[attr-defined]
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 
 from fedward.client.daemon import Daemon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -40,6 +41,19 @@ class Notes(Evidence):
         self.gradients.append(torch.cat([*gradients], dim=1))
         self.released.append(torch.cat([*released]))
         super().add(gradients, released, rate)
+
+
+def test_who_makes_the_model_overflow_counts_as_zero_as_in_the_steps() -> None:
+    ward, model, notes = ward_of([3, 1, 2]), network(), Notes(2)
+    ward.inputs[3] = math.nan
+    steps = WatchedSteps(private(clipping_norm=0.5), suspects_of(ward, 2), notes)
+
+    run(steps, model, ward)
+
+    (gradients,), (released,) = notes.gradients, notes.released
+    assert not gradients[1].any()
+    assert torch.allclose(gradients.sum(dim=0), released, atol=1e-5)
+    assert released.norm() > 0.1
 
 
 def suspects_of(ward: Ward, canaries: int) -> Suspects:
