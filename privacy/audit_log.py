@@ -23,16 +23,19 @@ from typing import Any, Literal
 
 from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
-from fedward.privacy.privacy_errors import BrokenLog
 from fedward.privacy.protocol_errors import BadSignature
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
-from fedward.study.errors import DataError
+from fedward.study.errors import DataError, FedwardError
 
 _PURPOSE = "audit-log"
 _START = hashlib.sha256(b"fedward/1/audit-log").hexdigest()
 _LONGEST = 1 << 16  # bytes of a line; a real one has about 600
 
 Direction = Literal["in", "out", "own"]
+
+
+class BrokenLog(FedwardError):  # noqa: N818 - reads as the fact that it states
+    """A line of the audit log was changed, is missing, moved or torn; the first one is named."""
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,11 @@ RefusedError
     ├── PlanChanged           noise, sampling rate or steps are not those that the run began with
     ├── AnotherModel          a round that was answered is asked for again, with another question
     └── RoundIsOver           a round is asked for after a later one
-
-FedwardError
-└── BrokenLog                 the audit log is not as it was written
 """
 
 from __future__ import annotations
 
-from fedward.study.errors import FedwardError, RefusedError
+from fedward.study.errors import RefusedError
 
 
 class PrivacyError(RefusedError):
@@ -84,7 +81,3 @@ class AnotherModel(PrivacyError):  # noqa: N818
 
 class RoundIsOver(PrivacyError):  # noqa: N818
     """A round is asked for after a later one: its answer is not kept, and would cost again."""
-
-
-class BrokenLog(FedwardError):  # noqa: N818
-    """A line of the audit log was changed, is missing, moved or torn; the first one is named."""

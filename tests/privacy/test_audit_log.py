@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward.privacy.audit_log import AuditLog, Line, refuse_older, verify
+from fedward.privacy.audit_log import AuditLog, BrokenLog, Line, refuse_older, verify
 from fedward.privacy.audit_views import Exchange, compare
 from fedward.privacy.identity import Identity
-from fedward.privacy.privacy_errors import BrokenLog
 from fedward.study.errors import DataError
 from tests.privacy.conftest import fast_folder
 
