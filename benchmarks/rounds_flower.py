@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 BIN = Path(sys.executable).parent
+_ENOUGH = 3600.0
 
 _PROJECT = """\
 [project]
@@ -42,6 +44,7 @@ out = ""
 
 _APP = '''\
 import json
+import os
 import time
 
 import numpy as np
@@ -84,20 +87,25 @@ def main(grid, context):
     )
     strategy.ends.append(time.monotonic())
     strategy.start(grid, start, num_rounds=int(config["rounds"]))
-    with open(config["out"], "w", encoding="utf-8") as out:
+    with open(config["out"] + ".new", "w", encoding="utf-8") as out:
         json.dump([b - a for a, b in zip(strategy.ends, strategy.ends[1:])], out)
+    os.replace(config["out"] + ".new", config["out"])
 '''
 
 
-def flower_rounds(folder: Path, *, parameters: int, nodes: int, rounds: int) -> list[float]:
+def flower_rounds(folder: str, *, parameters: int, hospitals: int, rounds: int) -> dict[str, Any]:
     """Seconds of each round but the first, in which SuperNodes still unpack the app.
 
     Args:
         folder: Empty; everything that Flower writes is kept in it.
         parameters: Length of the model.
-        nodes: SuperNodes.
+        hospitals: SuperNodes.
         rounds: To be timed.
     """
+    return {"seconds": _rounds(Path(folder), parameters, hospitals, rounds)}
+
+
+def _rounds(folder: Path, parameters: int, nodes: int, rounds: int) -> list[float]:
     app, out = folder / "app", folder / "seconds.json"
     app.mkdir(parents=True)
     (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
@@ -121,9 +129,11 @@ def flower_rounds(folder: Path, *, parameters: int, nodes: int, rounds: int) -> 
         )
         config = f'parameters={parameters} nodes={nodes} rounds={rounds + 1} out="{out}"'
         start("flwr", "run", str(app), "here", "--run-config", config)
+        last = time.monotonic() + _ENOUGH
         while not out.exists():
+            if time.monotonic() > last:
+                raise TimeoutError("Flower's run did not end")
             time.sleep(0.5)
-        time.sleep(0.5)
     seconds: list[float] = json.loads(out.read_text(encoding="utf-8"))
     return seconds[1:]
 
@@ -146,8 +156,15 @@ def wait_for(port: int, seconds: float = 60) -> None:
     raise TimeoutError(f"nobody listens on port {port}")
 
 
+class Start(Protocol):
+    """Starts a program of this environment."""
+
+    def __call__(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+        """Start it; what it says goes into a file of its own."""
+
+
 @contextmanager
-def processes(folder: Path) -> Iterator[object]:
+def processes(folder: Path) -> Iterator[Start]:
     """Start programs of this environment; all of them are gone afterwards, children too."""
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
