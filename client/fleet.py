@@ -407,7 +407,13 @@ class FleetConnection:
         )
         answer = self._call("push-messages", asked, PushMessagesResponse)
         wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
-        self._each(lambda name: self._push(letter, name, answer.session_id), wanted)
+        root = [name for name in wanted if name == letter.digest]
+        rest = [name for name in wanted if name != letter.digest]
+        for names in (
+            rest,
+            root,
+        ):  # the aggregator takes a message for whole once its root is there
+            self._each(lambda name: self._push(letter, name, answer.session_id), names)
         self._sent = time.monotonic()
 
     def _push(self, letter: Letter, name: str, session: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -57,6 +57,9 @@ class AggregatorFile(Frozen):
         key: Its private key, which never leaves it.
         metrics: Port on loopback for Prometheus; none if left out.
         superlink: Port on loopback for the SuperLink; a free one if left out.
+        messages: Where the SuperLink keeps messages under way: in `memory`, or, several times as
+            slow, on `disk`, for models that together are larger than the memory. Neither outlives
+            a SuperLink that ended: every run is taken up from its own folder.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -71,6 +74,7 @@ class AggregatorFile(Frozen):
     key: str = "tls-key.pem"
     metrics: Port | None = None
     superlink: Port | None = None
+    messages: Literal["memory", "disk"] = "memory"
 
 
 def read_aggregator(path: Path) -> AggregatorFile:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedward.server.pulling import Pulling
 from fedward.study.errors import FedwardError, TrainingError
 from fedward.study.messages import Answer, Refusal
 from fedward.study.wire import unpack_answer
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.5
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+_SHARE = 0.05  # of the time since the last answer that may pass until the next look
 _UNREACHABLE = {
     ErrorCode.MESSAGE_UNAVAILABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
@@ -96,19 +99,25 @@ def exchange(
 def _replies(grid: Grid, pushed: list[str], deadline: float, heed: Heed) -> Iterator[Message]:
     """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
     waiting = dict.fromkeys(pushed)
-    last = time.monotonic() + deadline
-    pause = _FIRST_PAUSE
-    while waiting and time.monotonic() < last:
-        heed()
-        before = len(waiting)
-        for identifier in list(waiting):
-            for reply in grid.pull_messages([identifier]):
+    latest = time.monotonic()
+    last = latest + deadline
+    with closing(Pulling(grid)) as pulling:
+        while waiting and time.monotonic() < last:
+            heed()
+            before = len(waiting)
+            for reply in pulling.replies(list(waiting)):
                 if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
                     del waiting[reply.metadata.reply_to_message_id]
                     yield reply
-        pause = _FIRST_PAUSE if len(waiting) < before else min(2 * pause, _LONGEST_PAUSE)
-        if len(waiting) == before:
-            time.sleep(pause)
+            if len(waiting) < before:
+                latest = time.monotonic()
+            else:
+                _pause(time.monotonic() - latest)
+
+
+def _pause(passed: float) -> None:
+    """A small share of the time since the last answer: no round becomes longer by more."""
+    time.sleep(min(max(_SHORTEST_PAUSE, passed * _SHARE), _LONGEST_PAUSE))
 
 
 def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:

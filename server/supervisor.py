@@ -132,7 +132,12 @@ class Supervisor:
                 self._gauges.serve(file.metrics)
             gate = open_things.enter_context(GateThread(self._gate, file.listen, file.port))
             self._port = gate.port
-            link = SuperLink(self._state / "superlink", output=heard.sink, port=file.superlink)
+            link = SuperLink(
+                self._state / "superlink",
+                output=heard.sink,
+                port=file.superlink,
+                on_disk=file.messages == "disk",
+            )
             open_things.callback(link.stop)
             self._diary.tell("started", port=gate.port, pid=os.getpid())
             while not stop.is_set():

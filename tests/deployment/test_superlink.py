@@ -20,12 +20,16 @@ from fedward.study.errors import ServiceError
 from tests.server.flower_hospital import public_der, transport_key
 
 
-@pytest.fixture
-def superlink(tmp_path: Path) -> Iterator[SuperLink]:
-    link = SuperLink(tmp_path / "superlink")
+@pytest.fixture(params=["memory", "disk"])
+def superlink(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SuperLink]:
+    link = SuperLink(tmp_path / "superlink", on_disk=request.param == "disk")
     link.start()
     yield link
     link.stop()
+
+
+on_disk = pytest.mark.parametrize("superlink", ["disk"], indirect=True)
+in_memory = pytest.mark.parametrize("superlink", ["memory"], indirect=True)
 
 
 def kill_9(superlink: SuperLink) -> None:
@@ -37,6 +41,22 @@ def kill_9(superlink: SuperLink) -> None:
 
 
 @pytest.mark.slow
+@in_memory
+def test_after_kill_9_hospitals_can_be_registered_anew(superlink: SuperLink) -> None:
+    key = public_der(transport_key())
+    superlink.register("Ward", key)
+
+    kill_9(superlink)
+    superlink.start()
+
+    assert superlink.nodes() == []
+    assert not (superlink.folder / "superlink.sqlite").exists()
+    superlink.register("Ward", key)
+    assert [node.name for node in superlink.nodes()] == ["Ward"]
+
+
+@pytest.mark.slow
+@on_disk
 def test_hospitals_stay_registered_over_kill_9(superlink: SuperLink) -> None:
     keys = {f"Ward {n}": public_der(transport_key()) for n in "AÄ"}
     for name, key in keys.items():
@@ -59,11 +79,12 @@ def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: Sup
     superlink.register("Ward", public_der(transport_key()))
     orphan = superlink.pid
 
-    successor = SuperLink(superlink.folder)
+    on_disk = (superlink.folder / "superlink.sqlite").exists()
+    successor = SuperLink(superlink.folder, on_disk=on_disk)
     try:
         successor.start()
 
-        assert [node.name for node in successor.nodes()] == ["Ward"]
+        assert [node.name for node in successor.nodes()] == ["Ward"] * on_disk
         assert not superlink.alive
         assert successor.pid != orphan
     finally:
@@ -126,7 +147,7 @@ def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "superlink" / "superlink.sqlite").mkdir(parents=True)
 
     with pytest.raises(ServiceError, match="ended at its start") as error:
-        SuperLink(tmp_path / "superlink").start()
+        SuperLink(tmp_path / "superlink", on_disk=True).start()
 
     assert "\n" not in error.value.line()
 
