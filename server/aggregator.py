@@ -23,6 +23,7 @@ from fedward.privacy.enrolment import fingerprint, read_answer, same_fingerprint
 from fedward.privacy.key_file import read_key, unusable_key, write_key
 from fedward.privacy.roster import Roster, is_name, read_roster
 from fedward.server.durable import write_aside
+from fedward.server.lost_rounds import DEPLOYED
 from fedward.study.errors import AggregatorError, DataError, InputError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 
@@ -41,6 +42,18 @@ def _host(text: str) -> str:
     return text
 
 
+class RunSettings(Frozen):
+    """How patient runs are with a round that too few hospitals answered.
+
+    Attributes:
+        repeats: How often such a round is asked again before the run pauses.
+        wait_seconds: How long to wait before each time.
+    """
+
+    repeats: Annotated[int, Field(ge=1, le=1000)] = DEPLOYED.repeats
+    wait_seconds: Annotated[float, Field(ge=0.1, le=86400)] = DEPLOYED.wait_seconds
+
+
 class AggregatorFile(Frozen):
     """A whole aggregator file, read and checked. Paths are relative to it.
 
@@ -57,6 +70,7 @@ class AggregatorFile(Frozen):
         key: Its private key, which never leaves it.
         metrics: Port on loopback for Prometheus; none if left out.
         superlink: Port on loopback for the SuperLink; a free one if left out.
+        runs: How patient runs are.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -71,6 +85,7 @@ class AggregatorFile(Frozen):
     key: str = "tls-key.pem"
     metrics: Port | None = None
     superlink: Port | None = None
+    runs: RunSettings = RunSettings()
 
 
 def read_aggregator(path: Path) -> AggregatorFile:
