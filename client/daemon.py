@@ -49,6 +49,7 @@ from fedward.study.wire import pack_answer
 
 _LOG = logging.getLogger("fedward.client")
 _SHARE = 0.05  # of the time since the last message that may pass until the next question
+_NODE = "node"  # file in the folder of state
 _FIRST_PAUSE = 0.25  # seconds until the second try to connect, about
 
 
@@ -329,14 +330,14 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
         )
     return Daemon(
         hospital.name,
-        _line(consortium, path.parent, consortium.address),
+        _line(consortium, path.parent, consortium.address, path.parent / hospital.state),
         Worker(path, deadline=hospital.daemon.deadline_seconds),
         hospital.daemon,
         listeners,
     )
 
 
-def _line(consortium: Consortium, folder: Path, address: str) -> FleetConnection:
+def _line(consortium: Consortium, folder: Path, address: str, state: Path) -> FleetConnection:
     transport, ca = folder / (consortium.transport or ""), folder / (consortium.ca or "")
     key = read_key(transport)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -349,7 +350,7 @@ def _line(consortium: Consortium, folder: Path, address: str) -> FleetConnection
             todo="enrol, or ask the coordinator for it",
             where=str(ca),
         ) from None
-    return FleetConnection(address, authority, key)
+    return FleetConnection(address, authority, key, node=state / _NODE)
 
 
 def run_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> None:

@@ -11,6 +11,7 @@ line passes letters on unopened; `pack` and `unpack` belong to the process that 
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import email.utils
 import hashlib
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -256,6 +258,7 @@ class FleetConnection:
         ca: bytes,
         key: ec.EllipticCurvePrivateKey,
         *,
+        node: Path | None = None,
         now: Callable[[], float] = time.time,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> None:
@@ -265,6 +268,8 @@ class FleetConnection:
             address: `host:port` of the aggregator.
             ca: The consortium's own certificate authority, PEM; no other is trusted.
             key: This hospital's transport key, P-384, known to the aggregator.
+            node: File that remembers Flower's number of this hospital, so that a daemon that was
+                killed need not wait until the aggregator has noticed.
             now: Gives the seconds since 1970 that requests are signed with.
             timeout: For connecting, and for each silence of the other side.
 
@@ -293,7 +298,8 @@ class FleetConnection:
             follow_redirects=False,
         )
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
-        self._node: Node | None = None
+        self._remembered = node
+        self._node = _remembered(node)
         self._coming: _Coming | None = None
         self._sent = -_LOOKED_AT
 
@@ -310,13 +316,16 @@ class FleetConnection:
             # Who still counts as here cannot be activated again, but just goes on.
             try:
                 self.heartbeat()
-            except KeyRefused:
+            except (KeyRefused, RunOver, MessageRefused):  # it knows no such number any more
                 self._node = None
             else:
                 return int(self._node.node_id)
         asked = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         answer = self._call("activate-node", asked, ActivateNodeResponse)
         self._node = Node(node_id=answer.node_id)
+        if self._remembered is not None:
+            with contextlib.suppress(OSError):  # on a full disk it is not remembered
+                self._remembered.write_text(f"{answer.node_id}\n", encoding="ascii")
         return int(answer.node_id)
 
     def heartbeat(self) -> None:
@@ -563,6 +572,13 @@ class _Coming:
     def letter(self) -> Letter:
         head, tree = self.head.SerializeToString(), self.tree.SerializeToString()
         return Letter(head, tree, {name: self._found[name] for name in self._names})
+
+
+def _remembered(file: Path | None) -> Node | None:
+    try:
+        return None if file is None else Node(node_id=int(file.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return None
 
 
 def _names(tree: ObjectTree) -> list[str]:

@@ -23,6 +23,7 @@ from fedward.privacy.enrolment import fingerprint, read_answer, same_fingerprint
 from fedward.privacy.key_file import read_key, unusable_key, write_key
 from fedward.privacy.roster import Roster, is_name, read_roster
 from fedward.server.durable import write_aside
+from fedward.server.lost_rounds import DEPLOYED
 from fedward.study.errors import AggregatorError, DataError, InputError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 
@@ -39,6 +40,18 @@ def _host(text: str) -> str:
     if not is_host(text):
         raise ValueError("a host name in small letters, or an IP address")
     return text
+
+
+class RunSettings(Frozen):
+    """How patient runs are with a round that too few hospitals answered.
+
+    Attributes:
+        repeats: How often such a round is asked again before the run pauses.
+        wait_seconds: How long to wait before each time.
+    """
+
+    repeats: Annotated[int, Field(ge=1, le=1000)] = DEPLOYED.repeats
+    wait_seconds: Annotated[float, Field(ge=0.1, le=86400)] = DEPLOYED.wait_seconds
 
 
 class AggregatorFile(Frozen):
@@ -60,6 +73,7 @@ class AggregatorFile(Frozen):
         messages: Where the SuperLink keeps messages under way: in `memory`, or, several times as
             slow, on `disk`, for models that together are larger than the memory. Neither outlives
             a SuperLink that ended: every run is taken up from its own folder.
+        runs: How patient runs are.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -75,6 +89,7 @@ class AggregatorFile(Frozen):
     metrics: Port | None = None
     superlink: Port | None = None
     messages: Literal["memory", "disk"] = "memory"
+    runs: RunSettings = RunSettings()
 
 
 def read_aggregator(path: Path) -> AggregatorFile:

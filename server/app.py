@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedward.models.registry import read_settled
 from fedward.server.events import Listener
 from fedward.server.federation import Federation
+from fedward.server.lost_rounds import DEPLOYED, LostRounds
 from fedward.server.registered_run import run_registered
 from fedward.server.run_folder import write_results
 from fedward.server.sentences import log_event
@@ -24,7 +26,8 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
     Args:
         listener: Is told what happens; writes to Flower's log by default.
-        config: Either `folder` (a run's folder in the registry, which holds everything else), or
+        config: Either `folder` (a run's folder in the registry, which holds everything else) with
+            `repeats` and `wait_seconds` for rounds that too few answered, or
             `study` (path of the study file), `out` (folder for the results; none are written if it
             is empty), `seed` and `run` (the run's name); the run's own configuration if None.
     """
@@ -40,13 +43,21 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
 def _run(grid: Grid, config: Config, listener: Listener) -> None:
     if "folder" in config:
-        run_registered(_path(config, "folder"), grid, listener)
+        run_registered(_path(config, "folder"), grid, listener, lost_rounds=_patience(config))
         return
     study = read_settled(_path(config, "study"))
     seed, run = int(str(config.get("seed", 0))), str(config["run"])
     outcome = Federation(study, grid, run=run, seed=seed, listener=listener).train_and_judge()
     if "out" in config:
         write_results(study, outcome, _path(config, "out"))
+
+
+def _patience(config: Config) -> LostRounds:
+    return replace(
+        DEPLOYED,
+        repeats=int(str(config.get("repeats", DEPLOYED.repeats))),
+        wait_seconds=float(str(config.get("wait_seconds", DEPLOYED.wait_seconds))),
+    )
 
 
 def _path(config: Config, key: str) -> Path:

@@ -79,6 +79,12 @@ class RunFolder:
         return self.folder / "checkpoint"
 
     @property
+    def exchanges(self) -> int:
+        """How many checkpoints there were so far: it grows as the run comes further."""
+        numbers = (folder.name.partition("-")[2] for folder in self.checkpoint.glob("after-*"))
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    @property
     def log(self) -> Path:
         """Where the output of the run's process goes."""
         return self.folder / "log.txt"

@@ -54,6 +54,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
+from fedward.server.lost_rounds import DEPLOYED
 from fedward.study.errors import ServiceError
 
 TESTED = "1.41."
@@ -121,7 +122,11 @@ def app_bundle() -> bytes:
                         "serverapp": "fedward.server.app:app",
                         "clientapp": "fedward.client.app:app",
                     },
-                    "config": {"folder": "", "study": "", "hospitals": "", "out": "", "seed": 0},
+                    "config": {
+                        **{"folder": "", "repeats": DEPLOYED.repeats},
+                        **{"wait_seconds": DEPLOYED.wait_seconds},
+                        **{"study": "", "hospitals": "", "out": "", "seed": 0},
+                    },
                 }
             }
         },
@@ -314,11 +319,12 @@ class SuperLink:
             if node.status != _GONE
         ]
 
-    def start_run(self, config: Mapping[str, str | int]) -> int:
+    def start_run(self, config: Mapping[str, str | int | float]) -> int:
         """Start the installed apps.
 
         Args:
-            config: The run's configuration: `folder`, or `study`, `hospitals`, `out` and `seed`.
+            config: The run's configuration: `folder`, `repeats` and `wait_seconds`, or `study`,
+                `hospitals`, `out` and `seed`.
 
         Returns:
             The run's number.

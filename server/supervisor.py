@@ -41,7 +41,7 @@ class Pace:
         runs: Seconds between two questions how a run stands.
         first_wait: Seconds before a SuperLink that died is started again; doubled each time.
         longest_wait: Seconds that this grows to.
-        deaths: How often in a row a run's process may die before the run is given up.
+        deaths: How often a run's process may die in one exchange before the run is given up.
         stop: Seconds that a run has to stop by itself.
     """
 
@@ -108,7 +108,7 @@ class Supervisor:
         self._tls = public_tls(aggregator.certificate_path, aggregator.key_path)
         self._gate = Gate(self._tls, listener=self._gauges.passed)
         self._numbers: dict[str, int] = {}
-        self._deaths: dict[str, int] = {}
+        self._deaths: dict[str, tuple[int, int]] = {}
         self._stop_since: dict[str, float] = {}
         self._known: dict[str, Stamp] = {}
         self._hospitals: dict[str, bool] = {}
@@ -264,7 +264,14 @@ class Supervisor:
         if run.stop_asked:
             run.mark("stopped", "as asked")
             return
-        self._numbers[name] = link.start_run({"folder": str(run.folder.absolute())})
+        patience = self._aggregator.file.runs
+        self._numbers[name] = link.start_run(
+            {
+                "folder": str(run.folder.absolute()),
+                "repeats": patience.repeats,
+                "wait_seconds": patience.wait_seconds,
+            }
+        )
         self._diary.tell("run started", run=name, number=str(self._numbers[name]))
 
     def _follow(self, link: SuperLink, run: RunFolder) -> None:
@@ -289,9 +296,11 @@ class Supervisor:
 
     def _count_death(self, run: RunFolder, why: str) -> None:
         """A run's process ended without saying so: it is begun again, but not for ever."""
-        name = run.record.name
-        self._deaths[name] = self._deaths.get(name, 0) + 1
-        if self._deaths[name] >= self._pace.deaths:
+        name, at = run.record.name, run.exchanges
+        before, count = self._deaths.get(name, (at, 0))
+        count = count + 1 if before == at else 1  # it came further since: this is a first death
+        self._deaths[name] = (at, count)
+        if count >= self._pace.deaths:
             run.mark("failed", " ".join(why.split())[:500])
             del self._deaths[name]
 

@@ -63,6 +63,17 @@ class Part:
                 start_new_session=True,
             )
 
+    def refuse_ended(self, name: str) -> None:
+        """Raise if it ended by itself, with the last line that it said.
+
+        Raises:
+            FederationError: It did.
+        """
+        if self.process is not None and self.process.poll() is not None:
+            said = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+            raise FederationError(f"{name} has ended: {last}", where=str(self.log))
+
     def tell(self, number: int) -> None:
         """Signal it, if it runs."""
         if self.process is not None:
@@ -177,6 +188,7 @@ class Deployment:
             hospital = read_hospital(path)
             studies = path.parent / hospital.studies
             while not (studies / "offered" / f"{digest}.json").exists():
+                self.parts[name].refuse_ended(name)
                 self._refuse_late(last, f"the study was not offered to {name}")
                 time.sleep(_LOOK)
             approve(digest, hospital, studies)
