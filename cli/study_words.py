@@ -23,6 +23,8 @@ def words_of(study: Study, digest: str) -> Iterator[str]:
     yield f"  digest      {digest}"
     yield f"  learns      to tell apart: {', '.join(study.task.classes)}"
     yield f"  reads       {_data(study)}"
+    if measured := [feature.name for feature in study.data.measured]:
+        yield f"  measures    mean and deviation of {_some(measured)} over all hospitals together"
     yield f"  trains      {_training(study)}"
     yield f"  with        {_hospitals(study)}"
     yield f"  sums        {_sums(study)}"
@@ -35,9 +37,12 @@ def _data(study: Study) -> str:
     if not isinstance(data, TableData):
         channels, height, width = data.shape
         return f"images of {height} x {width} pixels and {channels} channels, and their labels"
-    names = list(data.features)
+    return f"the columns {_some(list(data.features))}; the label {data.label}"
+
+
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"the columns {', '.join(names[:_SHOWN])}{more}; the label {data.label}"
+    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def _training(study: Study) -> str:

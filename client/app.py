@@ -17,6 +17,7 @@ from fedward.study.wire import (
     pack_answer,
     unpack_advertise_query,
     unpack_evaluate_request,
+    unpack_measure_request,
     unpack_offer_query,
     unpack_train_request,
     unpack_unmask_query,
@@ -40,6 +41,10 @@ def make_app(site_of: Callable[[Context], Site]) -> ClientApp:
     @client_app.query("advertise")
     def advertise(message: Message, context: Context) -> Message:
         return reply(message, context, unpack_advertise_query)
+
+    @client_app.query("measure")
+    def measure(message: Message, context: Context) -> Message:
+        return reply(message, context, unpack_measure_request)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

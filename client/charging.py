@@ -1,4 +1,4 @@
-"""A private round's steps, once they are paid for."""
+"""A private round's steps, or what is measured before the first, once they are paid for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Cap, Charge, Ledger
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.privacy_errors import Undeclared
-from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
+from fedward.privacy.schedule import measuring, noise_of, refuse_large_delta, steps_of_round
 from fedward.privacy.secret_stream import SecretStream
-from fedward.study.messages import TrainRequest
+from fedward.study.messages import MeasureRequest, TrainRequest
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -63,17 +63,74 @@ def charged_steps(
     """
     declared = declared_patients(hospital)
     refuse_large_delta(privacy.delta, declared=declared)
-    if privacy.delta * patients.number > 1:
-        _LOG.warning(
-            "delta %g is above 1 / %d training patients, who are more than the %d declared: raise "
-            "[limits] declared_patients for the next run",
-            *(privacy.delta, patients.number, declared),
-        )
-    rate, limits = privacy.rate_of(declared), hospital.limits
+    rate = privacy.rate_of(declared)
     # One run has one noise multiplier, also after a restart; finding it takes seconds.
     sigma = ledger.noise_multiplier(study=request.study, run=request.run)
     sigma = sigma or noise_of(study, privacy, rate)
     steps = SampledGaussian(sigma, rate, steps_of_round(study, rate))
+    _charge(request, study, privacy, patients, steps, hospital=hospital, ledger=ledger)
+    return PatientSteps(
+        noise_multiplier=sigma,
+        clipping_norm=privacy.clipping_norm,
+        sampling_rate=rate,
+        records_per_patient=privacy.records_per_patient,
+        divisor=privacy.divisor_of(declared),
+        steps=steps.steps,
+        sampling=sampling,
+        noise=noise,
+        at_once=hospital.limits.records_at_once,
+    )
+
+
+def charge_measuring(
+    request: MeasureRequest,
+    study: Study,
+    privacy: LocalPrivacy,
+    patients: Patients,
+    *,
+    hospital: HospitalFile,
+    ledger: Ledger,
+) -> float:
+    """Pay for what is measured before the first round; when this returns, that is on disk.
+
+    Args:
+        request: That asks for it.
+        study: What is done.
+        privacy: The study's.
+        patients: Who are measured.
+        hospital: Declares its patients and sets its limits.
+        ledger: The hospital's.
+
+    Returns:
+        The noise multiplier that was paid for.
+
+    Raises:
+        PrivacyError: The guarantee would not hold.
+        BudgetError: The hospital's cap does not allow it, or its ledger cannot be used.
+    """
+    refuse_large_delta(privacy.delta, declared=declared_patients(hospital))
+    (steps,) = measuring(study)
+    _charge(request, study, privacy, patients, steps, hospital=hospital, ledger=ledger)
+    return steps.noise_multiplier
+
+
+def _charge(
+    request: TrainRequest | MeasureRequest,
+    study: Study,
+    privacy: LocalPrivacy,
+    patients: Patients,
+    steps: SampledGaussian,
+    *,
+    hospital: HospitalFile,
+    ledger: Ledger,
+) -> None:
+    limits = hospital.limits
+    if privacy.delta * patients.number > 1:
+        _LOG.warning(
+            "delta %g is above 1 / %d training patients, who are more than the %d declared: raise "
+            "[limits] declared_patients for the next run",
+            *(privacy.delta, patients.number, limits.declared_patients),
+        )
     cap = None
     if limits.epsilon is not None and limits.delta is not None:
         cap = Cap(limits.epsilon, limits.delta)
@@ -88,18 +145,8 @@ def charged_steps(
         delta=privacy.delta,
         accountant=privacy.accountant,
     )
-    ledger.charge(charge, cap=cap, most=study.training.rounds + _MOST_WASTED)
-    return PatientSteps(
-        noise_multiplier=sigma,
-        clipping_norm=privacy.clipping_norm,
-        sampling_rate=rate,
-        records_per_patient=privacy.records_per_patient,
-        divisor=privacy.divisor_of(declared),
-        steps=steps.steps,
-        sampling=sampling,
-        noise=noise,
-        at_once=limits.records_at_once,
-    )
+    planned = study.training.rounds + len(measuring(study))
+    ledger.charge(charge, cap=cap, most=planned + _MOST_WASTED)
 
 
 def declared_patients(hospital: HospitalFile) -> int:

@@ -26,9 +26,9 @@ from fedward.client.happenings import (
 )
 from fedward.client.spending import noted
 from fedward.study.errors import DataError
-from fedward.study.messages import ADVERTISE, EVALUATE, OFFER, TRAIN, UNMASK
+from fedward.study.messages import ADVERTISE, EVALUATE, MEASURE, OFFER, TRAIN, UNMASK
 
-_KINDS = {OFFER, ADVERTISE, TRAIN, EVALUATE, UNMASK}
+_KINDS = {OFFER, ADVERTISE, MEASURE, TRAIN, EVALUATE, UNMASK}
 _LOOPBACK = "127.0.0.1"
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 

@@ -18,7 +18,12 @@ import torch
 from torch import nn
 
 from fedward.client.approvals import Approval, approved_study, is_approved
-from fedward.client.charging import Patients, charged_steps, declared_patients
+from fedward.client.charging import (
+    Patients,
+    charge_measuring,
+    charged_steps,
+    declared_patients,
+)
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
@@ -28,6 +33,7 @@ from fedward.client.membership import keep_newest_roster
 from fedward.client.offers import file_offer
 from fedward.client.population import population_digest
 from fedward.client.randomness import generator
+from fedward.client.scaling import measured_sums, noisy_sums, scaled
 from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
@@ -40,6 +46,7 @@ from fedward.privacy.privacy_errors import MetricWouldLeave, PatientsUnnamed
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.secret_stream import SecretStream
+from fedward.privacy.statistics import layout_of
 from fedward.privacy.steps import LocalSteps, PlainSteps
 from fedward.study.aggregation import QFedAvg
 from fedward.study.errors import (
@@ -54,6 +61,7 @@ from fedward.study.messages import (
     Answer,
     Considered,
     EvaluateRequest,
+    MeasureRequest,
     OfferQuery,
     Part,
     Query,
@@ -63,6 +71,7 @@ from fedward.study.messages import (
     UnmaskQuery,
 )
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.scaling import Scaling
 from fedward.study.study import Study
 from fedward.study.version import VERSION
 
@@ -79,7 +88,7 @@ class Loaded:
         study: The study.
         task: Its task.
         model: Its network, on the device; the weights are the last request's.
-        parts: The hospital's records, on the device.
+        parts: The hospital's records, on the device; measured features are not scaled.
         patients: Whom it trains on; None for a study that is not private.
     """
 
@@ -110,6 +119,7 @@ class Site:
         self._loaded: dict[str, Loaded] = {}
         self._approvals: dict[str, Approval] = {}
         self._ways: dict[tuple[str, str], Summing] = {}
+        self._scaled: tuple[Loaded, Scaling, Parts] | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -146,7 +156,7 @@ class Site:
                 return summing.advertise(request)
             case UnmaskQuery():
                 return summing.unmask(request)
-            case TrainRequest() | EvaluateRequest():
+            case MeasureRequest() | TrainRequest() | EvaluateRequest():
                 loaded = self._loaded[request.study]
                 return summing.contribute(
                     request,
@@ -167,8 +177,16 @@ class Site:
     def _refuse_impossible(self, request: Request, loaded: Loaded) -> None:
         """What can be seen without the records is refused before any work is begun for it."""
         study = loaded.study
+        if isinstance(request, MeasureRequest):
+            if not study.data.measured or request.round:
+                raise RefusedError(
+                    "this study measures nothing" if not request.round else "measured too late",
+                    todo="run the aggregator with the study as it was approved",
+                )
+            return
         part = request.monitor if isinstance(request, TrainRequest) else request.part
         self._allow(study, part)
+        _refuse_impossible_scaling(study, request.scaling)
         if len(request.model) != loaded.size:
             raise TrainingError(
                 "the server's model does not fit the study: "
@@ -190,11 +208,15 @@ class Site:
             )
 
     def _work(self, request: Request, loaded: Loaded) -> Summand:
+        if isinstance(request, MeasureRequest):
+            return self._measure(request, loaded)
         if isinstance(request, TrainRequest):
             return self._train(request, loaded)
         return self._evaluate(request, loaded)
 
     def _layout(self, request: Request, loaded: Loaded) -> Layout:
+        if isinstance(request, MeasureRequest):
+            return layout_of(loaded.study.data)
         parameters = loaded.size if isinstance(request, TrainRequest) else 0
         return Layout(parameters, loaded.task.size, loaded.task.reals)
 
@@ -273,15 +295,50 @@ class Site:
                 todo='set patient = "column" or patient = "record" in [data] of hospital.toml',
             )
 
+    def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
+        """What scaling constants are made of; with privacy on it is charged here, and noisy."""
+        study, patients, records = loaded.study, loaded.patients, loaded.parts["train"]
+        privacy = study.privacy
+        if not isinstance(privacy, LocalPrivacy) or patients is None:
+            return judged(measured_sums(records, study.data))
+        noise_multiplier = charge_measuring(
+            request, study, privacy, patients, hospital=self.hospital, ledger=self.ledger
+        )
+        if self.hospital.simulation is None:
+            self._note_spent(request, privacy)
+        return judged(
+            noisy_sums(
+                records,
+                study.data,
+                most=privacy.records_per_patient,
+                noise_multiplier=noise_multiplier,
+                declared=declared_patients(self.hospital),
+                sampling=self._stream(request, "sample"),
+                noise=self._stream(request, "noise"),
+            )
+        )
+
+    def _parts(self, request: TrainRequest | EvaluateRequest, loaded: Loaded) -> Parts:
+        """The records as the model sees them, kept for as long as the constants are the same."""
+        scaling = request.scaling
+        if scaling is None:
+            return loaded.parts
+        kept = self._scaled
+        if kept is None or kept[0] is not loaded or kept[1] != scaling:
+            kept = (loaded, scaling, scaled(loaded.parts, loaded.study.data, scaling))
+            self._scaled = kept
+        return kept[2]
+
     def _train(self, request: TrainRequest, loaded: Loaded) -> Summand:
-        study, records = loaded.study, loaded.parts["train"]
+        parts = self._parts(request, loaded)
+        study, records = loaded.study, parts["train"]
         model = loaded.model
         flat.load(model, request.model)
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
-            sums = self._sums(model, loaded, request.monitor)
+            sums = self._sums(model, loaded, parts[request.monitor])
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task)
@@ -302,12 +359,13 @@ class Site:
     def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
         model = loaded.model
         flat.load(model, request.model)
-        return judged(self._sums(model, loaded, request.part))
+        records = self._parts(request, loaded)[request.part]
+        return judged(self._sums(model, loaded, records))
 
-    def _sums(self, model: nn.Module, loaded: Loaded, part: Part) -> Sums:
+    def _sums(self, model: nn.Module, loaded: Loaded, records: Records) -> Sums:
         """Metric sums; in a private study nothing that a record does makes them fail."""
         private = isinstance(loaded.study.privacy, LocalPrivacy)
-        return metric_sums(model, loaded.parts[part], loaded.task, bounded=private)
+        return metric_sums(model, records, loaded.task, bounded=private)
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update.
@@ -366,7 +424,7 @@ class Site:
             self._note_spent(request, privacy)
         return steps
 
-    def _note_spent(self, request: TrainRequest, privacy: LocalPrivacy) -> None:
+    def _note_spent(self, request: TrainRequest | MeasureRequest, privacy: LocalPrivacy) -> None:
         """Let the daemon know what the data set came to, for its audit log."""
         data, delta = self.hospital.data.name, self.hospital.limits.delta or privacy.delta
         epsilon = self.ledger.epsilon(data=data, delta=delta, accountant=privacy.accountant)
@@ -394,6 +452,20 @@ class Site:
     def _names(self, request: Request, purpose: str) -> tuple[object, ...]:
         study = self._loaded[request.study].study.study.name  # a digest changes with every default
         return (self.hospital.name, study, request.run, request.round, purpose)
+
+
+def _refuse_impossible_scaling(study: Study, scaling: Scaling | None) -> None:
+    """Constants come with every model of a study that measures them, and with no other."""
+    fault = ""
+    if scaling is not None:
+        fault = scaling.fault(study.data) if study.data.measured else "it measures none"
+    elif study.data.measured:
+        fault = "they are missing"
+    if fault:
+        raise RefusedError(
+            f"the study's scaling constants cannot be used: {fault}",
+            todo="run the aggregator with the study as it was approved",
+        )
 
 
 def _same_version(request: Request | Query) -> None:

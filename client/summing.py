@@ -30,6 +30,7 @@ from fedward.study.messages import (
     Contribution,
     Invitation,
     MaskedContribution,
+    MeasureRequest,
     Request,
     TrainRequest,
     Unmasked,
@@ -98,7 +99,7 @@ class PlainSumming:
         if request.invitation is not None:
             raise _not_secure()
         allow()
-        if self._kept is None or not isinstance(request, TrainRequest):
+        if self._kept is None or not isinstance(request, TrainRequest | MeasureRequest):
             return Contribution(self._hospital, plain_vector(work()))
         told = told_digest(request)
         words = self._kept.read(request.round, told, size=layout.size)
@@ -154,6 +155,8 @@ class SecureSumming:
                 f"{len(request.invitation.adverts)} hospitals are invited, the study allows {most}",
                 todo="see the aggregator's log",
             )
+        if not request.round and not isinstance(request, MeasureRequest):
+            raise BadRequest("no such round", todo="see the aggregator's log")
         attempt = _attempt(request, request.invitation, told_digest(request))
         self._secure.admit(attempt)
         allow()

@@ -22,6 +22,8 @@ from fedward.study.errors import OptionError
 Accountant = Literal["prv", "rdp"]
 
 
+_MOST_NOISE = 1e6  # a noise multiplier with which nothing is learnt
+_FINEST = 1e-6  # by which two noise multipliers differ
 _MOST_BY_PRV = 100.0  # epsilon; much above it nobody asks by how much
 
 
@@ -35,7 +37,12 @@ class SampledGaussian(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def calibrate(
-    epsilon: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    accountant: Accountant,
+    beside: tuple[SampledGaussian, ...] = (),
 ) -> float:
     """The smallest noise multiplier found with which `steps` steps cost at most `epsilon`.
 
@@ -45,10 +52,13 @@ def calibrate(
         sampling_rate: In (0, 1].
         steps: How many, >= 1.
         accountant: Which accountant composes.
+        beside: What else is paid from the budget, with noise that is settled.
 
     Raises:
-        OptionError: The accountant finds no noise for this budget.
+        OptionError: The accountant finds no noise for this budget, or nothing is left of it.
     """
+    if beside:
+        return _calibrate_beside(epsilon, delta, sampling_rate, steps, accountant, beside)
     try:
         with _quiet():
             sigma: float = get_noise_multiplier(
@@ -66,6 +76,37 @@ def calibrate(
             todo=f'change [privacy] epsilon, or set accountant = "{other}"',
         ) from None
     return float(sigma)  # a doubling of Opacus' first guess is an int
+
+
+def _calibrate_beside(
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    accountant: Accountant,
+    beside: tuple[SampledGaussian, ...],
+) -> float:
+    """By halving: Opacus' search knows one kind of step only."""
+
+    def cost(noise: float) -> float:
+        event = SampledGaussian(noise, sampling_rate, steps)
+        return epsilon_of([*beside, event], delta, accountant)
+
+    settled = epsilon_of(beside, delta, accountant)
+    low = high = calibrate(epsilon, delta, sampling_rate, steps, accountant)
+    while settled < epsilon and high < _MOST_NOISE and not cost(high) <= epsilon:
+        low, high = high, 1.25 * high
+    if not (settled < epsilon and high < _MOST_NOISE):
+        raise OptionError(
+            f"what else the study pays for costs epsilon {settled:.3g}, and too little is left of "
+            f"{epsilon:g} to train with",
+            todo="raise [privacy] statistics_noise_multiplier, or epsilon",
+        )
+    tolerance = min(0.01, epsilon / 100)
+    while epsilon - cost(high) > tolerance and high - low > _FINEST * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
+    return high
 
 
 def epsilon_of(history: Iterable[SampledGaussian], delta: float, accountant: Accountant) -> float:

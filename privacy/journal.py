@@ -91,7 +91,7 @@ class Journal:
 
         Args:
             run: Name of the run.
-            server_round: From 1.
+            server_round: From 1; 0 is what is measured before the first.
             attempt: From 1; counts up within a round.
             context: Of this attempt.
             told: Digest of what the hospital was told.

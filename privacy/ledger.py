@@ -72,7 +72,7 @@ class Charge:
         data: Name of the data set.
         study: Digest of the study.
         run: Name of the run.
-        round: From 1.
+        round: From 1; 0 is what was measured before the first.
         told: Digest of what the round asks (its model, what is monitored), hexadecimal.
         patients: Digest of the training patients and all that they have, under a key that stays
             at the hospital, hexadecimal.
@@ -185,9 +185,10 @@ class Ledger:
         self._begin()
 
     def noise_multiplier(self, *, study: str, run: str) -> float | None:
-        """The noise multiplier that this run was charged with; None before its first charge."""
-        of_run = [e for e in self.entries() if (e.charge.study, e.charge.run) == (study, run)]
-        return of_run[0].charge.steps.noise_multiplier if of_run else None
+        """The noise multiplier of this run's rounds; None before the first was charged."""
+        charges = (entry.charge for entry in self.entries())
+        of_run = [c for c in charges if (c.study, c.run) == (study, run) and c.round]
+        return of_run[0].steps.noise_multiplier if of_run else None
 
     def epsilon(
         self, *, data: str, delta: float, accountant: Accountant, study: str | None = None
@@ -303,7 +304,7 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
                 "the training patients are not those that this run began with",
                 todo="start a new run, or put the data back as it was",
             )
-        if before.steps != charge.steps:
+        if bool(before.round) == bool(charge.round) and before.steps != charge.steps:
             raise PlanChanged(
                 "noise, sampling rate or steps are not those that this run began with",
                 todo="put [limits] declared_patients back as it was, or start a new run",

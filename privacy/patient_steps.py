@@ -87,19 +87,10 @@ class PatientSteps(LocalSteps):
         everybody, number = patients.cpu().unique(return_inverse=True)
         for _ in range(self.steps):
             sampled = self.sampling.uniform(len(everybody)) < self.sampling_rate
-            batch = self._at_most_k(sampled[number].nonzero().flatten(), number)
+            records = sampled[number].nonzero().flatten()
+            batch = at_most(self.records_per_patient, records, number, self.sampling)
             self._drawn = batch.patients.clone()
             yield batch
-
-    def _at_most_k(self, records: Tensor, number: Tensor) -> Batch:
-        """A random K of each patient's records, patient by patient."""
-        order = self.sampling.uniform(len(records)).argsort()
-        records = records[order]
-        records = records[number[records].argsort(stable=True)]
-        patients = number[records]
-        first = torch.searchsorted(patients, patients)
-        kept = torch.arange(len(records)) - first < self.records_per_patient
-        return Batch(records[kept], patients[kept])
 
     def gradient(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
         """Clipped sum over patients, plus noise, over the divisor.
@@ -187,6 +178,24 @@ class PatientSteps(LocalSteps):
             apart: Tensor = vars(parameter)["grad_sample"]
             means = apart.new_zeros((len(records), *parameter.shape))
             vars(parameter)["grad_sample"] = means.index_add_(0, place.to(apart.device), apart)
+
+
+def at_most(most: int, records: Tensor, number: Tensor, stream: SecretStream) -> Batch:
+    """So many of each patient's records at random, patient by patient.
+
+    Args:
+        most: That a patient brings.
+        records: To choose from, shape (n,).
+        number: Of the patient of each record there is.
+        stream: Source of the choice.
+    """
+    order = stream.uniform(len(records)).argsort()
+    records = records[order]
+    records = records[number[records].argsort(stable=True)]
+    patients = number[records]
+    first = torch.searchsorted(patients, patients)
+    kept = torch.arange(len(records)) - first < most
+    return Batch(records[kept], patients[kept])
 
 
 class _SecretNoise(DPOptimizer):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedward.privacy.accounting import SampledGaussian, calibrate, epsilon_of
 from fedward.privacy.privacy_errors import DeltaTooLarge
+from fedward.study.errors import StudyError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -23,6 +24,8 @@ def steps_of_round(study: Study, rate: float) -> int:
 def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
     """The noise multiplier that the study sets, or that spends its epsilon over all rounds.
 
+    Scaling constants that the study measures are paid from the same epsilon.
+
     Finding it takes a second or more; it is kept for the life of the process.
 
     Raises:
@@ -36,7 +39,19 @@ def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
         rate,
         steps_of_round(study, rate) * study.training.rounds,
         privacy.accountant,
+        beside=measuring(study),
     )
+
+
+def measuring(study: Study) -> tuple[SampledGaussian, ...]:
+    """What measuring scaling constants costs: everybody, once; nothing if nothing is measured."""
+    privacy = study.privacy
+    if not (isinstance(privacy, LocalPrivacy) and study.data.measured):
+        return ()
+    noise = privacy.statistics_noise_multiplier
+    if noise is None:
+        raise StudyError("privacy.statistics_noise_multiplier", given="nothing", allowed="a number")
+    return (SampledGaussian(noise, 1.0, 1),)
 
 
 def refuse_large_delta(delta: float, *, declared: int) -> None:
@@ -63,6 +78,8 @@ def refuse_large_delta(delta: float, *, declared: int) -> None:
 def epsilon_after(study: Study, rounds: int, declared: int | None = None) -> float | None:
     """Epsilon at a hospital that took part in this many rounds; None where it cannot be said.
 
+    What it cost to measure scaling constants, before the first round, is in it.
+
     Args:
         study: Says what is done.
         rounds: At least 0.
@@ -78,4 +95,4 @@ def epsilon_after(study: Study, rounds: int, declared: int | None = None) -> flo
     event = SampledGaussian(
         noise_of(study, privacy, rate), rate, steps_of_round(study, rate) * rounds
     )
-    return epsilon_of([event], privacy.delta, privacy.accountant)
+    return epsilon_of([*measuring(study), event], privacy.delta, privacy.accountant)

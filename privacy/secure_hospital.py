@@ -91,7 +91,8 @@ class SecureHospital:
 
         Raises:
             BadAdvert: An advert is forged, of another run, doubled, or this hospital's is not its.
-            BadRequest: The round or the attempt is no number from 1.
+            BadRequest: The round is no number from 0 (what is measured before the first), or the
+                attempt none from 1.
             TooFew: Fewer hospitals are invited than the study's terms need.
             Replayed: This attempt was answered before, or the round was about another model, or
                 over other hospitals.
@@ -185,7 +186,7 @@ class SecureHospital:
             BadRequest: As for `mask`.
             TooFew: As for `mask`.
         """
-        if not (1 <= attempt.round < _NUMBERS and 1 <= attempt.attempt < _NUMBERS):
+        if not (0 <= attempt.round < _NUMBERS and 1 <= attempt.attempt < _NUMBERS):
             raise BadRequest("no such round or attempt", todo="see the aggregator's log")
         for advert in attempt.adverts:
             if (attempt.study, attempt.run, advert) not in self._trusted:

@@ -31,6 +31,7 @@ from fedward.server.durable import cannot_write, sync_folder, write_to_disk
 from fedward.server.events import Refused, RoundFinished, RoundLost
 from fedward.study.errors import DataError
 from fedward.study.messages import Part, Refusal, Vector
+from fedward.study.scaling import Scaling
 
 _VERSION = 1
 _KEPT = 2
@@ -53,6 +54,8 @@ class Checkpoint:
         rounds: Each round so far.
         refusals: Each refusal so far.
         judged: Metric sums of the final model; None for a part that could not be judged.
+        scaling: What was measured before the first round; None before that, and in a study that
+            measures nothing.
         roster: Version of the consortium's roster; 0 where there is none.
         seconds: That the run has taken.
     """
@@ -66,6 +69,7 @@ class Checkpoint:
     rounds: tuple[RoundFinished | RoundLost, ...] = ()
     refusals: tuple[Refused, ...] = ()
     judged: Mapping[Part, Sums | None] = field(default_factory=dict)
+    scaling: Scaling | None = None
     roster: int = 0
     seconds: float = 0.0
 
@@ -141,6 +145,7 @@ def _packed(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
         "roster": checkpoint.roster,
         "seconds": checkpoint.seconds,
         "judged": list(checkpoint.judged),
+        "scaling": None if checkpoint.scaling is None else asdict(checkpoint.scaling),
         "rounds": [packed_round(record) for record in checkpoint.rounds],
         "refusals": [asdict(refused) for refused in checkpoint.refusals],
         "arrays": hashlib.sha256(packed).hexdigest(),
@@ -169,9 +174,17 @@ def _unpacked(arrays: dict[str, NDArray[Any]], state: dict[str, Any]) -> Checkpo
             Refused(each["round"], Refusal(**each["refusal"])) for each in state["refusals"]
         ),
         judged=judged,
+        scaling=_scaling(state.get("scaling")),  # a run that was begun before has none
         roster=int(state["roster"]),
         seconds=float(state["seconds"]),
     )
+
+
+def _scaling(values: dict[str, list[float]] | None) -> Scaling | None:
+    if values is None:
+        return None
+    centers, scales = (tuple(map(float, values[key])) for key in ("centers", "scales"))
+    return Scaling(centers, scales)
 
 
 def packed_round(record: RoundFinished | RoundLost) -> dict[str, Any]:

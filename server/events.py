@@ -119,6 +119,7 @@ class Outcome:
         rounds: Each round.
         refusals: Every refusal or failure with its round.
         seconds: The whole federation.
+        scaling: Center and scale of each measured feature; None in a study that measures nothing.
     """
 
     model: Vector
@@ -130,6 +131,7 @@ class Outcome:
     rounds: list[RoundFinished | RoundLost] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     seconds: float = 0.0
+    scaling: dict[str, dict[str, float]] | None = None
 
 
 Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | RoundDelayed | Outcome

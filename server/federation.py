@@ -22,6 +22,7 @@ from fedward.models.registry import build, settled
 from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
+from fedward.privacy.statistics import layout_of, scaling_of
 from fedward.server.asked import AskedBefore
 from fedward.server.checkpoint import Checkpoint, Checkpoints
 from fedward.server.events import (
@@ -48,6 +49,7 @@ from fedward.server.summing import Gathered, PlainSumming, Summing
 from fedward.study.errors import FederationError, OptionError, RefusedError
 from fedward.study.messages import (
     EvaluateRequest,
+    MeasureRequest,
     Part,
     Refusal,
     Request,
@@ -140,6 +142,8 @@ class Federation:
         if self._so_far.exchange < self._study.judging_round("test"):
             self._wait_for_hospitals()
         self._stop_if_hopeless(taken_up=True)
+        if self._study.data.measured and self._so_far.scaling is None:
+            self._measure()
         for server_round in range(self._so_far.exchange + 1, rounds + 1):
             self._round(server_round, monitor)
             self._stop_if_hopeless()
@@ -186,11 +190,24 @@ class Federation:
         if self._checkpoints is not None:
             self._checkpoints.save(self._so_far)
 
+    def _measure(self) -> None:
+        """The study's scaling constants, from sums over all hospitals: once, before round 1."""
+        request, data = MeasureRequest(self._digest, self._run), self._study.data
+        total = self._ask(request, "measuring scaling constants", layout_of(data)).total
+        if total is None or not total.metrics[0]:
+            raise self._stop(
+                "measuring scaling constants: no hospital could",
+                todo="see the hospitals' own logs",
+            )
+        self._keep(exchange=0, scaling=scaling_of(total.metrics, data))
+
     def _round(self, server_round: int, monitor: Part | None) -> None:
         started, rounds = time.monotonic(), self._study.training.rounds
         model = self._so_far.model
-        request = TrainRequest(self._digest, self._run, server_round, model, monitor)
-        gathered = self._ask(request, f"round {server_round}", parameters=len(model))
+        request = TrainRequest(
+            *(self._digest, self._run, server_round, model, monitor), scaling=self._so_far.scaling
+        )
+        gathered = self._ask(request, f"round {server_round}", self._layout(len(model)))
         total = gathered.total
         record: RoundFinished | RoundLost
         if total is None:
@@ -228,9 +245,12 @@ class Federation:
             number = self._study.judging_round(part)
             if self._so_far.exchange >= number:
                 continue
-            request = EvaluateRequest(self._digest, self._run, number, self._so_far.model, part)
+            request = EvaluateRequest(
+                *(self._digest, self._run, number, self._so_far.model, part),
+                scaling=self._so_far.scaling,
+            )
             where = f"judging the final model on {part}"
-            total = self._ask(request, where, parameters=0).total
+            total = self._ask(request, where, self._layout(0)).total
             found = None if total is None else total.metrics
             self._keep(exchange=number, judged={**self._so_far.judged, part: found})
         sums, done = self._so_far.judged, self._so_far
@@ -249,9 +269,13 @@ class Federation:
             rounds=list(done.rounds),
             refusals=list(done.refusals),
             seconds=done.seconds,
+            scaling=None if done.scaling is None else done.scaling.named(self._study.data),
         )
 
-    def _ask(self, request: Request, where: str, *, parameters: int) -> Gathered:
+    def _layout(self, parameters: int) -> Layout:
+        return Layout(parameters, self._task.size, self._task.reals)
+
+    def _ask(self, request: Request, where: str, layout: Layout) -> Gathered:
         """One exchange, repeated as often as this run is patient.
 
         Returns:
@@ -264,7 +288,7 @@ class Federation:
         repeat = 0
         while True:
             self._heed()
-            gathered, asked = self._ask_once(request, parameters=parameters)
+            gathered, asked = self._ask_once(request, layout)
             if gathered.total is not None:
                 return gathered
             training = isinstance(request, TrainRequest)
@@ -287,7 +311,7 @@ class Federation:
             return gathered  # those who were asked do not come back, and the others are enough
         raise _too_few(self._kind, where, gathered.why)
 
-    def _ask_once(self, request: Request, *, parameters: int) -> tuple[Gathered, int]:
+    def _ask_once(self, request: Request, layout: Layout) -> tuple[Gathered, int]:
         """What came of it, and how many were asked."""
         training = isinstance(request, TrainRequest)
         if not self._looked:
@@ -304,7 +328,6 @@ class Federation:
         def heard(hospital: str) -> None:
             self._tell(Answered(request.round, hospital))
 
-        layout = Layout(parameters, self._task.size, self._task.reals)
         gathered = self._summing.gather(
             nodes, request, layout, heard=heard if training else _ignore
         )
@@ -343,7 +366,7 @@ class Federation:
     def _wait_for_hospitals(self) -> None:
         """All of them before the first round; a run that is taken up waits for a moment only."""
         wanted, patience = self._study.participation.hospitals, self._lost_rounds.wait_seconds
-        taken_up = self._so_far.exchange > 0 or self._summing.begun(1)
+        taken_up = self._so_far.exchange > 0 or any(map(self._summing.begun, (0, 1)))
         wait = self._study.participation.wait_seconds
         last = time.monotonic() + (min(wait, patience) if taken_up else wait)
         while (count := len(self._approving())) < wanted:

@@ -33,13 +33,15 @@ def write_model(study: Study, outcome: Outcome, path: Path) -> None:
     """The final model as safetensors, with the study's digest and classes in its metadata."""
     model = build(study, seed=0)
     flat.load(model, outcome.model)
-    about = {
+    about: dict[str, Any] = {
         "study": study.study.name,
         "digest": study.digest(),
         "model": study.model.model_dump(mode="json"),
         "classes": study.task.classes,
         "threshold": outcome.threshold,
     }
+    if outcome.scaling is not None:
+        about["scaling"] = outcome.scaling
     # One key: safetensors writes several in any order, and a run would not repeat to the byte.
     write_aside(path, save(flat.named(model), metadata={"fedward": json.dumps(about)}))
 

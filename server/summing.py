@@ -15,9 +15,11 @@ from fedward.study.aggregation import Robust
 from fedward.study.errors import FederationError
 from fedward.study.messages import (
     EVALUATE,
+    MEASURE,
     TRAIN,
     Answer,
     Contribution,
+    MeasureRequest,
     Refusal,
     Request,
     TrainRequest,
@@ -169,6 +171,8 @@ class PlainSumming:
 
 def message_type(request: Request) -> str:
     """Flower's type of a request."""
+    if isinstance(request, MeasureRequest):
+        return MEASURE
     return TRAIN if isinstance(request, TrainRequest) else EVALUATE
 
 

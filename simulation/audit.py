@@ -161,6 +161,11 @@ def _private(study: Study, epsilon: float | None) -> tuple[Study, LocalPrivacy]:
             "the study is not private: there is nothing to audit",
             todo='give a study with [privacy] mode = "local"',
         )
+    if study.data.measured:
+        raise OptionError(
+            "the audit watches training alone, and this study measures its scaling constants first",
+            todo="audit a copy with center and scale in place of bounds",
+        )
     if epsilon is not None:
         asked = {"epsilon": epsilon, "noise_multiplier": None}
         privacy = LocalPrivacy(**{**privacy.model_dump(), **asked})

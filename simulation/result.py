@@ -85,6 +85,13 @@ class Sums(_Entry):
     lost: int
 
 
+class Constants(_Entry):
+    """What a measured feature is scaled with."""
+
+    center: float
+    scale: float
+
+
 class Result(_Entry):
     """The whole document. Version 1."""
 
@@ -103,4 +110,7 @@ class Result(_Entry):
     sums: Sums
     privacy: dict[str, Spent]
     hospitals: dict[str, HospitalRecords]
+    scaling: dict[str, Constants] | None = Field(
+        default=None, description="what the federated run measured before its first round"
+    )
     failures: list[str] = Field(description="a line for each refusal or failure that was survived")

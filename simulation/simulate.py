@@ -31,6 +31,7 @@ from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.ray_engine import run_on_ray
 from fedward.simulation.result import (
     AllMetrics,
+    Constants,
     HospitalRecords,
     Metrics,
     Result,
@@ -177,6 +178,7 @@ def _simulate(
         sums=_sums(study, outcome),
         privacy={open_site(path).hospital.name: _spent(path, study) for path in hospitals},
         hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
+        scaling=_constants(outcome),
         failures=failures,
     )
     from fedward.simulation.curves import draw_curves  # matplotlib may look for fonts first
@@ -195,6 +197,12 @@ def _sums(study: Study, outcome: Outcome) -> Sums:
         repeated=sum(r.attempts > 1 for r in finished),
         lost=len(outcome.rounds) - len(finished),
     )
+
+
+def _constants(outcome: Outcome) -> dict[str, Constants] | None:
+    if outcome.scaling is None:
+        return None
+    return {name: Constants(**found) for name, found in outcome.scaling.items()}
 
 
 def _failures(outcome: Outcome) -> Iterator[str]:

@@ -7,7 +7,7 @@ public and common to all hospitals (a hospital's own mean would hide how hospita
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -78,6 +78,10 @@ class StratifiedParts(_Shares):
 PartsRule = GivenParts | HashedParts | StratifiedParts
 
 
+_Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
+_NARROWEST = 1e-9  # between two bounds
+
+
 class Feature(Frozen):
     """One column of a table.
 
@@ -86,12 +90,15 @@ class Feature(Frozen):
         scale: Divided by, after that.
         categories: The column's values, if it is no number: one 0/1 input for each.
         absent: A number that means "not measured": the input is then 0, and a second input is 1.
+        bounds: Least and largest value, public; whatever is beyond counts as the bound. Center and
+            scale are then measured before the first round, where the study's scaling is `measured`.
     """
 
     center: float = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
     categories: Annotated[tuple[Scalar, ...], Field(min_length=2)] | None = None
     absent: float | None = None
+    bounds: tuple[_Bound, _Bound] | None = None
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Feature:
@@ -101,6 +108,13 @@ class Feature(Frozen):
         named = [label_text(category) for category in self.categories or ()]
         if len(set(named)) != len(named):
             raise ValueError("each category once")
+        if self.bounds is None:
+            return self
+        if self.categories is not None or (self.center, self.scale) != (0.0, 1.0):
+            raise ValueError("either bounds, or center and scale, or categories")
+        low, high = self.bounds
+        if not high - low >= _NARROWEST:
+            raise ValueError(f"bounds that are at least {_NARROWEST:g} apart, the lower one first")
         return self
 
     @property
@@ -109,6 +123,34 @@ class Feature(Frozen):
         if self.categories is not None:
             return len(self.categories)
         return 1 if self.absent is None else 2
+
+
+class Measured(NamedTuple):
+    """A feature whose center and scale are measured.
+
+    Attributes:
+        name: Of the column.
+        place: Of its value among the inputs.
+        absent: Place of the input that says that there is no value; None if there always is one.
+        low: Least value.
+        high: Largest value.
+    """
+
+    name: str
+    place: int
+    absent: int | None
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """Of the bounds."""
+        return self.low + self.half
+
+    @property
+    def half(self) -> float:
+        """Half the distance of the bounds."""
+        return (self.high - self.low) / 2
 
 
 class _AnyData(Frozen):
@@ -128,6 +170,11 @@ class _AnyData(Frozen):
         """Whether there is a validation part, as far as the study says."""
         return isinstance(self.parts, GivenParts) or self.parts.validation > 0
 
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The features whose constants are measured before the first round, in their order."""
+        return ()
+
     @model_validator(mode="after")
     def _one_class_a_label(self) -> _AnyData:
         named = [label_text(label) for group in self.class_values or () for label in group]
@@ -143,12 +190,22 @@ class TableData(_AnyData):
         features: The columns in the order of the model's inputs.
         label: The column that holds the label.
         missing: What to do with a row that lacks a value: `refuse` or `drop` (counted and said).
+        scaling: Where center and scale come from: `given`, or `measured` over all hospitals before
+            the first round, for the features with bounds.
     """
 
     kind: Literal["table"]
     features: Annotated[dict[str, Feature], Field(min_length=1)]
     label: str
     missing: Literal["refuse", "drop"] = "refuse"
+    scaling: Literal["given", "measured"] = "given"
+
+    @model_validator(mode="after")
+    def _bounds_where_measured(self) -> TableData:
+        bounded = any(feature.bounds is not None for feature in self.features.values())
+        if bounded != (self.scaling == "measured"):
+            raise ValueError('bounds of features and scaling = "measured" together, or neither')
+        return self
 
     @model_validator(mode="after")
     def _label_apart(self) -> TableData:
@@ -160,6 +217,17 @@ class TableData(_AnyData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one record as the model sees it."""
         return (sum(feature.width for feature in self.features.values()),)
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The features whose constants are measured before the first round, in their order."""
+        found, place = [], 0
+        for name, feature in self.features.items():
+            if feature.bounds is not None:
+                absent = None if feature.absent is None else place + 1
+                found.append(Measured(name, place, absent, *feature.bounds))
+            place += feature.width
+        return tuple(found)
 
 
 class ImageData(_AnyData):

@@ -5,6 +5,8 @@
       |            <------ Considered, or Refusal |
       | ADVERTISE  AdvertiseQuery --------------> |   a key for this run (secure sums only)
       |            <------- Advertised, or Refusal |
+      | MEASURE    MeasureRequest -------------> |   sums for scaling constants (where a study asks)
+      |            <--- Contribution or Masked, or Refusal
       | TRAIN      TrainRequest ---------------> |   policy, budget, local training
       |            <--- Contribution or Masked, or Refusal
       | EVALUATE   EvaluateRequest ------------> |   metric sums of one part
@@ -24,10 +26,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.study.scaling import Scaling
 from fedward.study.version import VERSION
 
 OFFER = "query.offer"
 ADVERTISE = "query.advertise"
+MEASURE = "query.measure"
 TRAIN = "train"
 EVALUATE = "evaluate"
 UNMASK = "query.unmask"
@@ -79,6 +83,25 @@ class AdvertiseQuery:
 
 
 @dataclass(frozen=True)
+class MeasureRequest:
+    """Add up what the study's scaling constants are made of, over your training patients.
+
+    Attributes:
+        study: Digest of the study.
+        run: Name of the run.
+        round: 0: it comes before all rounds.
+        invitation: Whom the sum is over; None where it is plain.
+        version: Of Fedward at the server.
+    """
+
+    study: str
+    run: str
+    round: int = 0
+    invitation: Invitation | None = None
+    version: str = VERSION
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """Train this model on your records, and judge it as it came on the part `monitor`.
 
@@ -89,6 +112,7 @@ class TrainRequest:
         model: The round's model, shape (d,), float32.
         monitor: The part whose metric sums ride on the answer; none if None.
         invitation: Whom the sum is over; None where it is plain.
+        scaling: What was measured; None in a study that measures nothing.
         version: Of Fedward at the server.
     """
 
@@ -98,6 +122,7 @@ class TrainRequest:
     model: Vector
     monitor: Part | None = None
     invitation: Invitation | None = None
+    scaling: Scaling | None = None
     version: str = VERSION
 
 
@@ -115,6 +140,7 @@ class EvaluateRequest:
     model: Vector
     part: Part
     invitation: Invitation | None = None
+    scaling: Scaling | None = None
     version: str = VERSION
 
 
@@ -222,6 +248,6 @@ class Refusal:
     todo: str
 
 
-Request = TrainRequest | EvaluateRequest
+Request = MeasureRequest | TrainRequest | EvaluateRequest
 Query = OfferQuery | AdvertiseQuery | UnmaskQuery
 Answer = Considered | Contribution | MaskedContribution | Advertised | Unmasked | Refusal

@@ -31,6 +31,8 @@ class LocalPrivacy(Frozen):
             is then this over the patients that it declares, and at most 1.
         records_per_patient: Most records that a patient brings to a step (K), drawn at random.
         accountant: Which of Opacus' accountants composes the steps.
+        statistics_noise_multiplier: Noise of the measured scaling constants, where the study
+            measures them: in units of the largest norm of what one patient adds.
     """
 
     mode: Literal["local"]
@@ -42,6 +44,7 @@ class LocalPrivacy(Frozen):
     patients_per_step: Annotated[int, Field(ge=1)] | None = None
     records_per_patient: Annotated[int, Field(ge=1, le=10_000)] = 1
     accountant: Literal["prv", "rdp"] = "prv"
+    statistics_noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _one_budget_and_one_rate(self) -> LocalPrivacy:

@@ -29,15 +29,16 @@ class Failure(Frozen):
     Attributes:
         hospital: Its name.
         exchange: What was asked of it.
-        round: Of training, or after the last one of judging; every round if left out.
+        round: Of training, or after the last one of judging, or 0 of measuring; every round if left
+            out.
         attempt: Of that round; every attempt if left out.
         worked: Whether the hospital does its work and only its answer is lost.
         again: How often the same question, asked again, is lost too; for ever if left out.
     """
 
     hospital: str
-    exchange: Literal["train", "evaluate", "unmask"]
-    round: Annotated[int, Field(ge=1)] | None = None
+    exchange: Literal["measure", "train", "evaluate", "unmask"]
+    round: Annotated[int, Field(ge=0)] | None = None
     attempt: Annotated[int, Field(ge=1)] | None = None
     worked: bool = False
     again: Annotated[int, Field(ge=0)] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,7 +23,7 @@ from fedward.study.data import Data, StratifiedParts
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 from fedward.study.messages import Part
-from fedward.study.privacy import NoPrivacy, Privacy
+from fedward.study.privacy import LocalPrivacy, NoPrivacy, Privacy
 from fedward.study.simulation import Simulation
 from fedward.study.threshold import colluders_nearby, neighbourhood, shares_needed
 
@@ -232,9 +233,12 @@ class Study(Frozen):
         """What is agreed on, as JSON values that mean the same study in only one way.
 
         Defaults are in; a whole number is written without a point; features, whose order matters,
-        are a list of pairs. The table `simulation` is left out.
+        are a list of pairs. The table `simulation` is left out, and so is a key that came later
+        than format 1 and says nothing new: what was approved before it came stays approved.
         """
         contract: dict[str, Any] = _whole(self.model_dump(mode="json", exclude={"simulation"}))
+        for table in (contract["privacy"], contract["data"], *_features(contract)):
+            _leave_out(table, _LATER)
         if "features" in contract["data"]:
             contract["data"]["features"] = list(contract["data"]["features"].items())
         return contract
@@ -255,6 +259,19 @@ class Study(Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical form, as 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+# Keys that came later, and what they say where a study was written before them.
+_LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
+
+
+def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(contract["data"].get("features", {}).values())
+
+
+def _leave_out(table: dict[str, Any], later: Mapping[str, object]) -> None:
+    for key in [key for key, before in later.items() if key in table and table[key] == before]:
+        del table[key]
 
 
 def _refuse_impossible_sums(study: Study) -> None:
@@ -314,7 +331,22 @@ def parse_study(values: dict[str, Any]) -> Study:
             allowed='"hash" or "file", for at random one patient more or less changes the part of '
             "many others, and no noise hides that",
         )
+    _refuse_unpaid_statistics(study)
     return study
+
+
+def _refuse_unpaid_statistics(study: Study) -> None:
+    """With privacy on, what is measured has noise of its own, and only then."""
+    if not isinstance(study.privacy, LocalPrivacy):
+        return
+    noise = study.privacy.statistics_noise_multiplier
+    if (noise is not None) == bool(study.data.measured):
+        return
+    raise StudyError(
+        "privacy.statistics_noise_multiplier",
+        given="nothing" if noise is None else f"{noise:g}",
+        allowed='a number in a private study with data.scaling = "measured", and only there',
+    )
 
 
 def _with_strategy(values: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fedward.study.messages import (
     Invitation,
     Masked,
     MaskedContribution,
+    MeasureRequest,
     OfferQuery,
     Part,
     Query,
@@ -36,6 +37,7 @@ from fedward.study.messages import (
     Vector,
     Words,
 )
+from fedward.study.scaling import Scaling
 
 _VECTOR = "vector"
 _TERMS = "terms"
@@ -59,11 +61,30 @@ def pack_request(request: Request | Query) -> RecordDict:
     if isinstance(request, UnmaskQuery):
         terms |= {"survivors": list(request.survivors), **_packed_map("share", request.shares)}
         return RecordDict({_TERMS: ConfigRecord(terms)})
+    if isinstance(request, MeasureRequest):
+        return RecordDict({_TERMS: ConfigRecord(terms)})
+    terms |= _packed_scaling(request.scaling)
     if isinstance(request, EvaluateRequest):
         terms["part"] = request.part
     elif request.monitor is not None:
         terms["monitor"] = request.monitor
     return _records(_array(request.model, _FLOATS), terms)
+
+
+def unpack_measure_request(records: RecordDict) -> MeasureRequest:
+    """A measure request from Flower records.
+
+    Raises:
+        FederationError: The records are not such a request.
+    """
+    terms = _terms(records)
+    return MeasureRequest(
+        study=_text(terms, "study"),
+        run=_text(terms, "run"),
+        round=_number(terms, "round"),
+        invitation=_invitation(terms) if "attempt" in terms else None,
+        version=_text(terms, "version"),
+    )
 
 
 def unpack_train_request(records: RecordDict) -> TrainRequest:
@@ -80,6 +101,7 @@ def unpack_train_request(records: RecordDict) -> TrainRequest:
         model=_vector(records, _FLOATS),
         monitor=_part(terms, "monitor") if "monitor" in terms else None,
         invitation=_invitation(terms) if "attempt" in terms else None,
+        scaling=_scaling(terms) if "centers" in terms else None,
         version=_text(terms, "version"),
     )
 
@@ -98,6 +120,7 @@ def unpack_evaluate_request(records: RecordDict) -> EvaluateRequest:
         model=_vector(records, _FLOATS),
         part=_part(terms, "part"),
         invitation=_invitation(terms) if "attempt" in terms else None,
+        scaling=_scaling(terms) if "centers" in terms else None,
         version=_text(terms, "version"),
     )
 
@@ -223,6 +246,12 @@ def _packed_invitation(invitation: Invitation | None) -> dict[str, Any]:
     return {"attempt": invitation.attempt, "adverts": list(invitation.adverts)}
 
 
+def _packed_scaling(scaling: Scaling | None) -> dict[str, Any]:
+    if scaling is None:
+        return {}
+    return {"centers": list(scaling.centers), "scales": list(scaling.scales)}
+
+
 def _packed_map(name: str, entries: Mapping[str, bytes]) -> dict[str, Any]:
     return {f"{name}_of": list(entries), name: list(entries.values())}
 
@@ -256,6 +285,17 @@ def _sized(vector: Any, size: int) -> Any:  # noqa: ANN401 - the same type comes
 
 def _invitation(terms: ConfigRecord) -> Invitation:
     return Invitation(attempt=_number(terms, "attempt"), adverts=_several_bytes(terms, "adverts"))
+
+
+def _scaling(terms: ConfigRecord) -> Scaling:
+    return Scaling(_reals(terms, "centers"), _reals(terms, "scales"))
+
+
+def _reals(terms: ConfigRecord, key: str) -> tuple[float, ...]:
+    values = _list(terms, key)
+    if not all(type(value) is float for value in values):
+        raise _malformed(f"no real numbers {key!r}")
+    return tuple(values)
 
 
 def _map(terms: ConfigRecord, name: str) -> dict[str, bytes]:

@@ -154,6 +154,8 @@ def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.f
             todo="mend the value, or name its mark in [data] missing of hospital.toml",
             where=where,
         )
+    if feature.bounds is not None:
+        scaled = np.clip(scaled, *feature.bounds)
     if feature.absent is None:
         return scaled[:, None]
     absent = numbers == feature.absent

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.privacy_errors import DeltaTooLarge
-from fedward.privacy.schedule import epsilon_after, noise_of, refuse_large_delta, steps_of_round
+from fedward.privacy.schedule import (
+    epsilon_after,
+    measuring,
+    noise_of,
+    refuse_large_delta,
+    steps_of_round,
+)
+from fedward.study.errors import OptionError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -194,3 +201,45 @@ def test_a_delta_that_is_too_large_is_refused_with_the_arithmetic() -> None:
     for part in ("0.01", "1 / 150", "0.00667"):
         assert part in caught.value.what
     assert "0.00667" in caught.value.todo
+
+
+# --- What is measured is paid from the same epsilon -----------------------------------------------
+
+MEASURED = {
+    "data.scaling": "measured",
+    "data.features": {"age": {"bounds": [20.0, 90.0]}, "sex": {"categories": ["f", "m"]}},
+}
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+@pytest.mark.parametrize("noise", [3.0, 5.0, 1000.0])
+def test_measuring_and_all_rounds_together_cost_the_studys_epsilon(
+    noise: float, rate: float, accountant: str, study_with: StudyWith
+) -> None:
+    terms = LOCAL | {"accountant": accountant, "sampling_rate": rate}
+    paid = study_with({**MEASURED, "privacy": terms | {"statistics_noise_multiplier": noise}})
+    free = study_with({"privacy": terms})
+    privacy = private(paid)
+
+    sigma = noise_of(paid, privacy, rate)
+    steps = SampledGaussian(sigma, rate, steps_of_round(paid, rate) * paid.training.rounds)
+    spent = epsilon_of([SampledGaussian(noise, 1.0, 1), steps], 1e-5, privacy.accountant)
+
+    assert 1.98 <= spent <= 2.0
+    assert measuring(paid) == (SampledGaussian(noise, 1.0, 1),)
+    assert measuring(free) == ()
+    if noise < 1000:
+        assert sigma > noise_of(free, private(free), rate)
+    assert epsilon_after(paid, paid.training.rounds) == spent
+    assert epsilon_after(paid, 0) == epsilon_of(measuring(paid), 1e-5, privacy.accountant)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_where_measuring_takes_the_whole_epsilon_nothing_is_trained(
+    noise: float, study_with: StudyWith
+) -> None:
+    study = study_with({**MEASURED, "privacy": LOCAL | {"statistics_noise_multiplier": noise}})
+
+    with pytest.raises(OptionError, match="too little is left"):
+        noise_of(study, private(study), 0.25)

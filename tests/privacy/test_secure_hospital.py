@@ -233,7 +233,6 @@ OUT_OF_RANGE: dict[str, Forge] = {
     "attempt -1": lambda s, a: replace(a, attempt=-1),
     "attempt 2**63": lambda s, a: replace(a, attempt=2**63),
     "attempt 2**64": lambda s, a: replace(a, attempt=2**64),
-    "round 0": lambda s, a: replace(a, round=0),
     "round -1": lambda s, a: replace(a, round=-1),
     "round 2**63": lambda s, a: replace(a, round=2**63),
     "round 2**64": lambda s, a: replace(a, round=2**64),
