@@ -10,6 +10,7 @@ from fedward.client.hospital import HospitalFile
 from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Cap, Charge, Ledger
 from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import Undeclared
 from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
 from fedward.privacy.secret_stream import SecretStream
@@ -99,6 +100,7 @@ def charged_steps(
         sampling=sampling,
         noise=noise,
         at_once=limits.records_at_once,
+        precision=Precision(hospital.training.precision),
     )
 
 
