@@ -14,7 +14,7 @@ from fedward.cli import hospital_daemon, hospital_log, hospital_studies
 from fedward.cli.console import output
 from fedward.cli.fingerprint import confirm
 from fedward.cli.given_file import faults_of
-from fedward.study.errors import BudgetError, DataError
+from fedward.study.errors import BudgetError, DataError, OptionError
 
 app = typer.Typer(no_args_is_help=True, help="What a hospital's staff ask about their machine.")
 budget = typer.Typer(help="The privacy budget: spent, left, and whether the ledger is whole.")
@@ -85,6 +85,32 @@ def enroll(
     write_public(out, document)
     output.print(f"written: {out}; send it to the coordinator, and read out by telephone")
     output.print(f"fingerprint of {request.name!r}: {request.fingerprint}")
+
+
+@app.command()
+def transport(
+    *,
+    openssh: Annotated[
+        Path,
+        typer.Option(help="New file for the key in OpenSSH's form.", show_default=False),
+    ],
+    hospital: _File = _HERE,
+) -> None:
+    """Write this machine's key for Flower's stock SuperNode, which runs code from the server.
+
+    The daemon (fedward hospital start) needs no such file.
+    """
+    from fedward.client.hospital import read_hospital
+    from fedward.client.membership import consortium_of
+    from fedward.privacy.transport import TransportKey
+
+    table = consortium_of(read_hospital(hospital))
+    if table.transport is None:
+        raise OptionError(
+            "this hospital has no transport key", todo="run: fedward hospital enroll --answer FILE"
+        )
+    TransportKey.load(hospital.parent / table.transport).save_openssh(openssh)
+    output.print(f"written: {openssh}; it is the private key itself: delete it after use")
 
 
 def _take(answer: Path, given: str | None, hospital: Path) -> None:

@@ -10,6 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedward.client.hospital import read_hospital
+from fedward.client.machine import limit_process
 from fedward.client.site import Site
 from fedward.study.errors import OptionError
 from fedward.study.messages import Query, Request
@@ -92,8 +93,10 @@ def hospital_path(context: Context) -> Path:
 
 @functools.lru_cache(maxsize=4096)
 def open_site(path: Path) -> Site:
-    """The hospital of a file, kept warm between messages."""
-    return Site(read_hospital(path), path.parent)
+    """The hospital of a file, kept warm between messages; this process keeps to its limits."""
+    hospital = read_hospital(path)
+    limit_process(hospital)
+    return Site(hospital, path.parent)
 
 
 def site_of(context: Context) -> Site:

@@ -79,6 +79,7 @@ def charged_steps(
         sampling=sampling,
         noise=noise,
         at_once=hospital.limits.records_at_once,
+        precision=Precision(hospital.training.precision),
     )
 
 

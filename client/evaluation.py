@@ -8,13 +8,19 @@ from torch import nn
 
 from fedward.client.data.records import Records
 from fedward.models.task import Classification, Sums
+from fedward.privacy.precision import FLOAT32, Precision
 
 _BATCH = 512
 
 
 @torch.inference_mode()
 def metric_sums(
-    model: nn.Module, records: Records, task: Classification, *, bounded: bool = False
+    model: nn.Module,
+    records: Records,
+    task: Classification,
+    *,
+    bounded: bool = False,
+    precision: Precision = FLOAT32,
 ) -> Sums:
     """The task's metric sums over these records; zeros if there are none.
 
@@ -24,21 +30,29 @@ def metric_sums(
         task: Gives the sums.
         bounded: Whether no record may make them too large to be added up: to fail there would tell
             of it. A model that diverged is then one that knows nothing.
+        precision: How finely the network computes.
     """
     model.eval()
     total = np.zeros(task.size)
     pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
     for inputs, labels in pieces:
         if len(labels):
-            outputs = model(inputs)
+            outputs = precision.outputs(model, inputs)
             total += task.sums(task.bounded(outputs) if bounded else outputs, labels)
     return total
 
 
 @torch.inference_mode()
-def mean_loss(model: nn.Module, records: Records, task: Classification) -> float:
+def mean_loss(
+    model: nn.Module,
+    records: Records,
+    task: Classification,
+    *,
+    precision: Precision = FLOAT32,
+) -> float:
     """The mean of the task's loss over these records; 0 if there are none."""
     model.eval()
     pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
-    total = sum(float(task.loss(model(x), y).double().sum()) for x, y in pieces if len(y))
+    losses = (task.loss(precision.outputs(model, x), y) for x, y in pieces if len(y))
+    total = sum(float(loss.double().sum()) for loss in losses)
     return total / max(len(records), 1)

@@ -167,6 +167,22 @@ class Consortium(Frozen):
         return self
 
 
+class TrainingSettings(Frozen):
+    """How this hospital's machine trains and judges; no study says a word about it.
+
+    Attributes:
+        precision: Of the products inside the network. Parameters, losses, updates, and whatever
+            protects patients, are float32 whatever it is; private studies do not take float16.
+        memory_gib: Most memory: of the process on a CPU, of the device on CUDA; no limit if left
+            out. The libraries alone need half a GiB.
+        threads: Processor threads of one process; as PyTorch chooses if left out.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory_gib: Annotated[float, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
 class DaemonSettings(Frozen):
     """How the daemon asks the aggregator for work.
 
@@ -210,6 +226,7 @@ class HospitalFile(Frozen):
         state: Folder for the ledger and the journal, relative to this file.
         data: Where the records are.
         limits: What the hospital allows at most.
+        training: How its machine trains and judges.
         consortium: Keys for secure sums; none if the hospital is in no consortium.
         daemon: How the daemon asks the aggregator for work.
         simulation: Set in a simulation only.
@@ -221,6 +238,7 @@ class HospitalFile(Frozen):
     state: str = "state"
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
+    training: TrainingSettings = TrainingSettings()
     consortium: Consortium | None = None
     daemon: DaemonSettings = DaemonSettings()
     simulation: Pretended | None = None

@@ -29,6 +29,7 @@ from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
 from fedward.client.evaluation import mean_loss, metric_sums
 from fedward.client.hospital import HospitalFile
+from fedward.client.machine import choose_precision, within_memory
 from fedward.client.membership import keep_newest_roster
 from fedward.client.offers import file_offer
 from fedward.client.population import population_digest
@@ -42,6 +43,7 @@ from fedward.models.registry import build
 from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
+from fedward.privacy.precision import Precision, refuse_imprecise
 from fedward.privacy.privacy_errors import MetricWouldLeave, PatientsUnnamed
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
@@ -127,6 +129,11 @@ class Site:
         return choose_device(self.hospital.device)
 
     @cached_property
+    def precision(self) -> Precision:
+        """How finely this hospital computes."""
+        return choose_precision(self.hospital, self.device)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The hospital's privacy ledger."""
         return Ledger(self._folder / self.hospital.state / "ledger.sqlite")
@@ -208,11 +215,12 @@ class Site:
             )
 
     def _work(self, request: Request, loaded: Loaded) -> Summand:
-        if isinstance(request, MeasureRequest):
-            return self._measure(request, loaded)
-        if isinstance(request, TrainRequest):
-            return self._train(request, loaded)
-        return self._evaluate(request, loaded)
+        with within_memory():
+            if isinstance(request, MeasureRequest):
+                return self._measure(request, loaded)
+            if isinstance(request, TrainRequest):
+                return self._train(request, loaded)
+            return self._evaluate(request, loaded)
 
     def _layout(self, request: Request, loaded: Loaded) -> Layout:
         if isinstance(request, MeasureRequest):
@@ -249,6 +257,7 @@ class Site:
 
         Raises:
             RefusedError: The study is not approved here.
+            MemoryExhausted: There is no room for its model or the records.
             PatientsUnnamed: It is private, and the hospital does not say whose its records are.
             InputError: The hospital's data does not offer what the study asks for.
         """
@@ -260,8 +269,9 @@ class Site:
             study, path = approved_study(self._folder / self.hospital.studies, digest)
             self._refuse_unnamed(study)
             self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
-            parts = read_parts(self.hospital, study, self._folder)
-            self.keep(study, parts)
+            with within_memory():
+                parts = read_parts(self.hospital, study, self._folder)
+                self.keep(study, parts)
         return self._loaded[digest]
 
     def keep(self, study: Study, parts: Parts) -> None:
@@ -272,6 +282,7 @@ class Site:
         """
         model, patients = build(study, seed=0), None
         if isinstance(study.privacy, LocalPrivacy):
+            refuse_imprecise(self.precision)
             refuse_unprotected(model)
             patients = self._patients(parts["train"])  # once: images take a while
         self._loaded[study.digest()] = Loaded(
@@ -341,7 +352,7 @@ class Site:
             sums = self._sums(model, loaded, parts[request.monitor])
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
-            loss = mean_loss(model, records, loaded.task)
+            loss = mean_loss(model, records, loaded.task, precision=self.precision)
         steps = self.steps_for(request, loaded)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
@@ -365,7 +376,7 @@ class Site:
     def _sums(self, model: nn.Module, loaded: Loaded, records: Records) -> Sums:
         """Metric sums; in a private study nothing that a record does makes them fail."""
         private = isinstance(loaded.study.privacy, LocalPrivacy)
-        return metric_sums(model, records, loaded.task, bounded=private)
+        return metric_sums(model, records, loaded.task, bounded=private, precision=self.precision)
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update.
@@ -408,6 +419,7 @@ class Site:
                 epochs=training.local_epochs,
                 steps=training.local_steps,
                 generator=self._generator(request, "order"),
+                precision=self.precision,
             )
         streams = {purpose: self._stream(request, purpose) for purpose in ("sample", "noise")}
         steps = charged_steps(

@@ -26,14 +26,19 @@ _MOST = 4096  # bytes of a key's file; it really has 119 to 306
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def write_key(path: Path, key: PrivateKey) -> None:
-    """Write a key as PEM (PKCS 8), never over another file.
+def write_key(path: Path, key: PrivateKey, form: PrivateFormat = PrivateFormat.PKCS8) -> None:
+    """Write a key as PEM, never over another file.
+
+    Args:
+        path: The new file.
+        key: The key.
+        form: PKCS 8, which `read_key` reads, or another program's.
 
     Raises:
         DataError: Something is at that path already, or it cannot be written.
     """
     try:
-        write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        write_secret(path, key.private_bytes(Encoding.PEM, form, NoEncryption()))
     except FileExistsError:
         raise DataError(
             "there is a file already, and a private key is never written over",

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedward.privacy.precision import FLOAT32, Precision
 from fedward.privacy.privacy_errors import (
+    HalfPrecision,
     NoGradient,
     NotPerRecord,
     NotThePoissonSample,
@@ -49,6 +50,7 @@ class PatientSteps(LocalSteps):
         noise: Source of the noise.
         at_once: Most records whose gradients are kept apart at the same time; a patient's records
             are never torn, so at least K. It changes the memory needed and nothing else.
+        precision: How finely the network computes; gradients, norms and noise are float32.
     """
 
     noise_multiplier: float
@@ -60,6 +62,7 @@ class PatientSteps(LocalSteps):
     sampling: SecretStream
     noise: SecretStream
     at_once: int = 4096
+    precision: Precision = FLOAT32
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
         """Hook the model, so that every record's gradient is kept apart.
@@ -67,9 +70,10 @@ class PatientSteps(LocalSteps):
         Raises:
             UntrainableLayer: A layer cannot be trained privately; the message names it.
             BufferWouldLeave: The model carries numbers that are no parameters.
+            HalfPrecision: The steps cannot be private in this precision.
         """
         refuse_unprotected(model)
-        self._model = GradSampleModule(model, loss_reduction="sum")
+        self._model = self.precision.apart(model)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = _SecretNoise(
             optimizer,
@@ -105,6 +109,7 @@ class PatientSteps(LocalSteps):
             NotThePoissonSample: These are not the patients that were drawn last.
             NoGradient: A trainable parameter got no per-record gradient.
             NotPerRecord: What is kept apart in a layer are not records.
+            HalfPrecision: It is kept apart with fewer bits than the parameters have.
             StepsMismatch: More steps are taken than were charged.
         """
         if self._taken >= self.steps:
@@ -157,7 +162,8 @@ class PatientSteps(LocalSteps):
             return
         _, place, records = patients.unique_consecutive(return_inverse=True, return_counts=True)
         weight = records.to(inputs.device).reciprocal()[place.to(inputs.device)]
-        total = (loss(self._model(inputs), labels) * weight).sum()
+        outputs = self.precision.outputs(self._model, inputs)
+        total = (loss(outputs, labels) * weight).sum()
         with warnings.catch_warnings():
             # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -171,6 +177,11 @@ class PatientSteps(LocalSteps):
             raise NotPerRecord(
                 "a layer does not see one entry for each record",
                 todo="choose a model whose every layer keeps the records in its first dimension",
+            )
+        if any(vars(p)["grad_sample"].dtype != p.dtype for p in self._trainable):
+            raise HalfPrecision(
+                "a layer keeps its records' gradients with fewer bits than its parameters have",
+                todo='set precision = "float32" in [training] of hospital.toml',
             )
         if len(records) == len(patients):
             return

@@ -5,6 +5,7 @@ RefusedError
     ├── UntrainableLayer      a layer mixes patients, or has no gradient for each
     ├── NoGradient            a trainable parameter has no gradient for each patient
     ├── NotPerRecord          what is kept apart in a layer are not records
+    ├── HalfPrecision         patients' gradients would be bounded with too few bits
     ├── BufferWouldLeave      the model carries sums over records that are no parameters
     ├── NotThePoissonSample   other records are in a step than were drawn for it
     ├── StepsMismatch         other steps were taken than were charged
@@ -37,6 +38,10 @@ class NoGradient(PrivacyError):  # noqa: N818
 
 class NotPerRecord(PrivacyError):  # noqa: N818
     """What is kept apart in a layer are not records, so that patients would not be clipped."""
+
+
+class HalfPrecision(PrivacyError):  # noqa: N818
+    """Patients' gradients would be scaled by what they are, or bounded with too few bits."""
 
 
 class BufferWouldLeave(PrivacyError):  # noqa: N818

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedward.privacy.precision import FLOAT32, Precision
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -70,12 +72,14 @@ class PlainSteps(LocalSteps):
         epochs: Passes, or None where `steps` counts.
         steps: Steps in all, or None where `epochs` counts.
         generator: Source of the order.
+        precision: How finely the network computes.
     """
 
     batch_size: int | None
     epochs: int | None
     steps: int | None
     generator: torch.Generator
+    precision: Precision = FLOAT32
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
         """Plain steps need nothing of the model."""
@@ -98,7 +102,8 @@ class PlainSteps(LocalSteps):
     def gradient(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
         """Gradient of the batch's mean loss; it does not matter whose records these are."""
         self._optimizer.zero_grad()
-        loss(self._model(inputs), labels).mean().backward()
+        outputs = self.precision.outputs(self._model, inputs)
+        self.precision.backward(loss(outputs, labels).mean(), self._model.parameters())
 
     def finish(self) -> None:
         """Nothing was promised."""

@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    PrivateFormat,
     PublicFormat,
     load_der_public_key,
 )
@@ -51,6 +52,14 @@ class TransportKey:
             DataError: Something is at that path already, or it cannot be written.
         """
         write_key(path, self.key)
+
+    def save_openssh(self, path: Path) -> None:
+        """Write the private key in OpenSSH's form, the only one that a stock SuperNode reads.
+
+        Raises:
+            DataError: As for `save`.
+        """
+        write_key(path, self.key, PrivateFormat.OpenSSH)
 
     @classmethod
     def load(cls, path: Path) -> TransportKey:

@@ -32,7 +32,7 @@ from fedward.study.errors import AuditError
 Step = Letter | FleetError | None
 
 
-def letter(number: int = 1) -> Letter:
+def letter(number: int = 1, content: RecordDict | None = None) -> Letter:
     """A question as it comes from the server."""
     metadata = metadata_from_proto(
         MetadataProto(
@@ -46,7 +46,7 @@ def letter(number: int = 1) -> Letter:
         )
     )
     terms = ConfigRecord({"study": "s" * 64, "run": "run-1", "round": number})
-    return pack(make_message(metadata, RecordDict({"terms": terms})))
+    return pack(make_message(metadata, content or RecordDict({"terms": terms})))
 
 
 class Play:

@@ -1,0 +1,88 @@
+"""A hospital's own precision: nothing of the study changes, and nearly nothing of the result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedward.client.hospital import HospitalFile
+from fedward.client.site import Site
+from fedward.models.task import Classification
+from fedward.study.study import Study
+from tests.client.conftest import (
+    DECLARED,
+    PRIVATE,
+    SEED,
+    House,
+    StudyWith,
+    judging,
+    refusal_from,
+    start_of,
+    total_of,
+    training,
+    vector_from,
+)
+
+LONG = {"training.local_epochs": 30, "training.batch_size": 8}
+
+
+def trained_and_judged(site: Site, study: Study) -> dict[str, float]:
+    update = total_of(study, vector_from(site, training(study))).update
+    model = (start_of(study) + update).astype(np.float32)
+    judged = judging(study, "test", model=model, run="run-2")
+    before, after = (
+        Classification(study).metrics(total_of(study, vector_from(site, ask), update=False).metrics)
+        for ask in (judging(study, "test"), judged)
+    )
+    assert after["loss"] < before["loss"]
+    return after
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_half_precision_learns_what_float32_learns(
+    kind: str, house: House, plain_study: StudyWith
+) -> None:
+    study = plain_study(LONG)
+    house.approve(study)
+
+    whole = trained_and_judged(house.site(**SEED), study)
+    half = trained_and_judged(house.site(**SEED, training={"precision": kind}), study)
+
+    assert half != whole
+    assert half["loss"] == pytest.approx(whole["loss"], rel=0.05)
+    assert half["auc"] == pytest.approx(whole["auc"], abs=0.05)
+
+
+def test_private_training_learns_in_bfloat16(house: House, plain_study: StudyWith) -> None:
+    study = plain_study({**LONG, "privacy": {**PRIVATE, "noise_multiplier": 0.4}})
+    house.approve(study)
+
+    found = [
+        trained_and_judged(
+            house.site(**SEED, **DECLARED, training={"precision": kind}, state=f"state-{kind}"),
+            study,
+        )
+        for kind in ("float32", "bfloat16")
+    ]
+
+    assert found[1] != found[0]
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
+
+
+def test_a_private_study_is_refused_in_float16_before_anything_is_charged(
+    house: House, private: Study
+) -> None:
+    site = house.site(**SEED, **DECLARED, training={"precision": "float16"})
+
+    refusal = refusal_from(site, training(private))
+
+    assert refusal.error == "HalfPrecision"
+    assert "bfloat16" in refusal.todo
+    assert site.ledger.entries() == []
+
+
+def test_precision_is_float32_unless_it_is_said(house: House) -> None:
+    assert house.site().precision.kind == "float32"
+    assert HospitalFile.model_validate(
+        {"name": "a", "data": {"format": "csv", "path": "t.csv"}}
+    ).training.model_dump() == {"precision": "float32", "memory_gib": None, "threads": None}
