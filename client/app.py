@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedward.client.hospital import read_hospital
+from fedward.client.hospital import read_hospital, refuse_pretended
 from fedward.client.machine import limit_process
 from fedward.client.site import Site
 from fedward.study.errors import OptionError
@@ -108,12 +108,8 @@ def site_of(context: Context) -> Site:
     path, own = hospital_path(context), context.node_config
     site = open_site(path)
     real = "hospital" in own and not own.get("simulated")
-    if real and site.hospital.simulation is not None:
-        raise OptionError(
-            "a real hospital with [simulation]: noise from a seed protects nobody",
-            todo="take the table [simulation] out of hospital.toml, and start the node again",
-            where=str(path),
-        )
+    if real:
+        refuse_pretended(site.hospital, path)
     return site
 
 

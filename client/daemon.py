@@ -41,7 +41,12 @@ from fedward.client.happenings import (
     Stopped,
     WorkerRestarted,
 )
-from fedward.client.hospital import Consortium, DaemonSettings, read_hospital
+from fedward.client.hospital import (
+    Consortium,
+    DaemonSettings,
+    read_hospital,
+    refuse_pretended,
+)
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
 from fedward.privacy.key_file import read_key, unusable_key
 from fedward.study.errors import DataError, HospitalError
@@ -314,12 +319,14 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
 
     Raises:
         HospitalError: The file is wrong, or names no aggregator.
+        OptionError: Its noise would have a seed.
         DataError: The transport key or the certificate authority cannot be read.
         UntestedFlower: The installed Flower is not the one that this was tested with.
     """
     refuse_untested_flower()
     path = hospital_path.resolve()
     hospital = read_hospital(path)
+    refuse_pretended(hospital, path)
     consortium = hospital.consortium
     if consortium is None or consortium.address is None:
         raise HospitalError(

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fedward.privacy.address import split_address
 from fedward.privacy.roster import is_name
-from fedward.study.errors import HospitalError
+from fedward.study.errors import HospitalError, OptionError
 from fedward.study.frozen import Fault, Frozen, parse_toml, read_toml, validate
 
 MissingMark = str
@@ -269,6 +269,24 @@ def _checked(values: dict[str, Any], path: Path) -> HospitalFile:
     if isinstance(hospital, Fault):
         raise HospitalError(hospital.key, given=hospital.given, allowed=hospital.allowed, file=path)
     return hospital
+
+
+def refuse_pretended(hospital: HospitalFile, path: Path) -> None:
+    """Raise if a real hospital would pretend: its noise would protect nobody.
+
+    Args:
+        hospital: What its file says.
+        path: That file.
+
+    Raises:
+        OptionError: It has the table [simulation].
+    """
+    if hospital.simulation is not None:
+        raise OptionError(
+            "a real hospital with [simulation]: noise from a seed protects nobody",
+            todo="take the table [simulation] out of hospital.toml, and start again",
+            where=str(path),
+        )
 
 
 def write_hospital(hospital: HospitalFile, path: Path) -> None:

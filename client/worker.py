@@ -25,6 +25,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from fedward.client.fleet import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
+from fedward.client.hospital import refuse_pretended
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Refusal
@@ -181,10 +182,14 @@ def serve(hospital: Path, pipe: Connection) -> None:
 
     What the app cannot answer is refused; only an exhausted memory ends the process, since nobody
     knows what state it left behind.
+
+    Raises:
+        OptionError: The hospital's noise would have a seed.
     """
     from fedward.client.app import make_app, open_site  # torch: the daemon does without
 
     site = open_site(hospital)
+    refuse_pretended(site.hospital, hospital)  # the app asks only whom it has to find itself
     app = make_app(lambda _: site)
 
     def answer(letter: Letter) -> Letter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from flwr.app import Context, RecordDict, UserConfig
 
 from fedward.client.app import open_site, site_of
+from fedward.client.daemon import make_daemon
 from fedward.client.hospital import write_hospital
+from fedward.client.worker import serve
 from fedward.study.errors import OptionError
 from tests.client.conftest import DECLARED, SEED, House
 
@@ -33,6 +36,22 @@ def test_a_real_node_whose_noise_would_have_a_seed_is_refused(house: House) -> N
 
     assert "[simulation]" in caught.value.todo
     assert caught.value.where == str(path)
+
+
+def test_no_daemon_is_made_for_a_hospital_whose_noise_would_have_a_seed(house: House) -> None:
+    path = file_of(house, **SEED, **DECLARED)
+
+    with pytest.raises(OptionError, match="noise from a seed protects nobody"):
+        make_daemon(path)
+
+
+def test_no_worker_serves_a_hospital_whose_noise_would_have_a_seed(house: House) -> None:
+    path = file_of(house, **SEED, **DECLARED)
+    ours, theirs = Pipe()
+    ours.close()  # who served all the same would meet the end of the pipe, and return
+
+    with theirs, pytest.raises(OptionError, match="noise from a seed protects nobody"):
+        serve(path, theirs)
 
 
 def test_a_real_node_without_a_seed_is_taken(house: House) -> None:
