@@ -301,6 +301,7 @@ class FleetConnection:
         self._remembered = node
         self._node = _remembered(node)
         self._coming: _Coming | None = None
+        self._cut_off: _Going | None = None
         self._sent = -_LOOKED_AT
 
     def activate(self) -> int:
@@ -414,18 +415,45 @@ class FleetConnection:
             message_object_trees=[ObjectTree.FromString(letter.tree)],
             clientapp_runtime_list=[seconds],
         )
+        if self._cut_off is None or self._cut_off.digest != letter.digest:
+            self._cut_off = _Going(letter.digest)
+        going, again = self._cut_off, self._cut_off.begun
+        going.begun = True
         answer = self._call("push-messages", asked, PushMessagesResponse)
         wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
-        root = [name for name in wanted if name == letter.digest]
-        rest = [name for name in wanted if name != letter.digest]
-        for names in (
-            rest,
-            root,
-        ):  # the aggregator takes a message for whole once its root is there
-            self._each(lambda name: self._push(letter, name, answer.session_id), names)
+        if again and not wanted:
+            # It was told of this answer before the line was cut, and does not say again what it
+            # lacks. It would wait for that, and all hospitals with it, until it gives up.
+            left = [name for name in letter.objects if name not in going.stored]
+            self._each_then_root(lambda name: self._push_again(letter, name), letter, left)
+        else:
+            self._each_then_root(
+                lambda name: self._push(letter, name, answer.session_id, going), letter, wanted
+            )
+        self._cut_off = None
         self._sent = time.monotonic()
 
-    def _push(self, letter: Letter, name: str, session: str) -> None:
+    def _each_then_root(
+        self, push: Callable[[str], None], letter: Letter, names: Sequence[str]
+    ) -> None:
+        """Push these objects; the aggregator takes a message for whole once its root is there."""
+        self._each(push, [name for name in names if name != letter.digest])
+        self._each(push, [name for name in names if name == letter.digest])
+
+    def _push(self, letter: Letter, name: str, session: str, going: _Going) -> None:
+        if not self._stored(letter, name, session):
+            raise ConnectionLost(
+                "the aggregator lost the thread of an answer",
+                todo="it is sent again",
+                where=self.address,
+            )
+        going.stored.add(name)
+
+    def _push_again(self, letter: Letter, name: str) -> None:
+        """Push what the aggregator may have by now: without a session it finds out itself."""
+        self._stored(letter, name, "")
+
+    def _stored(self, letter: Letter, name: str, session: str) -> bool:
         asked = PushObjectRequest(
             node=self._node,
             run_id=letter.run,
@@ -433,12 +461,7 @@ class FleetConnection:
             object_content=letter.objects[name],
             session_id=session,
         )
-        if not self._call("push-object", asked, PushObjectResponse).stored:
-            raise ConnectionLost(
-                "the aggregator lost the thread of an answer",
-                todo="it is sent again",
-                where=self.address,
-            )
+        return bool(self._call("push-object", asked, PushObjectResponse).stored)
 
     def close(self) -> None:
         """Say good-bye, if anybody hears it, and close the line.
@@ -542,6 +565,21 @@ class FleetConnection:
             todo="set it, best by NTP on both machines",
             where=self.address,
         )
+
+
+@dataclass
+class _Going:
+    """An answer on its way.
+
+    Attributes:
+        digest: Of the answer.
+        begun: Whether the aggregator may have been told of it.
+        stored: Names of the objects that it has for certain.
+    """
+
+    digest: str
+    begun: bool = False
+    stored: set[str] = field(default_factory=set)
 
 
 class _Coming:

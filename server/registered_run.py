@@ -50,7 +50,8 @@ def run_registered(
     if run.record.state == "finished":
         return
     try:
-        _run(run, grid, listener, lost_rounds)
+        with run.taken():
+            _run(run, grid, listener, lost_rounds)
     except RunStopped:
         run.clear_stop()
         run.mark("stopped")

@@ -10,14 +10,18 @@ runs/
     ├── history.json       each round so far
     ├── events.jsonl       what happened, a line each; nothing of a patient
     ├── log.txt            what the run's process said
+    ├── lock               held by the run's process
     ├── stop               there while a person wants the run to stop
     └── model.safetensors  and the other results, at the end
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +81,25 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Where the run keeps where it is."""
         return self.folder / "checkpoint"
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold the run for the process that trains it; waits for one that still ends."""
+        with (self.folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a process trains it now; the kernel knows, also of one that was killed."""
+        try:
+            with (self.folder / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
 
     @property
     def exchanges(self) -> int:

@@ -108,6 +108,7 @@ class Supervisor:
         self._tls = public_tls(aggregator.certificate_path, aggregator.key_path)
         self._gate = Gate(self._tls, listener=self._gauges.passed)
         self._numbers: dict[str, int] = {}
+        self._taken: set[str] = set()
         self._deaths: dict[str, tuple[int, int]] = {}
         self._stop_since: dict[str, float] = {}
         self._known: dict[str, Stamp] = {}
@@ -180,6 +181,7 @@ class Supervisor:
             if state in {"waiting", "running"}:
                 link.stop_run(number)  # of an earlier process: each run is begun anew
         self._numbers.clear()
+        self._taken.clear()
         self._known.pop("roster", None)
         self._gauges.superlink.set(1)
         self._diary.tell("superlink started", port=link.port, pid=link.pid)
@@ -278,6 +280,11 @@ class Supervisor:
         name = run.record.name
         number = self._numbers[name]
         self._insist_on_stop(link, run, number)
+        if run.is_taken:
+            self._taken.add(name)
+        elif name in self._taken and run.record.state in BY_ITSELF:
+            link.stop_run(number)  # its process was killed: Flower would notice in a minute
+            self._due.pop(f"run {name}", None)
         if not self._is_due(f"run {name}"):
             return
         self._due[f"run {name}"] = time.monotonic() + self._pace.runs
@@ -285,6 +292,7 @@ class Supervisor:
         if state in {"waiting", "running"}:
             return
         del self._numbers[name]
+        self._taken.discard(name)
         record = run.record
         self._diary.tell("run ended", run=name, how=state, state=record.state, why=details[:500])
         if record.state not in BY_ITSELF:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -47,8 +48,8 @@ def table(folder: Path, *, patients: int = 150) -> Path:
 
 
 def three(name: str, *, private: bool = False, **tables: dict[str, Any]) -> Study:
-    """A study for three hospitals, all of which are needed, with a deadline of a few seconds."""
-    who = {"hospitals": 3, "deadline_seconds": 6.0, "wait_seconds": 120.0}
+    """A study for three hospitals, all of which are needed, with a deadline for a busy machine."""
+    who = {"hospitals": 3, "deadline_seconds": 40.0, "wait_seconds": 120.0}
     given: dict[str, dict[str, Any]] = {
         "study": {"name": name},
         "data": {
@@ -112,7 +113,7 @@ class AtWork:
     def submit(self, study: Study, name: str, *, seed: int = 0) -> RunFolder:
         return self.deployment.submit(study, seed=seed, name=name)
 
-    def ended(self, run: RunFolder, *, seconds: float = 120.0) -> RunRecord:
+    def ended(self, run: RunFolder, *, seconds: float = 240.0) -> RunRecord:
         """How a run ended; what everybody logged is shown if it does not."""
         try:
             return self.deployment.wait(run, seconds=seconds)
@@ -120,7 +121,7 @@ class AtWork:
             self.show(run)
             raise
 
-    def finished(self, run: RunFolder, *, seconds: float = 120.0) -> None:
+    def finished(self, run: RunFolder, *, seconds: float = 240.0) -> None:
         record = self.ended(run, seconds=seconds)
         if record.state != "finished":
             self.show(run)
@@ -142,6 +143,10 @@ class AtWork:
     @property
     def hub(self) -> Path:
         return self.deployment.aggregator.parent
+
+    @property
+    def hub_file(self) -> Path:
+        return self.deployment.aggregator
 
     @property
     def hub_log(self) -> str:
@@ -180,7 +185,7 @@ class AtWork:
     def said(self, name: str) -> str:
         return self.log(name).read_text("utf-8") if self.log(name).exists() else ""
 
-    def until_said(self, name: str, words: str, *, after: int = 0, seconds: float = 60.0) -> None:
+    def until_said(self, name: str, words: str, *, after: int = 0, seconds: float = 120.0) -> None:
         """Wait until a hospital's log has a line like this, after so many characters."""
         pattern = re.compile(words)
         until(
@@ -229,19 +234,29 @@ class AtWork:
 
 
 @contextmanager
-def at_work(study: Study, **given: Any) -> Iterator[AtWork]:  # noqa: ANN401
+def at_work(
+    study: Study,
+    *,
+    prepare: Callable[[AtWork], None] = lambda _: None,
+    **given: Any,  # noqa: ANN401 - of AtWork.found
+) -> Iterator[AtWork]:
     """A consortium that runs until the test is over.
 
-    Its folder has a short name: a Unix socket's path may have about 100 bytes.
+    Its folder has a short name: a Unix socket's path may have about 100 bytes. Many processes share
+    few cores, and each takes one.
     """
-    with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
+    ):
         made = AtWork.found(Path(folder), study, **given)
+        prepare(made)
         with made.deployment:
             yield made
 
 
 def until(
-    true: Callable[[], object], *, seconds: float = 60.0, what: object = "what was expected"
+    true: Callable[[], object], *, seconds: float = 120.0, what: object = "what was expected"
 ) -> None:
     """Wait until a condition holds; the test fails if it never does."""
     last = time.monotonic() + seconds

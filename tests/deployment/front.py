@@ -1,0 +1,168 @@
+"""A door between a hospital and the gate, that a test makes slow, deaf, broken or false."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+Found = TypeVar("Found")
+_PIECE = 256  # bytes: a slow line passes them one after another
+
+
+@dataclass
+class Forward:
+    """Pass everything on.
+
+    Attributes:
+        rate: Bytes a second in each direction; as fast as it goes if None.
+        cut_after: Bytes from the hospital, after which every connection is cut, once.
+        heard: What the hospital sent over each connection, if that is kept.
+    """
+
+    rate: float | None = None
+    cut_after: int | None = None
+    heard: list[bytearray] | None = None
+
+
+@dataclass
+class Mute:
+    """Accept, and never answer."""
+
+
+@dataclass
+class Another:
+    """Somebody else's server: its own certificate, and always the same answer."""
+
+    tls: ssl.SSLContext
+    answer: bytes = b""
+
+
+Manner = Forward | Mute | Another
+
+
+class Front:
+    """A TCP server on loopback with a manner that can be changed; changing it cuts the line.
+
+    Attributes:
+        port: Where it listens.
+        cuts: How often `cut_after` was reached.
+    """
+
+    def __init__(self) -> None:
+        self.behind = 0
+        self.cuts = 0
+        self._manner: Manner = Forward()
+        self._callers: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.port = self._do(self._open())
+
+    def behave(self, manner: Manner, *, cut: bool = True) -> None:
+        """Change the manner; connections that are open are cut, or keep their manner."""
+        self._do(self._change(manner, cut=cut))
+
+    def close(self) -> None:
+        self._do(self._change(Mute(), cut=True))
+        self._do(self._shut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _do(self, what: Coroutine[Any, Any, Found]) -> Found:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(20)
+
+    async def _open(self) -> int:
+        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _shut(self) -> None:
+        self._server.close()
+
+    async def _change(self, manner: Manner, *, cut: bool) -> None:
+        self._manner = manner
+        if cut:
+            await self._cut()
+
+    async def _cut(self) -> None:
+        callers = [task for task in self._callers if task is not asyncio.current_task()]
+        for task in callers:
+            task.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+
+    async def _meet(self, reader: Reader, writer: Writer) -> None:
+        task, manner = asyncio.current_task(), self._manner
+        assert task is not None
+        self._callers.add(task)
+        try:
+            if isinstance(manner, Forward):
+                await self._forward(manner, reader, writer)
+            elif isinstance(manner, Another):
+                await _answer(manner, reader, writer)
+            else:
+                await asyncio.sleep(3600)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        except asyncio.CancelledError:
+            task.uncancel()
+        finally:
+            self._callers.discard(task)
+            writer.transport.abort()
+
+    async def _forward(self, manner: Forward, reader: Reader, writer: Writer) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.behind)
+        heard = bytearray()
+        if manner.heard is not None:
+            manner.heard.append(heard)
+
+        def passing(piece: bytes) -> bool:
+            heard.extend(piece)
+            if manner.cut_after is None:
+                return True
+            manner.cut_after -= len(piece)
+            return manner.cut_after > 0
+
+        ways = [
+            asyncio.ensure_future(_pipe(reader, back, manner.rate, passing)),
+            asyncio.ensure_future(_pipe(there, writer, manner.rate, lambda _: True)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            back.transport.abort()
+        if manner.cut_after is not None and manner.cut_after <= 0:
+            manner.cut_after = None
+            self.cuts += 1
+            self._manner = Forward()
+            await self._cut()
+
+
+async def _pipe(
+    reader: Reader, writer: Writer, rate: float | None, passing: Callable[[bytes], bool]
+) -> None:
+    while piece := await reader.read(_PIECE):
+        if not passing(piece):
+            return
+        if rate is not None:
+            await asyncio.sleep(len(piece) / rate)
+        writer.write(piece)
+        await writer.drain()
+
+
+async def _answer(manner: Another, reader: Reader, writer: Writer) -> None:
+    with contextlib.suppress(ssl.SSLError):
+        await writer.start_tls(manner.tls)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(manner.answer)
+        await writer.drain()
+        await asyncio.sleep(0.2)

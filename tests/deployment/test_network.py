@@ -1,0 +1,201 @@
+"""A bad line between one hospital and the gate: a clear line in its log, and nothing lost."""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedward.client.hospital import read_hospital, write_hospital
+from fedward.privacy.key_file import read_key
+from fedward.server.aggregator import read_aggregator
+from fedward.server.run_registry import RunFolder
+from tests.deployment.at_work import ROUNDS, AtWork, at_work, three, until
+from tests.deployment.front import Another, Forward, Front, Mute
+from tests.superlink_ward import Authority
+
+pytestmark = pytest.mark.slow
+FAR = "C"
+"""The hospital behind the bad line."""
+
+STUDY = three("patient", private=True, participation={"deadline_seconds": 60.0})
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def front() -> Iterator[Front]:
+    made = Front()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def consortium(front: Front) -> Iterator[AtWork]:
+    """A consortium, one of whose hospitals reaches the gate through the front only."""
+
+    def prepare(made: AtWork) -> None:
+        front.behind = read_aggregator(made.hub_file).port
+        hospital = read_hospital(made.file(FAR))
+        assert hospital.consortium is not None
+        table = hospital.consortium.model_copy(update={"address": f"127.0.0.1:{front.port}"})
+        write_hospital(hospital.model_copy(update={"consortium": table}), made.file(FAR))
+
+    with at_work(STUDY, prepare=prepare) as found:
+        found.finished(found.train(STUDY, "first"))
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def good_line(front: Front) -> Iterator[None]:
+    """A test leaves the line good."""
+    yield
+    front.behave(Forward())
+
+
+def test_a_line_cut_in_the_middle_of_an_upload(consortium: AtWork, front: Front) -> None:
+    run, begun = _trains(consortium, "cut")
+    cuts = front.cuts
+    front.behave(Forward(cut_after=9_000))
+    until(lambda: front.cuts > cuts)
+    consortium.until_said(FAR, "not connected: .*(the line was cut|cannot be reached)", after=begun)
+    consortium.until_said(FAR, "answered train round 1 of run cut ", after=begun)
+    _nothing_lost(consortium, run)
+
+
+def test_a_slow_line(consortium: AtWork, front: Front) -> None:
+    run, begun = _trains(consortium, "slow")
+    front.behave(Forward(rate=4_000.0))
+    consortium.until_said(FAR, "answered train round 1 of run slow ", after=begun)
+    front.behave(Forward())
+    _nothing_lost(consortium, run)
+
+
+def test_a_line_that_accepts_and_never_answers(consortium: AtWork, front: Front) -> None:
+    run, begun = _trains(consortium, "deaf")
+    front.behave(Mute())
+    consortium.until_said(FAR, "not connected: .*it does not answer", after=begun)
+    front.behave(Forward())
+    _nothing_lost(consortium, run)
+
+
+def test_what_was_sent_is_sent_again_by_somebody_else(consortium: AtWork, front: Front) -> None:
+    """TLS tells a replay from the first time: it leads nowhere, and harms nobody."""
+    heard: list[bytearray] = []
+    front.behave(Forward(heard=heard))
+    run, _ = _trains(consortium, "replayed")
+    for sent in [bytes(one) for one in heard if one]:
+        with socket.create_connection(("127.0.0.1", front.behind), timeout=20) as again:
+            again.sendall(sent[: 1 << 16])
+            said = bytearray()
+            again.settimeout(10)
+            try:
+                while piece := again.recv(1 << 16):
+                    said += piece
+            except ConnectionError:
+                pass
+        assert b"HTTP/1.1" not in said
+    _nothing_lost(consortium, run)
+    consortium.no_traceback()
+
+
+@pytest.mark.parametrize(
+    ("days", "host", "whose", "words"),
+    [
+        ((-9, -1), "127.0.0.1", "the consortium's", "certificate has expired"),
+        ((-1, 9), "127.0.0.1", "another's", "unable to get local issuer|certificate verify|self"),
+        ((-1, 9), "127.0.0.2", "the consortium's", "IP address mismatch"),
+    ],
+    ids=["expired", "of another authority", "for another host"],
+)
+def test_a_certificate_that_is_not_good(
+    consortium: AtWork,
+    front: Front,
+    tmp_path: Path,
+    *,
+    days: tuple[int, int],
+    host: str,
+    whose: str,
+    words: str,
+) -> None:
+    authority = _authority(consortium) if whose == "the consortium's" else Authority()
+    begun = len(consortium.said(FAR))
+    front.behave(Another(_tls(authority, tmp_path, days=days, host=host)))
+    consortium.until_said(FAR, f"not connected: .*its certificate is not good.*({words})")
+    _is_one_line_and_goes_on(consortium, front, begun, "CertificateRefused")
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_an_hour_off(
+    consortium: AtWork, front: Front, tmp_path: Path, *, hours: int
+) -> None:
+    begun = len(consortium.said(FAR))
+    date = email.utils.formatdate(time.time() + hours * HOUR, usegmt=True)
+    head = f"HTTP/1.1 401 Unauthorized\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n"
+    front.behave(Another(_tls(_authority(consortium), tmp_path), head.encode()))
+    where = "behind" if hours > 0 else "ahead of"
+    consortium.until_said(
+        FAR, rf"not connected: .*this machine's clock is 3\d\d\d s {where}", after=begun
+    )
+    _is_one_line_and_goes_on(consortium, front, begun, "ClockDiffers")
+
+
+def _trains(consortium: AtWork, name: str) -> tuple[RunFolder, int]:
+    """A run whose first round the far hospital has been asked to train."""
+    begun = len(consortium.said(FAR))
+    run = consortium.submit(STUDY, name)
+    consortium.until_said(FAR, f"asked to train round 1 of run {name} ", after=begun)
+    return run, begun
+
+
+def _nothing_lost(consortium: AtWork, run: RunFolder) -> None:
+    consortium.finished(run)
+    rounds = consortium.events(run, "RoundFinished")
+    assert [(event["answered"], event["attempts"]) for event in rounds] == [(3, 1)] * ROUNDS
+    for name in consortium.names:
+        charged = [entry.charge for entry in consortium.charges(name)]
+        own = [charge.round for charge in charged if charge.run == run.record.name]
+        assert own == list(range(1, ROUNDS + 1))
+        assert consortium.audited(name)
+
+
+def _is_one_line_and_goes_on(consortium: AtWork, front: Front, begun: int, kind: str) -> None:
+    time.sleep(3)  # several tries more, of which nothing is said
+    said = consortium.said(FAR)[begun:].splitlines()
+    refused = [line for line in said if "not connected" in line and "the line was cut" not in line]
+    assert len(refused) == 1, (kind, said)
+    process = consortium.deployment.parts[FAR].process
+    assert process is not None
+    assert process.poll() is None
+    after = len(consortium.said(FAR))
+    front.behave(Forward())
+    consortium.until_said(FAR, "connected to", after=after)
+    consortium.no_traceback()
+
+
+def _authority(consortium: AtWork) -> Authority:
+    """The consortium's own authority, for certificates that it would not give."""
+    folder = consortium.deployment.folder / "coordinator"
+    key, authority = read_key(folder / "ca-key.pem"), Authority()
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority.key = key
+    authority.name = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes()).subject
+    return authority
+
+
+def _tls(
+    authority: Authority,
+    folder: Path,
+    *,
+    days: tuple[int, int] = (-1, 9),
+    host: str = "127.0.0.1",
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.certify(folder, days=days, host=host))
+    return context
