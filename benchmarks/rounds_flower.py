@@ -13,9 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 BIN = Path(sys.executable).parent
 _ENOUGH = 3600.0
@@ -72,6 +74,8 @@ class Timed(FedAvg):
     def aggregate_train(self, server_round, replies):
         found = super().aggregate_train(server_round, replies)
         self.ends.append(time.monotonic())
+        with open(self.out + ".rounds", "a", encoding="utf-8") as out:
+            out.write(f"{server_round}\\n")
         return found
 
 
@@ -85,6 +89,7 @@ def main(grid, context):
     strategy = Timed(
         fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes
     )
+    strategy.out = config["out"]
     strategy.ends.append(time.monotonic())
     strategy.start(grid, start, num_rounds=int(config["rounds"]))
     with open(config["out"] + ".new", "w", encoding="utf-8") as out:
@@ -102,11 +107,13 @@ def flower_rounds(folder: str, *, parameters: int, hospitals: int, rounds: int) 
         hospitals: SuperNodes.
         rounds: To be timed.
     """
-    return {"seconds": _rounds(Path(folder), parameters, hospitals, rounds)}
+    seconds, spent = _rounds(Path(folder), parameters, hospitals, rounds)
+    return {"seconds": seconds, "processor": spent / rounds}
 
 
-def _rounds(folder: Path, parameters: int, nodes: int, rounds: int) -> list[float]:
-    app, out = folder / "app", folder / "seconds.json"
+def _rounds(place: Path, parameters: int, nodes: int, rounds: int) -> tuple[list[float], float]:
+    folder, app, out = place, place / "app", place / "seconds.json"
+    first = place / "seconds.json.rounds"
     app.mkdir(parents=True)
     (app / "pyproject.toml").write_text(_PROJECT, encoding="utf-8")
     (app / "rounds_flower_app.py").write_text(_APP, encoding="utf-8")
@@ -129,13 +136,29 @@ def _rounds(folder: Path, parameters: int, nodes: int, rounds: int) -> list[floa
         )
         config = f'parameters={parameters} nodes={nodes} rounds={rounds + 1} out="{out}"'
         start("flwr", "run", str(app), "here", "--run-config", config)
-        last = time.monotonic() + _ENOUGH
-        while not out.exists():
-            if time.monotonic() > last:
-                raise TimeoutError("Flower's run did not end")
-            time.sleep(0.5)
+        _wait_until(first)
+        before = _processor_seconds()
+        _wait_until(out)
+        spent = _processor_seconds() - before
     seconds: list[float] = json.loads(out.read_text(encoding="utf-8"))
-    return seconds[1:]
+    return seconds[1:], spent
+
+
+def _wait_until(there: Path) -> None:
+    last = time.monotonic() + _ENOUGH
+    while not there.exists():
+        if time.monotonic() > last:
+            raise TimeoutError("Flower's run did not end")
+        time.sleep(0.1)
+
+
+def _processor_seconds() -> float:
+    """Of all that this process started, and of what that started and saw end."""
+    spent = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            spent += sum(process.cpu_times()[:4])
+    return spent
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -38,11 +39,11 @@ def network(parameters: int) -> tuple[int, int, int]:
     """
     found: list[tuple[int, int, int, int]] = []
     for features in range(2, 13):
-        product = parameters - 1 + 2 * (features + 1)
-        for divisor in range(int(product**0.5), 2, -1):
+        product = parameters - 2 + 3 * (features + 1)
+        for divisor in range(math.isqrt(product), 3, -1):
             if product % divisor == 0:
-                first, second = divisor - 2, product // divisor - features - 1
-                if second > 0:
+                first, second = divisor - 3, product // divisor - features - 1
+                if min(first, second) > 0:
                     found.append((abs(first - second), features, first, second))
                 break
     if not found:

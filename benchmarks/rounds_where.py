@@ -17,10 +17,11 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("get_object_id", "deflate", "inflate_object_from_contents", "fleet:pack", "fleet:unpack",
          "fleet:take", "wire:", "fleet:model", "fleet:digest"),
     ),
-    ("polling", ("exchange:_pause", "daemon:_wait", "fleet:_nap", "grid_pull:_nap")),
     ("HTTP", ("httpcore/", "httpx/", "_sync/http11", "protobuf/client", "fleet:_call", "ssl:",
-              "http_sides", "gate:", "h11/", "inflatable_utils:pull_objects",
-              "inflatable_utils:push_object", "fleet:_each")),
+              "inflatable_utils:pull_objects", "inflatable_utils:push_object", "fleet:_each",
+              "server/pulling:")),
+    ("the worker at work", ("client/worker:ask",)),
+    ("polling", ("exchange:_pause", "client/daemon:_serve")),
 )  # fmt: skip
 _WAITS = ("threading:wait", "selectors:select", "connection:_recv", "queue:get", "thread:_worker")
 
