@@ -3,6 +3,12 @@
     python benchmarks/flamby_dp.py [--data FOLDER] [--json] [--quick] [--tune]
 
 `--tune` repeats the choice of settings, within the training parts, and runs nothing else.
+
+Features are scaled by round clinical numbers that stand in the study. Beside that, at epsilon 1 and
+10, the constants are measured within the same epsilon: the study has bounds alone (`BOUNDS`, from
+common knowledge of adults in a clinic, not from these records), and of the budget the noise
+multiplier of `MEASURED` is paid first. It alone was chosen anew, by `--tune`, on the training
+parts; rounds, learning rate, clipping norm and weight decay are those of the public constants.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from typing import Any, NamedTuple
 
 from dp_bounds import gaussian_epsilon
 from dp_descent import Setting
-from flamby_dp_tuning import DIVISIONS, DRAWS, GRID, PARTS, best
+from flamby_dp_tuning import DIVISIONS, DRAWS, GRID, PARTS, best, best_noise
 from report import Report, arguments, mean, nobody, row, show
 from safetensors.torch import load_file
 
@@ -26,15 +32,17 @@ from fedward.client.data.parts import assign
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import Parts
 from fedward.client.hospital import CsvSource, read_hospital
+from fedward.client.scaling import scaled
 from fedward.client.site import Site
 from fedward.models.registry import build, settled
 from fedward.privacy.accounting import SampledGaussian, calibrate, epsilon_of
-from fedward.privacy.schedule import noise_of
+from fedward.privacy.schedule import measuring, noise_of
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.result import Result
 from fedward.simulation.simulate import Options, simulate
-from fedward.study.data import GivenParts
+from fedward.study.data import Feature, GivenParts, TableData
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.scaling import Scaling
 from fedward.study.study import Study, Training, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +61,17 @@ CHOSEN = {
     10.0: Setting(30, 3.0, 2.0, 0.0),
     50.0: Setting(30, 3.0, 2.0, 0.0),
 }
+
+# What a table of an adult in a clinic may say; whatever is beyond counts as the bound.
+BOUNDS = {
+    "age": (20.0, 90.0),
+    "resting_blood_pressure": (80.0, 200.0),
+    "cholesterol": (100.0, 400.0),
+    "max_heart_rate": (60.0, 220.0),
+    "st_depression": (0.0, 4.0),
+}
+# Noise multiplier of the measured constants; --tune answers it too.
+MEASURED = {1.0: 7.0, 10.0: 2.0}
 
 # FLamby, flamby/dp_example/results_fed_heart_disease.csv at b00c657, delta 1e-4, seeds 42 to 46:
 # mean of the four centres' test accuracy. None is without differential privacy.
@@ -97,16 +116,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_tables(options.data, Path(folder))
             for epsilon in (1.0,) if options.quick else (None, *CHOSEN):
-                _measure(report, epsilon, Path(folder), seeds)
+                _measure(report, epsilon, study_of(epsilon), Path(folder), seeds)
+            for epsilon in () if options.quick else MEASURED:
+                _measure(report, epsilon, measured_study(epsilon), Path(folder), seeds)
     for line in report.left_out:
         print(f"left out: {line}", file=sys.stderr)
     show(report, packages=PACKAGES, as_json=options.json)
 
 
-def _measure(report: Report, epsilon: float | None, data: Path, seeds: Sequence[int]) -> None:
-    study = study_of(epsilon)
+def _measure(
+    report: Report, epsilon: float | None, study: Study, data: Path, seeds: Sequence[int]
+) -> None:
     runs = [judge(study, data, seed) for seed in seeds]
     name = "no privacy" if epsilon is None else f"epsilon {epsilon:g}"
+    if study.data.measured:
+        name += ", measured constants"
     report.rows.append(
         row(
             f"{name}: mean of four centres",
@@ -133,7 +157,9 @@ def _privacy(study: Study, epsilon: float, runs: Sequence[Judged]) -> dict[str, 
     """The epsilon of the hospitals' ledgers, an exact one beside it, and FLamby's."""
     privacy = study.privacy
     assert isinstance(privacy, LocalPrivacy)
-    mu = math.sqrt(study.training.rounds) / noise_of(study, privacy, rate=1.0)
+    steps = study.training.rounds / noise_of(study, privacy, rate=1.0) ** 2
+    measured = sum(1 / event.noise_multiplier**2 for event in measuring(study))
+    mu = math.sqrt(steps + measured)  # Gaussians over everybody compose exactly
     spent = [one.epsilon or 0.0 for run in runs for one in run.result.privacy.values()]
     return {
         "epsilon by the ledgers, at most": round(max(spent), 4),
@@ -161,6 +187,20 @@ def study_of(epsilon: float | None) -> Study:
         clipping_norm=chosen.clipping_norm,
     )
     return settled(study.model_copy(update={"training": training, "privacy": privacy}))
+
+
+def measured_study(epsilon: float) -> Study:
+    """The same with measured constants in place of public ones, within the same budget."""
+    study = study_of(epsilon)
+    assert isinstance(study.data, TableData)
+    features = {
+        name: Feature(bounds=BOUNDS[name], absent=feature.absent) if name in BOUNDS else feature
+        for name, feature in study.data.features.items()
+    }
+    data = study.data.model_copy(update={"features": features, "scaling": "measured"})
+    noise = {"statistics_noise_multiplier": MEASURED[epsilon]}
+    privacy = study.privacy.model_copy(update=noise)
+    return study.model_copy(update={"data": data, "privacy": privacy})
 
 
 def _as_written(study: Study) -> Study:
@@ -198,7 +238,12 @@ def judge(study: Study, data: Path, seed: int) -> Judged:
         result = simulate(study, options, listener=nobody, say=nobody)
         model = build(study, seed=0)
         model.load_state_dict(load_file(out / "model.safetensors"))
-        tests = {n: p["test"] for n, p in _parts(study, sorted(out.glob("hospitals/*/*.toml")))}
+        parts = dict(_parts(study, sorted(out.glob("hospitals/*/*.toml"))))
+    if result.scaling is not None:
+        found = result.scaling.values()
+        scaling = Scaling(tuple(c.center for c in found), tuple(c.scale for c in found))
+        parts = {name: scaled(each, study.data, scaling) for name, each in parts.items()}
+    tests = {name: each["test"] for name, each in parts.items()}
     called = {name: model(test.inputs).argmax(dim=1) == test.labels for name, test in tests.items()}
     return Judged({name: right.double().mean().item() for name, right in called.items()}, result)
 
@@ -224,12 +269,15 @@ def true_epsilons(nominal: float) -> dict[str, float]:
 
 def _tune(report: Report, data: Path) -> None:
     study = study_of(1.0)
+    as_read = measured_study(1.0)
     with tempfile.TemporaryDirectory() as folder:
         tables = Path(folder) / "tables"
         tables.mkdir()
         write_tables(data, tables)
         files = make_hospitals(study, tables, Path(folder) / "hospitals", seed=0)
         training = [parts["train"] for _, parts in _parts(study, files)]
+        files = make_hospitals(as_read, tables, Path(folder) / "bounded", seed=0)
+        bounded = [parts["train"] for _, parts in _parts(as_read, files)]
     report.checks["tuned on"] = (
         f"{[len(records) for records in training]} training records; {len(GRID)} settings, "
         f"{DIVISIONS} divisions into {PARTS} parts, {DRAWS} noises"
@@ -237,6 +285,12 @@ def _tune(report: Report, data: Path) -> None:
     for epsilon in CHOSEN:
         setting, accuracy = best(training, epsilon=epsilon, delta=DELTA)
         report.checks[f"epsilon {epsilon:g}"] = {"accuracy": accuracy, **asdict(setting)}
+    for epsilon in MEASURED:
+        noise, accuracy = best_noise(
+            bounded, as_read.data, CHOSEN[epsilon], epsilon=epsilon, delta=DELTA
+        )
+        chosen = {"accuracy": accuracy, "statistics_noise_multiplier": noise}
+        report.checks[f"epsilon {epsilon:g}, measured constants"] = chosen
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class Site:
         if isinstance(request, MeasureRequest):
             if not study.data.measured or request.round:
                 raise RefusedError(
-                    "this study measures nothing" if not request.round else "measured too late",
+                    f"the study measures nothing in exchange {request.round}",
                     todo="run the aggregator with the study as it was approved",
                 )
             return

@@ -28,6 +28,9 @@ Doubles = NDArray[np.float64]
 LEAST_DEVIATION = 0.05
 """Of a feature, in units of half the distance of its bounds: a public constant."""
 
+NOISY_LEAST_DEVIATION = 0.2
+"""The same with privacy on, where noise may leave nearly nothing of a variance."""
+
 _FEWEST = 1.0  # patients with a value; below that the bounds alone say what is typical
 
 
@@ -74,17 +77,20 @@ def clipped_sum(vectors: Doubles, norm: float) -> Doubles:
     return total
 
 
-def scaling_of(sums: Doubles, data: Data) -> Scaling:
+def scaling_of(sums: Doubles, data: Data, *, noisy: bool = False) -> Scaling:
     """Center and scale of each measured feature: mean and standard deviation over patients.
 
     A patient counts once, whatever records they have. Noise may have made the sums impossible: a
-    mean is kept within its bounds, a deviation between `LEAST_DEVIATION` and 1 times half their
-    distance, and where fewer than one patient has a value, both are the bounds' own.
+    mean is kept within its bounds, a deviation between `LEAST_DEVIATION` (`NOISY_LEAST_DEVIATION`)
+    and 1 times half their distance, and where fewer than one patient has a value, both are the
+    bounds' own.
 
     Args:
         sums: Over hospitals, as `layout_of` says.
         data: The study's.
+        noisy: Whether they have noise.
     """
+    least = NOISY_LEAST_DEVIATION if noisy else LEAST_DEVIATION
     count, wanted = float(sums[0]), data.measured
     absences = iter(sums[1 + 2 * len(wanted) :])
     centers, scales = [], []
@@ -94,7 +100,7 @@ def scaling_of(sums: Doubles, data: Data) -> Scaling:
         if present >= _FEWEST:
             first, second = (float(sums[1 + 2 * number + k]) / present for k in (0, 1))
             mean = min(max(first, -1.0), 1.0)
-            variance = min(max(second - mean**2, LEAST_DEVIATION**2), 1.0)
+            variance = min(max(second - mean**2, least**2), 1.0)
             deviation = math.sqrt(variance)
         center = feature.middle + feature.half * mean
         centers.append(min(max(center, feature.low), feature.high))

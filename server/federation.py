@@ -199,7 +199,8 @@ class Federation:
                 "measuring scaling constants: no hospital could",
                 todo="see the hospitals' own logs",
             )
-        self._keep(exchange=0, scaling=scaling_of(total.metrics, data))
+        noisy = isinstance(self._study.privacy, LocalPrivacy)
+        self._keep(exchange=0, scaling=scaling_of(total.metrics, data, noisy=noisy))
 
     def _round(self, server_round: int, monitor: Part | None) -> None:
         started, rounds = time.monotonic(), self._study.training.rounds

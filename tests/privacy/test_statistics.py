@@ -16,6 +16,7 @@ from fedward.privacy.contribution import judged
 from fedward.privacy.encoding import Encoding
 from fedward.privacy.statistics import (
     LEAST_DEVIATION,
+    NOISY_LEAST_DEVIATION,
     clipped_sum,
     layout_of,
     norm_of,
@@ -144,12 +145,12 @@ NOISY = st.floats(-1e6, 1e6)
 def test_whatever_noise_makes_of_the_sums_the_constants_are_possible(
     count: float, noisy: list[float]
 ) -> None:
-    scaling = scaling_of(np.array([count, *noisy]), DATA)
+    scaling = scaling_of(np.array([count, *noisy]), DATA, noisy=True)
 
     assert scaling.fault(DATA) == ""
     half = (HIGH - LOW) / 2
     for scale, width in zip(scaling.scales, half, strict=True):
-        assert LEAST_DEVIATION * width * (1 - 1e-12) <= scale <= width
+        assert NOISY_LEAST_DEVIATION * width * (1 - 1e-12) <= scale <= width
 
 
 @given(st.lists(tables(), min_size=1, max_size=4))
