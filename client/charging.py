@@ -11,7 +11,7 @@ from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Cap, Charge, Ledger
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.precision import Precision
-from fedward.privacy.privacy_errors import Undeclared
+from fedward.privacy.privacy_errors import PatientsUnnamed, Undeclared
 from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
 from fedward.privacy.secret_stream import SecretStream
 from fedward.study.messages import TrainRequest
@@ -102,6 +102,20 @@ def charged_steps(
         at_once=limits.records_at_once,
         precision=Precision(hospital.training.precision),
     )
+
+
+def refuse_unnamed(hospital: HospitalFile) -> None:
+    """Accept a hospital for private studies by returning.
+
+    Raises:
+        PatientsUnnamed: It does not say whose its records are.
+    """
+    if hospital.data.patient is None:
+        raise PatientsUnnamed(
+            "a private study protects patients, and this hospital does not say whose its "
+            "records are",
+            todo='set patient = "column" or patient = "record" in [data] of hospital.toml',
+        )
 
 
 def declared_patients(hospital: HospitalFile) -> int:
