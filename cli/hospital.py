@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fedward.cli import hospital_daemon, hospital_log, hospital_studies
+from fedward.cli import hospital_daemon, hospital_data, hospital_log, hospital_studies
 from fedward.cli.console import output
 from fedward.cli.fingerprint import confirm
 from fedward.cli.given_file import faults_of
@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="What a hospital's staff ask about 
 budget = typer.Typer(help="The privacy budget: spent, left, and whether the ledger is whole.")
 app.add_typer(budget, name="budget")
 app.add_typer(hospital_log.app, name="log")
+app.add_typer(hospital_data.app, name="data")
 for command in (
     hospital_daemon.start,
     hospital_daemon.status,

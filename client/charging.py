@@ -10,7 +10,8 @@ from fedward.client.hospital import HospitalFile
 from fedward.privacy.accounting import SampledGaussian
 from fedward.privacy.ledger import Cap, Charge, Ledger
 from fedward.privacy.patient_steps import PatientSteps
-from fedward.privacy.privacy_errors import Undeclared
+from fedward.privacy.precision import Precision
+from fedward.privacy.privacy_errors import PatientsUnnamed, Undeclared
 from fedward.privacy.schedule import measuring, noise_of, refuse_large_delta, steps_of_round
 from fedward.privacy.secret_stream import SecretStream
 from fedward.study.messages import MeasureRequest, TrainRequest
@@ -148,6 +149,20 @@ def _charge(
     )
     planned = study.training.rounds + len(measuring(study))
     ledger.charge(charge, cap=cap, most=planned + _MOST_WASTED)
+
+
+def refuse_unnamed(hospital: HospitalFile) -> None:
+    """Accept a hospital for private studies by returning.
+
+    Raises:
+        PatientsUnnamed: It does not say whose its records are.
+    """
+    if hospital.data.patient is None:
+        raise PatientsUnnamed(
+            "a private study protects patients, and this hospital does not say whose its "
+            "records are",
+            todo='set patient = "column" or patient = "record" in [data] of hospital.toml',
+        )
 
 
 def declared_patients(hospital: HospitalFile) -> int:

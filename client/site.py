@@ -23,6 +23,7 @@ from fedward.client.charging import (
     charge_measuring,
     charged_steps,
     declared_patients,
+    refuse_unnamed,
 )
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
@@ -44,7 +45,7 @@ from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision, refuse_imprecise
-from fedward.privacy.privacy_errors import MetricWouldLeave, PatientsUnnamed
+from fedward.privacy.privacy_errors import MetricWouldLeave
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.secret_stream import SecretStream
@@ -267,7 +268,8 @@ class Site:
             self._loaded.pop(digest, None)  # it is not there if its data could not be read
         if digest not in self._loaded:
             study, path = approved_study(self._folder / self.hospital.studies, digest)
-            self._refuse_unnamed(study)
+            if isinstance(study.privacy, LocalPrivacy):
+                refuse_unnamed(self.hospital)
             self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
             with within_memory():
                 parts = read_parts(self.hospital, study, self._folder)
@@ -297,14 +299,6 @@ class Site:
         state = self._folder / self.hospital.state
         digest = population_digest(records.to(torch.device("cpu")), state)
         return Patients(digest, len(records.patients.unique()))
-
-    def _refuse_unnamed(self, study: Study) -> None:
-        if isinstance(study.privacy, LocalPrivacy) and self.hospital.data.patient is None:
-            raise PatientsUnnamed(
-                "a private study protects patients, and this hospital does not say whose its "
-                "records are",
-                todo='set patient = "column" or patient = "record" in [data] of hospital.toml',
-            )
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
         """What scaling constants are made of; with privacy on it is charged here, and noisy."""

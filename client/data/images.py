@@ -13,8 +13,9 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fedward.client.data.faults import STRICT, Faults
 from fedward.client.data.labels import class_numbers
-from fedward.client.data.records import RawRecords, as_text, numbered
+from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
 from fedward.client.hospital import FolderSource, NpzSource
 from fedward.study.data import ImageData
 from fedward.study.errors import DataError
@@ -26,8 +27,16 @@ _SUFFIXES = {".png", ".jpg", ".jpeg"}
 Pixels = NDArray[np.float32]
 
 
-def read_images(source: NpzSource | FolderSource, study: Study, folder: Path) -> RawRecords:
+def read_images(
+    source: NpzSource | FolderSource, study: Study, folder: Path, faults: Faults = STRICT
+) -> RawRecords:
     """The images that a study asks for.
+
+    Args:
+        source: Where they are.
+        study: Which it needs.
+        folder: The hospital's.
+        faults: Told of images and labels that cannot be used.
 
     Raises:
         DataError: A file, an image or a label is not as the study needs it; the message names it.
@@ -41,11 +50,15 @@ def read_images(source: NpzSource | FolderSource, study: Study, folder: Path) ->
             where=str(path),
         )
     if isinstance(source, NpzSource):
-        return _read_archive(path, source, data, study)
-    return _read_folder(path, source, data, study)
+        found = _read_archive(path, source, data, study, faults)
+    else:
+        found = _read_folder(path, source, data, study, faults)
+    return without_faulty(found, faults)
 
 
-def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) -> RawRecords:
+def _read_archive(
+    path: Path, source: NpzSource, data: ImageData, study: Study, faults: Faults
+) -> RawRecords:
     archive = _open_archive(path)
     with archive:
         prefixes = {
@@ -73,10 +86,18 @@ def _read_archive(path: Path, source: NpzSource, data: ImageData, study: Study) 
     names = as_text(np.arange(count) if patients is None else np.concatenate(patients))
     return RawRecords(
         inputs=_scaled(
-            np.concatenate([_unit(_channels_first(p, data, where)) for p in images]), data, where
+            np.concatenate([_unit(_channels_first(p, data, where)) for p in images]),
+            data,
+            where,
+            faults,
         ),
         labels=class_numbers(
-            list(np.concatenate(labels)), data, study.task, where=where, rows=range(count)
+            list(np.concatenate(labels)),
+            data,
+            study.task,
+            where=where,
+            rows=range(count),
+            faults=faults,
         ),
         patients=numbered(names),
         names=names,
@@ -148,12 +169,14 @@ def _unit(pixels: NDArray[np.generic]) -> Pixels:
     return unit
 
 
-def _scaled(unit: Pixels, data: ImageData, where: str) -> Pixels:
+def _scaled(unit: Pixels, data: ImageData, where: str, faults: Faults) -> Pixels:
     """As the study says, in place."""
     unit -= np.float32(data.center)
     unit /= np.float32(data.scale)
-    if not np.isfinite(unit).all():
-        raise DataError("a pixel is not finite (NaN or infinity)", todo="mend it", where=where)
+    finite = np.isfinite(unit).reshape(len(unit), -1).all(axis=1)
+    for row in np.flatnonzero(~finite):
+        what = f"record {row + 1}: a pixel is not finite (NaN or infinity)"
+        faults.add(DataError(what, todo="mend it", where=where), int(row))
     return unit
 
 
@@ -166,7 +189,9 @@ class _Listed(NamedTuple):
     part: str | None
 
 
-def _read_folder(path: Path, source: FolderSource, data: ImageData, study: Study) -> RawRecords:
+def _read_folder(
+    path: Path, source: FolderSource, data: ImageData, study: Study, faults: Faults
+) -> RawRecords:
     listed = _listed_in_table(path, source) if source.labels else _listed_by_class(path)
     if not listed:
         raise DataError(
@@ -177,13 +202,26 @@ def _read_folder(path: Path, source: FolderSource, data: ImageData, study: Study
     labels = [image.label for image in listed]
     names = np.array([image.patient for image in listed], dtype=str)
     return RawRecords(
-        inputs=_scaled(np.stack([_pixels(image.file, data) for image in listed]), data, where),
-        labels=class_numbers(labels, data, study.task, where=where, rows=range(len(labels))),
+        inputs=_scaled(_stacked(listed, data, faults), data, where, faults),
+        labels=class_numbers(
+            labels, data, study.task, where=where, rows=range(len(labels)), faults=faults
+        ),
         patients=numbered(names),
         names=names,
         rows=np.arange(len(listed)),
         parts=np.array(parts, dtype=str) if all(parts) else None,
     )
+
+
+def _stacked(listed: list[_Listed], data: ImageData, faults: Faults) -> Pixels:
+    """All images; black ones in the place of those that cannot be read."""
+    pixels = np.zeros((len(listed), *data.shape), dtype=np.float32)
+    for row, image in enumerate(listed):
+        try:
+            pixels[row] = _pixels(image.file, data)
+        except DataError as error:
+            faults.add(error, row)
+    return pixels
 
 
 def _listed_by_class(path: Path) -> list[_Listed]:

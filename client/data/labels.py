@@ -7,13 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.data.faults import STRICT, Faults
 from fedward.study.data import Data, Scalar, label_text
 from fedward.study.errors import DataError
 from fedward.study.study import Task
 
 
 def class_numbers(
-    raw: Sequence[object], data: Data, task: Task, *, where: str, rows: Sequence[int]
+    raw: Sequence[object],
+    data: Data,
+    task: Task,
+    *,
+    where: str,
+    rows: Sequence[int],
+    faults: Faults = STRICT,
 ) -> NDArray[np.int64]:
     """The class number of each raw label, shape (n,).
 
@@ -23,6 +30,7 @@ def class_numbers(
         task: The study's classes.
         where: File and column, for the error.
         rows: Number of each record in its file, from 0, for the error.
+        faults: Told of a label that means no class; where it goes on, that is the first class.
 
     Raises:
         DataError: A label means no class; the message names the record.
@@ -32,12 +40,13 @@ def class_numbers(
     for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
         number = meaning.get(label_text(label))
         if number is None:
-            raise DataError(
+            error = DataError(
                 f"label {str(label)!r} of record {row + 1} is none of the classes",
                 todo=f"allowed: {', '.join(meaning)}",
                 where=where,
             )
-        numbers[place] = number
+            faults.add(error, row)
+        numbers[place] = number or 0
     return numbers
 
 

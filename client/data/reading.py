@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.images import read_images
 from fedward.client.data.parts import divide
 from fedward.client.data.records import Parts, RawRecords
@@ -37,15 +38,27 @@ def read_parts(hospital: HospitalFile, study: Study, folder: Path) -> Parts:
     return divide(raw, study.data.parts, where=f"hospital {hospital.name}")
 
 
-def read_all(source: Source, study: Study, folder: Path) -> RawRecords:
-    """All records of a source, before they are divided into parts."""
+def read_all(source: Source, study: Study, folder: Path, faults: Faults = STRICT) -> RawRecords:
+    """All records of a source, before they are divided into parts.
+
+    Args:
+        source: Where the records are.
+        study: Which it needs.
+        folder: Folder of the hospital's file.
+        faults: Told of records that cannot be used, which are left out if it goes on.
+    """
     if source.rows is None:
-        return _read(source, study, folder)
+        return _read(source, study, folder, faults)
+    if isinstance(faults, ListedFaults):
+        raw = _read(source, study, folder, faults)
+        rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
+        faults.keep(set(rows.tolist()))
+        return raw.chosen(np.isin(raw.rows, rows))
     whole = source.model_copy(update={"rows": None, **_whole_path(source, folder)})
     shared = _Shared(study.digest(), whole.model_dump_json(), _changed(whole))
     if shared not in _SHARED:
         _SHARED.clear()
-        _SHARED[shared] = _read(whole, study, folder)
+        _SHARED[shared] = _read(whole, study, folder, STRICT)
     raw = _SHARED[shared]
     rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
     return raw.chosen(np.isin(raw.rows, rows))
@@ -73,10 +86,10 @@ def _whole_path(source: Source, folder: Path) -> dict[str, str]:
     )
 
 
-def _read(source: Source, study: Study, folder: Path) -> RawRecords:
+def _read(source: Source, study: Study, folder: Path, faults: Faults) -> RawRecords:
     if isinstance(source, CsvSource | BundledSource):
-        return read_table(source, study, folder)
-    return read_images(source, study, folder)
+        return read_table(source, study, folder, faults)
+    return read_images(source, study, folder, faults)
 
 
 def _changed(source: Source) -> int:

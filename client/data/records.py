@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedward.client.data.faults import Faults, ListedFaults
 from fedward.study.messages import Part
 
 
@@ -51,6 +52,14 @@ class RawRecords:
             parts,
             self.dropped,
         )
+
+
+def without_faulty(raw: RawRecords, faults: Faults) -> RawRecords:
+    """The records that can be used; the others count as dropped."""
+    if not isinstance(faults, ListedFaults) or not faults.rows:
+        return raw
+    good = raw.chosen(~np.isin(raw.rows, list(faults.rows)))
+    return replace(good, dropped=raw.dropped + len(raw) - len(good))
 
 
 @dataclass(frozen=True)

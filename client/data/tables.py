@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedward.client.data.faults import STRICT, Faults
 from fedward.client.data.labels import class_numbers
-from fedward.client.data.records import RawRecords, numbered
+from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.hospital import BundledSource, CsvSource
 from fedward.study.data import Feature, TableData
 from fedward.study.errors import DataError
@@ -20,8 +21,16 @@ Strings = pd.DataFrame
 _LARGEST = 1e18  # its square is still a float32
 
 
-def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) -> RawRecords:
+def read_table(
+    source: CsvSource | BundledSource, study: Study, folder: Path, faults: Faults = STRICT
+) -> RawRecords:
     """The rows that a study asks for.
+
+    Args:
+        source: Where the table is.
+        study: Which columns it needs.
+        folder: The hospital's.
+        faults: Told of rows that cannot be used.
 
     Raises:
         DataError: A file, a column or a value is not as the study needs it; the message names it.
@@ -41,8 +50,8 @@ def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) ->
             todo=f"columns found: {', '.join(map(str, cells.columns))}",
             where=where,
         )
-    whole = _without_missing(cells[wanted], source, data, where=where)
-    blocks = [_inputs(whole[name], spec, where) for name, spec in data.features.items()]
+    whole = _without_missing(cells[wanted], source, data, faults, where=where)
+    blocks = [_inputs(whole[name], spec, where, faults) for name, spec in data.features.items()]
     parts = cells["part"].loc[whole.index].to_numpy(dtype=str) if "part" in cells else None
     rows = whole.index.to_numpy(dtype=np.int64)
     labels = class_numbers(
@@ -51,10 +60,11 @@ def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) ->
         study.task,
         where=f"{where}: column {data.label!r}",
         rows=list(rows),
+        faults=faults,
     )
     column = _patient_column(source)
     names = whole[column[0]].to_numpy(dtype=str) if column else rows.astype(str)
-    return RawRecords(
+    found = RawRecords(
         inputs=np.concatenate(blocks, axis=1).astype(np.float32),
         labels=labels,
         patients=numbered(names),
@@ -63,6 +73,7 @@ def read_table(source: CsvSource | BundledSource, study: Study, folder: Path) ->
         parts=parts,
         dropped=len(cells) - len(whole),
     )
+    return without_faulty(found, faults)
 
 
 def read_column(source: CsvSource, folder: Path, column: str) -> NDArray[np.str_]:
@@ -123,37 +134,47 @@ def _patient_column(source: CsvSource | BundledSource) -> list[str]:
 
 
 def _without_missing(
-    cells: Strings, source: CsvSource | BundledSource, data: TableData, *, where: str
+    cells: Strings,
+    source: CsvSource | BundledSource,
+    data: TableData,
+    faults: Faults,
+    *,
+    where: str,
 ) -> Strings:
     marks = {"", *(source.missing if isinstance(source, CsvSource) else ())}
     missing = cells.isin(marks)
     bad = missing.any(axis=1)
-    if data.missing == "refuse" and bad.any():
-        row = int(np.flatnonzero(bad.to_numpy())[0])
+    for row in np.flatnonzero(bad.to_numpy()) if data.missing == "refuse" else ():
         column = missing.columns[missing.iloc[row].to_numpy()][0]
-        raise DataError(
+        error = DataError(
             f"row {row + 1}, column {column!r}: the value is missing "
             f"({cells.iloc[row][column]!r}; {int(bad.sum())} such rows)",
             todo='fill it in, or set missing = "drop" in the study\'s [data]',
             where=where,
         )
+        faults.add(error, int(row))
     return cells[~bad]
 
 
-def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.float64]:
+def _inputs(
+    cells: pd.Series[str], feature: Feature, where: str, faults: Faults
+) -> NDArray[np.float64]:
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
     if feature.categories is not None:
-        return _one_hot(cells, numbers, feature, where)
+        return _one_hot(cells, numbers, feature, where, faults)
     scaled = (numbers - feature.center) / feature.scale
     bad = ~(np.abs(scaled) <= _LARGEST)
-    if bad.any():
-        place = int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"row {int(cells.index[place]) + 1}, column {cells.name!r}: "
+    rows = cells.index.to_numpy()
+    for place in np.flatnonzero(bad):
+        row = int(rows[place])
+        error = DataError(
+            f"row {row + 1}, column {cells.name!r}: "
             f"{cells.iloc[place]!r} is not a finite number of ordinary size",
             todo="mend the value, or name its mark in [data] missing of hospital.toml",
             where=where,
         )
+        faults.add(error, row)
+    scaled[bad] = 0.0
     if feature.bounds is not None:
         scaled = np.clip(scaled, *feature.bounds)
     if feature.absent is None:
@@ -163,7 +184,11 @@ def _inputs(cells: pd.Series[str], feature: Feature, where: str) -> NDArray[np.f
 
 
 def _one_hot(
-    cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature, where: str
+    cells: pd.Series[str],
+    numbers: NDArray[np.float64],
+    feature: Feature,
+    where: str,
+    faults: Faults,
 ) -> NDArray[np.float64]:
     categories = feature.categories or ()
     text = cells.to_numpy(dtype=str)
@@ -172,12 +197,14 @@ def _one_hot(
         for category in categories
     ]
     hot = np.stack(columns, axis=1)
-    if (none := ~hot.any(axis=1)).any():
-        place = int(np.flatnonzero(none)[0])
-        raise DataError(
-            f"row {int(cells.index[place]) + 1}, column {cells.name!r}: "
-            f"{text[place]!r} is no category of the study",
+    rows = cells.index.to_numpy()
+    for place in np.flatnonzero(~hot.any(axis=1)):
+        row = int(rows[place])
+        error = DataError(
+            f"row {row + 1}, column {cells.name!r}: "
+            f"{str(text[place])!r} is no category of the study",
             todo=f"allowed: {', '.join(map(str, categories))}",
             where=where,
         )
+        faults.add(error, row)
     return hot.astype(np.float64)

@@ -207,6 +207,17 @@ def test_a_hospital_that_is_not_there_is_one_line(fedward: Fedward) -> None:
         )
 
 
+def test_a_pretended_hospital_cannot_start(fedward: Fedward, north: Enrolled) -> None:
+    """Its noise could be drawn again by whoever knows the seed."""
+    with north.path.open("a", encoding="utf-8") as file:
+        file.write("\n[simulation]\nseed = 1\n")
+
+    error = fedward("hospital", "start", "--hospital", north.path).only_error()
+
+    assert "simulation" in error
+    assert "protects nobody" in error
+
+
 def test_a_hospital_that_did_not_enrol_cannot_start(fedward: Fedward, tmp_path: Path) -> None:
     (tmp_path / "hospital.toml").write_text(
         'name = "north"\n[data]\nformat = "csv"\npath = "x.csv"\n', encoding="utf-8"

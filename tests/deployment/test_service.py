@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedward.client.control import ControlClient, socket_of
+from fedward.client.hospital import read_hospital, write_hospital
 from fedward.privacy.audit_log import verify
 from fedward.privacy.identity import Identity
 from fedward.study.messages import Contribution
@@ -22,6 +23,8 @@ COMMAND = Path(sys.executable).with_name("fedward")
 
 def test_service(ward: Ward, server: ServerSide, open_hospital: Open) -> None:
     hospital = open_hospital(ward)
+    real = read_hospital(hospital.file).model_copy(update={"simulation": None})
+    write_hospital(real, hospital.file)
     identity = Identity.generate()
     identity.save(hospital.folder / "identity.pem")
     node = ward.register(hospital.key)

@@ -50,7 +50,7 @@ def start(ward: Ward, tmp_path: Path) -> Iterator[Start]:
 
     def start(hospital: Hospital) -> None:
         key = hospital.folder / "transport.openssh"
-        words = [BIN / "fedward", "hospital", "transport", "--openssh", key]
+        words: list[str | Path] = [BIN / "fedward", "hospital", "transport", "--openssh", key]
         subprocess.run([*words, "--hospital", hospital.file], check=True)
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         words = [BIN / "flower-supernode", "--superlink", ward.address]
