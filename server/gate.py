@@ -13,13 +13,14 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import h11
 
+from fedward.server.allowance import Allowance, NoRoom
 from fedward.server.http_sides import CHUNK, Behind, Caller, Limits
 from fedward.study.errors import ServiceError
 
@@ -40,14 +41,14 @@ class Route:
         tls: How to know that server.
         prefix: Where the paths begin that may pass; ends in `/`.
         forwarded: Beginnings of the names, in small letters, of the headers that are passed on.
-        admits: Asked with a request's headers; 401 if it says no.
+        admits: Asked with a request's headers who sends it; 401 if that is nobody (false).
     """
 
     address: tuple[str, int]
     tls: ssl.SSLContext
     prefix: bytes
     forwarded: tuple[bytes, ...]
-    admits: Callable[[Headers], bool]
+    admits: Callable[[Headers], Hashable]
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,18 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
         ) from None
 
 
-def verdict(request: h11.Request, route: Route, limits: Limits) -> int | None:
-    """The status of a refusal, or None if the request may pass."""
+def verdict(request: h11.Request, route: Route, limits: Limits) -> tuple[int | None, Hashable]:
+    """The status of a refusal, or None if the request may pass; and who sends it."""
+    status, headers = _form(request, route), dict(request.headers)
+    if status is not None:
+        return status, None
+    who = route.admits(headers)
+    if not who:
+        return 401, None
+    return (413 if int(headers[b"content-length"]) > limits.body else None), who
+
+
+def _form(request: h11.Request, route: Route) -> int | None:
     headers = dict(request.headers)
     names = [name for name, _ in request.headers]
     path = re.escape(route.prefix) + _ONE_PLAIN_STEP
@@ -111,9 +122,7 @@ def verdict(request: h11.Request, route: Route, limits: Limits) -> int | None:
         return 404
     if any(names.count(name) > 1 for name in _AT_MOST_ONCE) or b"content-length" not in headers:
         return 404
-    if not route.admits(headers):
-        return 401
-    return 413 if int(headers[b"content-length"]) > limits.body else None
+    return None
 
 
 class Gate:
@@ -139,6 +148,7 @@ class Gate:
         self._tls = tls
         self._limits = limits or Limits()
         self._listener = listener
+        self._bodies = Allowance(self._limits.bodies, self._limits.bodies_each)
         self._idle: deque[tuple[Behind, Route, float]] = deque()
         self._callers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -213,12 +223,16 @@ class Gate:
         if request is None:
             return False
         route = self.route
-        status = 503 if route is None else verdict(request, route, self._limits)
-        if route is None or status is not None:
-            return await self._refuse(caller, status or 503)
-        return await self._pass_on(caller, request, route)
+        if route is None:
+            return await self._refuse(caller, 503)
+        status, who = verdict(request, route, self._limits)
+        if status is not None:
+            return await self._refuse(caller, status)
+        return await self._pass_on(caller, request, route, who)
 
-    async def _pass_on(self, caller: Caller, request: h11.Request, route: Route) -> bool:
+    async def _pass_on(
+        self, caller: Caller, request: h11.Request, route: Route, who: Hashable
+    ) -> bool:
         began = time.monotonic()
         headers = dict(request.headers)
         size, sent = int(headers[b"content-length"]), 0
@@ -226,7 +240,7 @@ class Gate:
             (name, value) for name, value in headers.items() if name.startswith(route.forwarded)
         ]
         try:
-            async with self._borrowed(route) as behind:
+            async with self._room(who, size), self._borrowed(route) as behind:
                 try:
                     await behind.ask(request.target, kept, size, caller.body())
                     answer = await behind.answer()
@@ -236,7 +250,7 @@ class Gate:
                 async for data in behind.body():
                     sent += len(data)
                     await caller.send(data)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, NoRoom):
             return await self._refuse(caller, 503)
         self._listener(Passage(answer.status_code, size, sent, time.monotonic() - began))
         return await caller.end()
@@ -245,6 +259,12 @@ class Gate:
         self._listener(Passage(status))
         await caller.refuse(status)
         return False
+
+    def _room(self, who: Hashable, size: int) -> AbstractAsyncContextManager[None]:
+        """A place for a body, which the server behind holds whole; a sign of life never waits."""
+        if size <= CHUNK:
+            return nullcontext()
+        return self._bodies.taken(who, size, seconds=self._limits.idle_seconds)
 
     @asynccontextmanager
     async def _borrowed(self, route: Route) -> AsyncIterator[Behind]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Limits:
         connections: At the same time; further ones are closed at once.
         head: Bytes of a request's line and headers.
         body: Bytes of a request's body; the server behind holds it in memory.
+        bodies: Bytes of all bodies that are passed on at the same time, but for small ones.
+        bodies_each: The same of one hospital; who wants more waits.
         head_seconds: For TLS, and for a request's head once its first byte is there.
         idle_seconds: Without a byte, between requests or inside one.
         answer_seconds: Until the server behind begins to answer.
@@ -38,6 +41,8 @@ class Limits:
     connections: int = 1024
     head: int = 16 << 10
     body: int = 256 << 20
+    bodies: int = 1 << 30
+    bodies_each: int = 256 << 20
     head_seconds: float = 10.0
     idle_seconds: float = 60.0
     answer_seconds: float = 120.0
@@ -127,7 +132,9 @@ class Caller(_Side):
         """
         if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
-        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        # Whose key is refused because its clock is wrong learns here how wrong it is.
+        date = email.utils.formatdate(usegmt=True).encode()
+        headers = [(b"content-length", b"0"), (b"date", date), (b"connection", b"close")]
         await self._send(h11.Response(status_code=status, headers=headers), h11.EndOfMessage())
         left = _DRAINED
         with contextlib.suppress(TimeoutError, OSError):

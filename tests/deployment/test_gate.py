@@ -318,6 +318,20 @@ def test_a_known_key_without_its_signature_is_refused(public: Public) -> None:
     answer = public.send(request(b"/v1/fleet/pull-messages", more=more, body=body))
 
     assert b"401" in answer.whole.splitlines()[0]
+    assert public.passages[-1].received == 0  # at the gate
+
+
+def test_a_body_is_not_waited_for_before_the_signature_is_known(public: Public) -> None:
+    """The SuperLink would hold it in memory before it asks who sends it."""
+    key_alone = signed_headers(public.known).splitlines(keepends=True)[0]
+    began = time.monotonic()
+
+    announced = request(b"/v1/fleet/push-object", more=key_alone)
+    answer = public.send(announced.replace(b"content-length: 0", b"content-length: 40000000"))
+
+    assert answer.status == 401
+    assert time.monotonic() - began < 2
+    assert b"\r\ndate: " in answer.whole  # a hospital tells a wrong clock by it
 
 
 def test_nobody_registers_himself(public: Public) -> None:
