@@ -87,3 +87,14 @@ def test_every_way_to_start_a_side_uses_the_same_command(side: str) -> None:
         assert words[:2] == [side, "start"]
         assert {word for word in words if word.startswith("--")} <= known
         assert f"--{side}" in words
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_may_open_more_files_than_the_gate_takes_connections(unit: Path) -> None:
+    from fedward.server.http_sides import Limits
+
+    limits = Limits()
+    (line,) = [n for n in unit.read_text("utf-8").splitlines() if n.startswith("LimitNOFILE=")]
+
+    # Of each hospital's connection there is one more, to the SuperLink.
+    assert int(line.partition("=")[2]) > 4 * (2 * limits.connections + limits.strangers)

@@ -17,6 +17,7 @@ import pytest
 from fedward.server.gate import Gate, Route, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.http_sides import CHUNK, Limits
+from fedward.server.lobby import network_of
 from tests.server.flower_hospital import Files, make_certificates
 
 BIG = CHUNK + 1  # smaller bodies are not counted
@@ -26,7 +27,7 @@ Open = Callable[[Limits], "House"]
 class _Yes(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802 - the standard library's name
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-length", "2")
@@ -133,11 +134,84 @@ def test_a_body_waits_for_room(open_: Open, bodies: int, each: int) -> None:
 
 
 def test_a_body_that_found_no_room_is_answered_503(open_: Open) -> None:
-    house = open_(Limits(bodies_each=BIG, idle_seconds=0.5))
-    with begin(house, "a") as slow, house.connect() as other, house.connect() as stranger:
+    house = open_(Limits(bodies_each=BIG, idle_seconds=2))
+    with begin(house, "a") as slow, house.connect() as other:
         other.sendall(head("a", BIG))
-        for _ in range(4):
-            time.sleep(0.2)
+        for _ in range(5):
+            time.sleep(0.5)
             slow.sendall(b"x")
         assert status(other) == 503
-        assert house.ask(stranger, "b", BIG) == 200
+        with house.connect() as another:
+            assert house.ask(another, "b", BIG) == 200
+
+
+# --- Connections ----------------------------------------------------------------------------------
+
+
+def test_strangers_of_one_address_are_few_and_leave_hospitals_alone(open_: Open) -> None:
+    house = open_(Limits(strangers_each=3, head_seconds=2))
+    with contextlib.ExitStack() as lines:
+        known = [lines.enter_context(house.connect()) for _ in range(3)]
+        assert [house.ask(line, "a") for line in known] == [200] * 3
+
+        began = time.monotonic()
+        silent = [lines.enter_context(house.plain()) for _ in range(2)]  # not even TLS
+        silent += [lines.enter_context(house.connect())]
+        one_too_many = lines.enter_context(house.plain())
+        assert is_closed(one_too_many, seconds=1)
+        assert [house.ask(line, "a") for line in known] == [200] * 3
+        assert all(is_closed(line, seconds=4) for line in silent)
+        assert time.monotonic() - began < 6
+
+        again = lines.enter_context(house.connect())
+        assert house.ask(again, "b") == 200
+        assert [house.ask(line, "a") for line in known] == [200] * 3  # they stay
+
+
+def test_there_are_only_so_many_strangers_of_all_addresses(open_: Open) -> None:
+    house = open_(Limits(strangers=2))
+    with house.plain(), house.plain(), house.plain() as third:
+        assert is_closed(third, seconds=1)
+
+
+def test_a_stranger_who_is_refused_gives_the_place_back(open_: Open) -> None:
+    house = open_(Limits(strangers_each=1))
+    for _ in range(3):
+        with house.connect() as line:
+            line.sendall(b"POST /v1/fleet/x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+            assert status(line) == 401
+        time.sleep(0.3)
+
+
+def test_hospitals_have_so_many_connections(open_: Open) -> None:
+    house = open_(Limits(connections=2))
+    with house.connect() as one, house.connect() as two, house.connect() as three:
+        assert (house.ask(one, "a"), house.ask(two, "a")) == (200, 200)
+        assert house.ask(three, "a") == 503
+        assert house.ask(one, "a") == 200
+
+
+def test_a_hospital_may_be_silent_longer_than_a_stranger(open_: Open) -> None:
+    house = open_(Limits(head_seconds=0.5, idle_seconds=10))
+    with house.connect() as line:
+        assert house.ask(line, "a") == 200
+        time.sleep(1)
+        assert house.ask(line, "a", BIG) == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7"),
+        (("::ffff:192.0.2.7", 1, 0, 0), "192.0.2.7"),
+        (("2001:db8:1:2:3:4:5:6", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1, 0, 2), "fe80::/64"),
+        (None, ""),
+    ],
+)
+def test_a_network_is_what_one_customer_has(peer: Any, network: str) -> None:  # noqa: ANN401
+    class Writer:
+        def get_extra_info(self, name: str) -> Any:  # noqa: ANN401
+            return {"peername": peer}[name]
+
+    assert network_of(Writer()) == network  # type: ignore[arg-type]
