@@ -98,3 +98,13 @@ def test_a_unit_may_open_more_files_than_the_gate_takes_connections(unit: Path) 
 
     # Of each hospital's connection there is one more, to the SuperLink.
     assert int(line.partition("=")[2]) > 4 * (2 * limits.connections + limits.strangers)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)
+def test_a_mount_leaves_the_modes_of_key_files_alone(manifest: Path) -> None:
+    """Without this, every mount lets the group read them, and such keys are refused."""
+    (pod,) = [d for d in documents(manifest) if d["kind"] == "StatefulSet"]
+    context = pod["spec"]["template"]["spec"]["securityContext"]
+
+    assert context["fsGroup"]
+    assert context["fsGroupChangePolicy"] == "OnRootMismatch"
