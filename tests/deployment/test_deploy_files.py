@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,17 @@ def test_a_mount_leaves_the_modes_of_key_files_alone(manifest: Path) -> None:
 
     assert context["fsGroup"]
     assert context["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_an_image_holds_the_sources_and_nothing_else() -> None:
+    root = DEPLOY.parent
+    lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    first, *rules = [line for line in lines if line and not line.startswith("#")]
+    let_in = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert first == "*"
+    assert set(project["tool"]["setuptools"]["package-dir"].values()) <= let_in
+    assert {"pyproject.toml", "constraints.txt", project["project"]["readme"]} <= let_in
+    assert set(project["project"]["license-files"]) <= let_in
+    assert all((root / name).exists() for name in let_in)
