@@ -149,7 +149,7 @@ def runs(
     aggregator: _File = _HERE,
 ) -> None:
     """List the runs, the oldest first."""
-    found = _runs(_aggregator(aggregator)).list()
+    found = _runs(_aggregator(aggregator)).list(lambda error: messages.print(Text(error.line())))
     if as_json:
         typer.echo(json.dumps([record.model_dump() for record in found], indent=2))
         return

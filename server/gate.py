@@ -14,18 +14,22 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import h11
 
+from fedward.server.allowance import Allowance, NoRoom
 from fedward.server.http_sides import CHUNK, Behind, Caller, Limits
+from fedward.server.lobby import Lobby, Visit, network_of
 from fedward.study.errors import ServiceError
 
 Headers = Mapping[bytes, bytes]
+Who = bytes | bool | None
 
 _FRESH_SECONDS = 2.0  # the server behind closes an idle connection after 5 s
+_SHUT_SECONDS = 2.0  # for the end of TLS
 _ONE_PLAIN_STEP = rb"[a-z]+(?:-[a-z]+)*"
 _AT_MOST_ONCE = (b"content-length", b"content-type", b"host")
 _NEVER = {b"expect", b"transfer-encoding", b"upgrade"}
@@ -40,14 +44,14 @@ class Route:
         tls: How to know that server.
         prefix: Where the paths begin that may pass; ends in `/`.
         forwarded: Beginnings of the names, in small letters, of the headers that are passed on.
-        admits: Asked with a request's headers; 401 if it says no.
+        admits: Asked with a request's headers who sends it; 401 if that is nobody.
     """
 
     address: tuple[str, int]
     tls: ssl.SSLContext
     prefix: bytes
     forwarded: tuple[bytes, ...]
-    admits: Callable[[Headers], bool]
+    admits: Callable[[Headers], Who]
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,18 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
         ) from None
 
 
-def verdict(request: h11.Request, route: Route, limits: Limits) -> int | None:
-    """The status of a refusal, or None if the request may pass."""
+def verdict(request: h11.Request, route: Route, limits: Limits) -> tuple[int | None, Who]:
+    """The status of a refusal, or None if the request may pass; and who sends it."""
+    status, headers = _form(request, route), dict(request.headers)
+    if status is not None:
+        return status, None
+    who = route.admits(headers)
+    if not who:
+        return 401, None
+    return (413 if int(headers[b"content-length"]) > limits.body else None), who
+
+
+def _form(request: h11.Request, route: Route) -> int | None:
     headers = dict(request.headers)
     names = [name for name, _ in request.headers]
     path = re.escape(route.prefix) + _ONE_PLAIN_STEP
@@ -111,9 +125,7 @@ def verdict(request: h11.Request, route: Route, limits: Limits) -> int | None:
         return 404
     if any(names.count(name) > 1 for name in _AT_MOST_ONCE) or b"content-length" not in headers:
         return 404
-    if not route.admits(headers):
-        return 401
-    return 413 if int(headers[b"content-length"]) > limits.body else None
+    return None
 
 
 class Gate:
@@ -139,7 +151,9 @@ class Gate:
         self._tls = tls
         self._limits = limits or Limits()
         self._listener = listener
+        self._bodies = Allowance(self._limits.bodies, self._limits.bodies_each)
         self._idle: deque[tuple[Behind, Route, float]] = deque()
+        self._lobby = Lobby(self._limits)
         self._callers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -163,14 +177,7 @@ class Gate:
         """
         try:
             self._server = await asyncio.start_server(
-                self._meet,
-                host or None,
-                port,
-                ssl=self._tls,
-                limit=CHUNK,
-                backlog=256,
-                ssl_handshake_timeout=self._limits.head_seconds,
-                ssl_shutdown_timeout=2,
+                self._meet, host or None, port, limit=CHUNK, backlog=256
             )
         except (OSError, OverflowError) as error:
             raise ServiceError(
@@ -190,21 +197,32 @@ class Gate:
             self._idle.pop()[0].close()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        caller, task = Caller(reader, writer, self._limits), asyncio.current_task()
-        if task is None or len(self._callers) >= self._limits.connections:
-            caller.close()
+        """Serve a connection from before its handshake until it is closed.
+
+        Nothing may be awaited before TLS begins: the first bytes would go to the reader.
+        """
+        task, visit = asyncio.current_task(), self._lobby.enter(network_of(writer))
+        if task is None or visit is None:
+            writer.transport.abort()
             return
         self._callers.add(task)
         try:
-            while await self._serve_one(caller):
-                pass
+            async with asyncio.timeout(self._limits.head_seconds) as patience:
+                await writer.start_tls(self._tls)
+                caller = Caller(reader, writer, self._limits)
+                while await self._serve_one(caller, visit, patience):
+                    pass
             writer.close()
+            async with asyncio.timeout(_SHUT_SECONDS):
+                await writer.wait_closed()
         except (OSError, EOFError, h11.ProtocolError, asyncio.CancelledError):
-            caller.close()
+            pass
         finally:
+            writer.transport.abort()
+            visit.leave()
             self._callers.discard(task)
 
-    async def _serve_one(self, caller: Caller) -> bool:
+    async def _serve_one(self, caller: Caller, visit: Visit, patience: asyncio.Timeout) -> bool:
         """Answer one request; returns whether the connection can carry another."""
         try:
             request = await caller.request()
@@ -213,12 +231,17 @@ class Gate:
         if request is None:
             return False
         route = self.route
-        status = 503 if route is None else verdict(request, route, self._limits)
-        if route is None or status is not None:
-            return await self._refuse(caller, status or 503)
-        return await self._pass_on(caller, request, route)
+        if route is None:
+            return await self._refuse(caller, 503)
+        status, who = verdict(request, route, self._limits)
+        if status is not None:
+            return await self._refuse(caller, status)
+        if not visit.admit():
+            return await self._refuse(caller, 503)
+        patience.reschedule(None)
+        return await self._pass_on(caller, request, route, who)
 
-    async def _pass_on(self, caller: Caller, request: h11.Request, route: Route) -> bool:
+    async def _pass_on(self, caller: Caller, request: h11.Request, route: Route, who: Who) -> bool:
         began = time.monotonic()
         headers = dict(request.headers)
         size, sent = int(headers[b"content-length"]), 0
@@ -226,7 +249,7 @@ class Gate:
             (name, value) for name, value in headers.items() if name.startswith(route.forwarded)
         ]
         try:
-            async with self._borrowed(route) as behind:
+            async with self._room(who, size), self._borrowed(route) as behind:
                 try:
                     await behind.ask(request.target, kept, size, caller.body())
                     answer = await behind.answer()
@@ -236,7 +259,7 @@ class Gate:
                 async for data in behind.body():
                     sent += len(data)
                     await caller.send(data)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, NoRoom):
             return await self._refuse(caller, 503)
         self._listener(Passage(answer.status_code, size, sent, time.monotonic() - began))
         return await caller.end()
@@ -245,6 +268,12 @@ class Gate:
         self._listener(Passage(status))
         await caller.refuse(status)
         return False
+
+    def _room(self, who: Who, size: int) -> AbstractAsyncContextManager[None]:
+        """A place for a body, which the server behind holds whole; a sign of life never waits."""
+        if size <= CHUNK:
+            return nullcontext()
+        return self._bodies.taken(who, size, seconds=self._limits.idle_seconds)
 
     @asynccontextmanager
     async def _borrowed(self, route: Route) -> AsyncIterator[Behind]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
@@ -27,17 +28,26 @@ class Limits:
     """What one connection, and all of them together, may use.
 
     Attributes:
-        connections: At the same time; further ones are closed at once.
+        connections: At the same time, of hospitals that were admitted.
+        strangers: Connections besides, from the first byte of TLS to the first admitted request.
+        strangers_each: The same from one address, or one /64 of IPv6; further ones are closed.
         head: Bytes of a request's line and headers.
         body: Bytes of a request's body; the server behind holds it in memory.
-        head_seconds: For TLS, and for a request's head once its first byte is there.
+        bodies: Bytes of all bodies that are passed on at the same time, but for small ones.
+        bodies_each: The same of one hospital; who wants more waits.
+        head_seconds: For a stranger until it is admitted, TLS included; later for a request's head
+            once its first byte is there.
         idle_seconds: Without a byte, between requests or inside one.
         answer_seconds: Until the server behind begins to answer.
     """
 
     connections: int = 1024
+    strangers: int = 256
+    strangers_each: int = 32
     head: int = 16 << 10
     body: int = 256 << 20
+    bodies: int = 1 << 30
+    bodies_each: int = 256 << 20
     head_seconds: float = 10.0
     idle_seconds: float = 60.0
     answer_seconds: float = 120.0
@@ -127,7 +137,9 @@ class Caller(_Side):
         """
         if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
-        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        # Whose key is refused because its clock is wrong learns here how wrong it is.
+        date = email.utils.formatdate(usegmt=True).encode()
+        headers = [(b"content-length", b"0"), (b"date", date), (b"connection", b"close")]
         await self._send(h11.Response(status_code=status, headers=headers), h11.EndOfMessage())
         left = _DRAINED
         with contextlib.suppress(TimeoutError, OSError):

@@ -21,7 +21,7 @@ import contextlib
 import fcntl
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -275,10 +275,19 @@ class RunRegistry:
         write_durably(run.folder / "run.json", _json(record.model_dump()))  # last: now it is one
         return run
 
-    def list(self) -> list[RunRecord]:
-        """Every run, the oldest first; a folder that never became one is left out."""
-        files = self._folder.glob("*/run.json")
-        return sorted((RunFolder(f.parent).record for f in files), key=lambda r: r.created)
+    def list(self, tell: Callable[[DataError], None] = lambda error: None) -> list[RunRecord]:
+        """Every run, the oldest first; a folder that never became one is left out.
+
+        Args:
+            tell: Called with each run that cannot be read: the others are listed all the same.
+        """
+        found = []
+        for file in sorted(self._folder.glob("*/run.json")):
+            try:
+                found.append(RunFolder(file.parent).record)
+            except DataError as error:
+                tell(error)
+        return sorted(found, key=lambda record: record.created)
 
     def get(self, name: str) -> RunFolder:
         """One run.

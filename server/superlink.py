@@ -19,8 +19,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -29,7 +30,8 @@ import flwr
 import httpx
 import psutil
 import tomli_w
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -38,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -47,7 +50,11 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+)
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -71,6 +78,8 @@ _OUR_PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-serverapp")
 _GONE = "unregistered"
 _IN_MEMORY = Path(FLWR_IN_MEMORY_DB_NAME)
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+_TIME_HEADER = TIMESTAMP_HEADER.lower().encode()
+_SIGNATURE_HEADER = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
 
 RunState = Literal["waiting", "running", "completed", "failed", "stopped"]
 
@@ -137,25 +146,53 @@ def app_bundle() -> bytes:
 
 
 class Doorkeeper:
-    """Which requests name a key that was let in; the SuperLink then checks the signature.
+    """Which requests carry the time, signed just now with a key that was let in.
 
-    It spares the SuperLink what strangers send, which it would hold in memory before it asks who
-    they are.
+    The SuperLink checks the same, but only after it has read the whole body into memory: a public
+    key is no secret, and with it alone strangers could fill that memory.
 
     Args:
         keys: Public transport keys, DER.
+        now: The clock.
     """
 
-    def __init__(self, keys: Iterable[bytes]) -> None:
-        self._values = frozenset(base64.b64encode(_pem(key)) for key in keys)
+    def __init__(
+        self,
+        keys: Iterable[bytes],
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        pems = [_pem(key) for key in keys]
+        self._keys = {base64.b64encode(pem): load_pem_public_key(pem) for pem in pems}
+        self._now = now
+        self._seen: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def __call__(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether the request may pass.
+    def __call__(self, headers: Mapping[bytes, bytes]) -> bytes | None:
+        """Who sends the request, or None if it may not pass.
 
         Args:
             headers: The request's, names in small letters.
         """
-        return headers.get(_KEY_HEADER) in self._values
+        name = headers.get(_KEY_HEADER, b"")
+        key = self._keys.get(name)
+        said = headers.get(_TIME_HEADER, b""), headers.get(_SIGNATURE_HEADER, b"")
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not self._is_fresh(said[0]):
+            return None
+        if self._seen.get(name) != said:  # hospitals sign once for many requests
+            try:
+                signature = base64.b64decode(said[1], validate=True)
+                key.verify(signature, said[0], ec.ECDSA(hashes.SHA256()))
+            except (InvalidSignature, ValueError):
+                return None
+            self._seen[name] = said
+        return name
+
+    def _is_fresh(self, stamp: bytes) -> bool:
+        try:
+            age = (self._now() - datetime.fromisoformat(stamp.decode("ascii"))).total_seconds()
+        except (ValueError, TypeError):  # TypeError: it has no time zone
+            return False
+        return -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
 
 
 def child_environment(home: Path) -> dict[str, str]:

@@ -113,6 +113,7 @@ class Supervisor:
         self._stop_since: dict[str, float] = {}
         self._known: dict[str, Stamp] = {}
         self._hospitals: dict[str, bool] = {}
+        self._said: dict[str, str] = {}
         self._roster_version = 0
         self._due: dict[str, float] = {}
         self._wait = 0.0
@@ -149,20 +150,30 @@ class Supervisor:
             self._write_status(link, running=False)
 
     def _look(self, link: SuperLink, gate: GateThread) -> None:
-        try:
-            if not link.alive:
+        if not link.alive:
+            with self._told("superlink"):
                 self._revive(link, gate)
-            if link.alive:
+        if link.alive:
+            with self._told("certificate"):
                 self._keep_certificate()
+            with self._told("roster"):
                 self._keep_roster(link, gate)
+            with self._told("hospitals"):
                 self._ask_who_is_there(link)
+            with self._told("runs"):
                 self._keep_runs(link)
-        except FedwardError as error:
-            self._say_once("error", error.line())
-        except OSError as error:  # a full disk passes; the service stays
-            self._say_once("error", f"{type(error).__name__}: {error}")
         with contextlib.suppress(OSError):
             self._write_status(link, running=True)
+
+    @contextlib.contextmanager
+    def _told(self, duty: str) -> Iterator[None]:
+        """Trouble with one duty is told, and the others are done all the same."""
+        try:
+            yield
+        except FedwardError as error:
+            self._say_once(duty, error.line())
+        except OSError as error:  # a full disk passes; the service stays
+            self._say_once(duty, f"{type(error).__name__}: {error}")
 
     # --- The SuperLink ----------------------------------------------------------------------------
 
@@ -252,14 +263,15 @@ class Supervisor:
     # --- Runs -------------------------------------------------------------------------------------
 
     def _keep_runs(self, link: SuperLink) -> None:
-        records = self._runs.list()
+        records = self._runs.list(lambda error: self._say_once(error.line(), error.line()))
         self._gauges.count_runs(record.state for record in records)
         for record in records:
-            run = self._runs.get(record.name)
-            if record.name in self._numbers:
-                self._follow(link, run)
-            elif record.state in BY_ITSELF:
-                self._begin(link, run)
+            with self._told(f"run {record.name}"):
+                run = self._runs.get(record.name)
+                if record.name in self._numbers:
+                    self._follow(link, run)
+                elif record.state in BY_ITSELF:
+                    self._begin(link, run)
 
     def _begin(self, link: SuperLink, run: RunFolder) -> None:
         name = run.record.name
@@ -327,13 +339,12 @@ class Supervisor:
     def _is_due(self, what: str) -> bool:
         return time.monotonic() >= self._due.get(what, 0.0)
 
-    def _say_once(self, event: str, what: str) -> None:
+    def _say_once(self, about: str, what: str, *, event: str = "error") -> None:
         """The same trouble at every look would fill the log."""
-        again = self._known.get("said") == (hash(what), 0)
-        if not again or self._is_due("said"):
+        if self._said.get(about) != what or self._is_due(f"said {about}"):
             self._diary.tell(event, what=what)
-            self._due["said"] = time.monotonic() + 60
-        self._known["said"] = (hash(what), 0)
+            self._due[f"said {about}"] = time.monotonic() + 60
+        self._said[about] = what
 
     def _write_status(self, link: SuperLink, *, running: bool) -> None:
         if running and not self._is_due("status"):

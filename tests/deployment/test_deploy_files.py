@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,38 @@ def test_every_way_to_start_a_side_uses_the_same_command(side: str) -> None:
         assert words[:2] == [side, "start"]
         assert {word for word in words if word.startswith("--")} <= known
         assert f"--{side}" in words
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_may_open_more_files_than_the_gate_takes_connections(unit: Path) -> None:
+    from fedward.server.http_sides import Limits
+
+    limits = Limits()
+    (line,) = [n for n in unit.read_text("utf-8").splitlines() if n.startswith("LimitNOFILE=")]
+
+    # Of each hospital's connection there is one more, to the SuperLink.
+    assert int(line.partition("=")[2]) > 4 * (2 * limits.connections + limits.strangers)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)
+def test_a_mount_leaves_the_modes_of_key_files_alone(manifest: Path) -> None:
+    """Without this, every mount lets the group read them, and such keys are refused."""
+    (pod,) = [d for d in documents(manifest) if d["kind"] == "StatefulSet"]
+    context = pod["spec"]["template"]["spec"]["securityContext"]
+
+    assert context["fsGroup"]
+    assert context["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_an_image_holds_the_sources_and_nothing_else() -> None:
+    root = DEPLOY.parent
+    lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    first, *rules = [line for line in lines if line and not line.startswith("#")]
+    let_in = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert first == "*"
+    assert set(project["tool"]["setuptools"]["package-dir"].values()) <= let_in
+    assert {"pyproject.toml", "constraints.txt", project["project"]["readme"]} <= let_in
+    assert set(project["project"]["license-files"]) <= let_in
+    assert all((root / name).exists() for name in let_in)

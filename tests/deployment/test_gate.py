@@ -32,6 +32,7 @@ from tests.server.flower_hospital import (
     raw,
     transport_key,
 )
+from tests.superlink_ward import until
 
 pytestmark = pytest.mark.slow
 
@@ -318,6 +319,20 @@ def test_a_known_key_without_its_signature_is_refused(public: Public) -> None:
     answer = public.send(request(b"/v1/fleet/pull-messages", more=more, body=body))
 
     assert b"401" in answer.whole.splitlines()[0]
+    assert public.passages[-1].received == 0  # at the gate
+
+
+def test_a_body_is_not_waited_for_before_the_signature_is_known(public: Public) -> None:
+    """The SuperLink would hold it in memory before it asks who sends it."""
+    key_alone = signed_headers(public.known).splitlines(keepends=True)[0]
+    began = time.monotonic()
+
+    announced = request(b"/v1/fleet/push-object", more=key_alone)
+    answer = public.send(announced.replace(b"content-length: 0", b"content-length: 40000000"))
+
+    assert answer.status == 401
+    assert time.monotonic() - began < 2
+    assert b"\r\ndate: " in answer.whole  # a hospital tells a wrong clock by it
 
 
 def test_nobody_registers_himself(public: Public) -> None:
@@ -347,7 +362,8 @@ def test_a_message_of_40_mb_passes_whole(public: Public) -> None:
         client.PushObject(sent)
 
     assert error.value.response.json()["detail"]
-    assert public.passages[-1].received == len(sent.SerializeToString())
+    size = len(sent.SerializeToString())  # the gate counts it a moment after it was answered
+    until(lambda: public.passages[-1].received == size, seconds=5)
 
 
 def test_a_superlink_that_is_down_is_503_and_found_again(public: Public, tmp_path: Path) -> None:

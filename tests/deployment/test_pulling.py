@@ -59,15 +59,15 @@ def test_a_reply_without_its_root_holds_nobody_up(
     slow, quick = lines
     asked = server.give(QUERY, ADVERTISE, [slow.node, quick.node])
     held, letter = [], answered(slow.receive(), "slow")
-    push = slow.fleet._push
+    push = slow.fleet._stored
 
-    def hold_the_root(whole: Letter, name: str, session: str) -> None:
-        if name == letter.digest:
-            held.append((whole, name, session))
-        else:
-            push(whole, name, session)
+    def hold_the_root(whole: Letter, name: str, session: str) -> bool:
+        if name != letter.digest:
+            return push(whole, name, session)
+        held.append((whole, name, session))
+        return True
 
-    monkeypatch.setattr(slow.fleet, "_push", hold_the_root)
+    monkeypatch.setattr(slow.fleet, "_stored", hold_the_root)
     slow.fleet.send(letter)
     quick.fleet.send(answered(quick.receive(), "quick"))
     with closing(Pulling(server.grid)) as pulling:
@@ -88,15 +88,15 @@ def test_a_stock_node_that_sends_the_root_first_is_waited_for(
     line = lines[0]
     asked = server.give(QUERY, ADVERTISE, [line.node])
     letter = answered(line.receive(), "stock")
-    push, later = line.fleet._push, list[tuple[Letter, str, str]]()
+    push, later = line.fleet._stored, list[tuple[Letter, str, str]]()
 
-    def keep_the_rest(whole: Letter, name: str, session: str) -> None:
+    def keep_the_rest(whole: Letter, name: str, session: str) -> bool:
         if name == letter.digest:
-            push(whole, name, session)
-        else:
-            later.append((whole, name, session))
+            return push(whole, name, session)
+        later.append((whole, name, session))
+        return True
 
-    monkeypatch.setattr(line.fleet, "_push", keep_the_rest)
+    monkeypatch.setattr(line.fleet, "_stored", keep_the_rest)
     line.fleet.send(letter)
     sender = threading.Timer(0.3, lambda: [push(*one) for one in later])
     sender.start()

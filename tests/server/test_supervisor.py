@@ -1,0 +1,113 @@
+"""The supervisor's duties, with a SuperLink that a test plays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedward.privacy.certificates import Authority
+from fedward.privacy.enrolment import EnrolmentAnswer, fingerprint, sign_answer
+from fedward.privacy.identity import Identity
+from fedward.privacy.roster import Roster, sign_roster
+from fedward.server.aggregator import Aggregator, found_aggregator
+from fedward.server.run_registry import RunFolder, RunRegistry
+from fedward.server.supervisor import Pace, Supervisor
+from fedward.study.errors import ServiceError
+from tests.server.cut_off import private_study
+
+PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0)
+
+
+class Link:
+    """A SuperLink that does what a test says."""
+
+    alive, pid, port = True, 1, 2
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.state = ("running", "")
+        self.down = False
+
+    def nodes(self) -> list[Any]:
+        if self.down:
+            raise ServiceError("the SuperLink does not answer")
+        return []
+
+    def start_run(self, config: dict[str, str]) -> int:
+        self.started.append(Path(config["folder"]).name)
+        return len(self.started)
+
+    def run_state(self, number: int) -> tuple[str, str]:
+        assert number
+        return self.state
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Aggregator:
+    hub = found_aggregator(tmp_path / "aggregator.toml", name="Hub", host="hub.org", port=9443)
+    now, coordinator = datetime.now(UTC), Identity.generate()
+    authority = Authority.generate(now=now)
+    roster = sign_roster(Roster(1, {"Ward": Identity.generate().public}), coordinator)
+    chain = authority.certify(hub.request(), now=now)
+    answer = EnrolmentAnswer(roster, coordinator.public, authority.pem, "hub.org:9443", chain)
+    hub.enroll(sign_answer(answer, coordinator), fingerprint(coordinator.public))
+    return hub
+
+
+class Post:
+    """A supervisor, looked at from one duty to the next."""
+
+    def __init__(self, hub: Aggregator, pace: Pace = PACE) -> None:
+        self.link, self.log = Link(), io.StringIO()
+        self.supervisor: Any = Supervisor(hub, pace=pace, stream=self.log)
+        self.supervisor._known["roster"] = _roster_stamp(hub)  # no gate is open here
+        self.runs = RunRegistry(hub.state / "runs")
+
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.supervisor._look(self.link, None)
+
+    def submit(self, name: str) -> RunFolder:
+        return self.runs.create(private_study(), b"{}", name=name)
+
+
+def _roster_stamp(hub: Aggregator) -> tuple[int, int]:
+    found = hub.roster_path.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+@pytest.fixture
+def post(hub: Aggregator) -> Iterator[Post]:
+    post = Post(hub)
+    yield post
+    post.supervisor._diary.close()
+
+
+def test_one_bad_run_does_not_stop_the_others(post: Post) -> None:
+    for name in ("a", "b", "c"):
+        post.submit(name)
+    (post.runs.get("b").folder / "run.json").write_text("{")
+
+    post.look(5)
+
+    assert post.link.started == ["a", "c"]
+    assert post.log.getvalue().count("is no run") == 1
+    told: list[str] = []
+    listed = post.runs.list(lambda error: told.append(error.line()))
+    assert [record.name for record in listed] == ["a", "c"]
+    assert "b/run.json" in told[0]
+
+
+def test_trouble_with_one_duty_leaves_the_others(post: Post) -> None:
+    post.submit("a")
+    post.link.down = True
+
+    post.look(3)
+
+    assert post.link.started == ["a"]
+    assert post.log.getvalue().count("does not answer") == 1
