@@ -1,6 +1,6 @@
 """What a round costs when there is nothing to train, beside stock Flower and NVFLARE's simulator.
 
-    python benchmarks/rounds.py [--json] [--rounds N] [--quick] [--no-where] [--memory]
+    python benchmarks/rounds.py [--json] [--rounds N] [--quick] [--no-where] [--memory] ...
 
 Ours is a whole consortium on this machine: a SuperLink behind the gate with TLS, secure
 aggregation, journals, audit logs and checkpoints on. See README.md for what each row is.
@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="500 rounds: does anything grow?")
     parser.add_argument("--only", help="cases such as 10000x2,10000000x8")
     parser.add_argument("--ours", action="store_true", help="no peers")
+    parser.add_argument("--peer-rounds", type=int, help="rounds of the peers that are timed")
     return parser.parse_args()
 
 
@@ -79,6 +80,8 @@ def _cases(options: argparse.Namespace) -> list[Case]:
         cases = [case for case in cases if f"{case.parameters}x{case.hospitals}" in wanted]
     if options.rounds:
         cases = [replace(case, ours=options.rounds, peers=options.rounds) for case in cases]
+    if options.peer_rounds:
+        cases = [replace(case, peers=options.peer_rounds) for case in cases]
     return [replace(case, peers=0) for case in cases] if options.ours else cases
 
 
@@ -113,6 +116,7 @@ def _measure(report: Report, case: Case, *, where: bool) -> None:
         found["where"] = _where(case, size)
     found["load"] = [round(one, 1) for one in load]
     report.checks[name] = found
+    print(f"{name}: {found}", file=sys.stderr)  # a long benchmark may be ended before its table
 
 
 def _compare(found: dict[str, Any], case: Case, peer: float) -> None:
