@@ -41,7 +41,8 @@ class Pace:
         runs: Seconds between two questions how a run stands.
         first_wait: Seconds before a SuperLink that died is started again; doubled each time.
         longest_wait: Seconds that this grows to.
-        deaths: How often in a row a run's process may die before the run is given up.
+        deaths: How often a run's process may die without a checkpoint between, before the run is
+            paused for a person.
         stop: Seconds that a run has to stop by itself.
     """
 
@@ -108,7 +109,7 @@ class Supervisor:
         self._tls = public_tls(aggregator.certificate_path, aggregator.key_path)
         self._gate = Gate(self._tls, listener=self._gauges.passed)
         self._numbers: dict[str, int] = {}
-        self._deaths: dict[str, int] = {}
+        self._deaths: dict[str, tuple[int, Stamp]] = {}
         self._stop_since: dict[str, float] = {}
         self._known: dict[str, Stamp] = {}
         self._hospitals: dict[str, bool] = {}
@@ -271,6 +272,8 @@ class Supervisor:
         if run.stop_asked:
             run.mark("stopped", "as asked")
             return
+        if not self._is_due(f"begin {name}"):
+            return
         self._numbers[name] = link.start_run({"folder": str(run.folder.absolute())})
         self._diary.tell("run started", run=name, number=str(self._numbers[name]))
 
@@ -289,18 +292,29 @@ class Supervisor:
         self._diary.tell("run ended", run=name, how=state, state=record.state, why=details[:500])
         if record.state not in BY_ITSELF:
             self._deaths.pop(name, None)
+            self._due.pop(f"begin {name}", None)
         elif run.stop_asked:
             run.mark("stopped", "as asked")
         else:
             self._count_death(run, details or f"its process ended ({state})")
 
     def _count_death(self, run: RunFolder, why: str) -> None:
-        """A run's process ended without saying so: it is begun again, but not for ever."""
-        name = run.record.name
-        self._deaths[name] = self._deaths.get(name, 0) + 1
-        if self._deaths[name] >= self._pace.deaths:
-            run.mark("failed", " ".join(why.split())[:500])
-            del self._deaths[name]
+        """A run's process ended without saying so: it is begun again, each time a little later.
+
+        A run that gets on is never given up; of one that does not, a person shall look at it.
+        """
+        name, stamp = run.record.name, _stamp(run.checkpoint)
+        before, there = self._deaths.get(name, (0, stamp))
+        deaths = before + 1 if there == stamp else 1
+        if deaths >= self._pace.deaths:
+            self._deaths.pop(name, None)
+            self._due.pop(f"begin {name}", None)
+            why = " ".join(why.split())[:400]
+            run.mark("paused", f"its process died {deaths} times, the last time with: {why}")
+            return
+        self._deaths[name] = deaths, stamp
+        wait = min(self._pace.first_wait * 2 ** (deaths - 1), self._pace.longest_wait)
+        self._due[f"begin {name}"] = time.monotonic() + wait
 
     def _insist_on_stop(self, link: SuperLink, run: RunFolder, number: int) -> None:
         name = run.record.name

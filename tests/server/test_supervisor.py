@@ -111,3 +111,61 @@ def test_trouble_with_one_duty_leaves_the_others(post: Post) -> None:
 
     assert post.link.started == ["a"]
     assert post.log.getvalue().count("does not answer") == 1
+
+
+# --- Runs whose process dies ----------------------------------------------------------------------
+
+
+def die(post: Post) -> None:
+    """A run is begun, and its process ends without a word."""
+    post.link.state = ("failed", "out of  memory")
+    post.look(2)
+
+
+def test_a_run_that_does_not_get_on_is_paused_with_the_reason(post: Post) -> None:
+    run = post.submit("a")
+
+    for _ in range(5):
+        die(post)
+
+    assert post.link.started == ["a"] * 3
+    assert run.record.state == "paused"
+    assert "died 3 times" in run.record.reason
+    assert "out of memory" in run.record.reason
+
+
+def test_a_run_that_gets_on_is_not_given_up(post: Post) -> None:
+    run = post.submit("a")
+    run.checkpoint.mkdir()
+    for number in range(7):
+        die(post)
+        if number % 2:
+            (run.checkpoint / f"after-{number:06}").mkdir()
+
+    assert post.link.started == ["a"] * 7
+    assert run.record.state == "submitted"
+
+
+def test_a_run_that_was_resumed_has_all_its_lives_again(post: Post) -> None:
+    run = post.submit("a")
+    for _ in range(3):
+        die(post)
+    run.mark("submitted", "resumed")
+
+    die(post)
+
+    assert post.link.started == ["a"] * 4
+    assert run.record.state == "submitted"
+
+
+def test_a_run_that_died_is_begun_again_only_after_a_while(hub: Aggregator) -> None:
+    post = Post(hub, Pace(nodes=0, runs=0, first_wait=30))
+    run = post.submit("a")
+    die(post)
+    post.look(3)
+
+    assert post.link.started == ["a"]
+    run.ask_to_stop()
+    post.look()
+    assert run.record.state == "stopped"
+    post.supervisor._diary.close()
