@@ -29,6 +29,7 @@ from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
+_PROBE_SECONDS = 0.5  # whoever asks whether it runs holds the lock for less
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,33 @@ def only_one(state: Path) -> Iterator[None]:
         ServiceError: Another process holds it.
     """
     with (state / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ServiceError(
-                "an aggregator runs on this folder already",
-                todo="see fedward aggregator status",
-                where=str(state),
-            ) from None
+        last = time.monotonic() + _PROBE_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < last:
+                    time.sleep(0.05)
+                    continue
+                raise ServiceError(
+                    "an aggregator runs on this folder already",
+                    todo="see fedward aggregator status",
+                    where=str(state),
+                ) from None
         yield
 
 
 def is_running(state: Path) -> bool:
     """Whether a supervisor holds the state folder."""
     try:
-        with only_one(state):
-            return False
-    except ServiceError:
+        with (state / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another who asks is not it
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
+    return False
 
 
 class Supervisor:
@@ -249,9 +259,9 @@ class Supervisor:
         stamp = _stamp(path)
         if self._known.setdefault("certificate", stamp) == stamp:
             return
-        self._known["certificate"] = stamp
         self._aggregator.check_certificate()
         load_certificate(self._tls, path, self._aggregator.key_path)
+        self._known["certificate"] = stamp  # last: what was refused is looked at again
         self._diary.tell("certificate renewed")
 
     # --- Runs -------------------------------------------------------------------------------------
