@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,31 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def write_aside(path: Path, content: bytes) -> None:
     """Replace a file; whoever reads it sees the old content or the new, also after a power cut."""
-    aside = path.with_name(f"{path.name}.tmp")
-    write_to_disk(aside, content)
-    os.replace(aside, path)
+    aside = aside_of(path)
+    try:
+        write_to_disk(aside, content)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside a file that no other process takes at the same time."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process, and no other such block, holds the folder.
+
+    Raises:
+        OSError: The folder's lock cannot be made.
+    """
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        yield
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.server.durable import write_aside, write_json
+from fedward.server.durable import aside_of, write_aside, write_json
 from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
@@ -48,7 +48,7 @@ def write_model(study: Study, outcome: Outcome, path: Path) -> None:
 
 def write_rounds(outcome: Outcome, path: Path) -> None:
     """A CSV row for 0, 1, ... finished rounds: the model's metrics after that many."""
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = aside_of(path)
     with aside.open("w", newline="", encoding="utf-8") as lines:
         table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
         table.writeheader()

@@ -10,7 +10,8 @@ runs/
     ├── history.json       each round so far
     ├── events.jsonl       what happened, a line each; nothing of a patient
     ├── log.txt            what the run's process said
-    ├── lock               held by the run's process
+    ├── process            held by the process that trains the run
+    ├── lock               held for a moment by whoever changes these files
     ├── stop               there while a person wants the run to stop
     └── model.safetensors  and the other results, at the end
 """
@@ -30,7 +31,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedward.server.durable import write_durably
+from fedward.server.durable import alone_in, cannot_write, write_durably
 from fedward.server.events import Event, Outcome
 from fedward.server.members import Members
 from fedward.study.errors import DataError, OptionError
@@ -85,7 +86,7 @@ class RunFolder:
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Hold the run for the process that trains it; waits for one that still ends."""
-        with (self.folder / "lock").open("a") as lock:
+        with (self.folder / "process").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -93,7 +94,7 @@ class RunFolder:
     def is_taken(self) -> bool:
         """Whether a process trains it now; the kernel knows, also of one that was killed."""
         try:
-            with (self.folder / "lock").open("rb") as lock:
+            with (self.folder / "process").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -169,11 +170,15 @@ class RunFolder:
         Raises:
             RunPaused: The disk does not take it.
         """
-        before = self.record
-        after = before.model_copy(update={"state": state, "reason": reason})
-        if after != before:
-            write_durably(self.folder / "run.json", _json(after.model_dump()))
-            self.note({"event": "State", "state": state, "reason": reason})
+        try:
+            with alone_in(self.folder):  # the service, the run and a person all mark it
+                before = self.record
+                after = before.model_copy(update={"state": state, "reason": reason})
+                if after != before:
+                    write_durably(self.folder / "run.json", _json(after.model_dump()))
+                    self._note({"event": "State", "state": state, "reason": reason})
+        except OSError as error:
+            raise cannot_write(self.folder / "run.json", error) from None
         return after
 
     def roster(self) -> bytes:
@@ -215,6 +220,10 @@ class RunFolder:
 
     def note(self, line: dict[str, Any]) -> None:
         """Add a line to the events. One that was cut off by a crash stays a line of its own."""
+        with alone_in(self.folder):
+            self._note(line)
+
+    def _note(self, line: dict[str, Any]) -> None:
         path = self.folder / "events.jsonl"
         whole = json.dumps({"at": _now(), **line}, allow_nan=True) + "\n"
         with path.open("a+b") as events:

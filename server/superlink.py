@@ -394,7 +394,10 @@ class SuperLink:
         Raises:
             ServiceError: There is no such run, or the SuperLink does not answer.
         """
-        return self._states(ListRunsRequest(run_id=number))[number]
+        found = self._states(ListRunsRequest(run_id=number))
+        if number not in found:
+            raise ServiceError(f"the SuperLink knows no run {number}", todo="look into its log")
+        return found[number]
 
     def runs(self) -> dict[int, tuple[RunState, str]]:
         """The newest runs, at most 200, by number.

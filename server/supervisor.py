@@ -29,6 +29,7 @@ from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
+_PROBE_SECONDS = 0.5  # whoever asks whether it runs holds the lock for less
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Pace:
         runs: Seconds between two questions how a run stands.
         first_wait: Seconds before a SuperLink that died is started again; doubled each time.
         longest_wait: Seconds that this grows to.
-        deaths: How often a run's process may die in one exchange before the run is given up.
+        deaths: How often a run's process may die without getting on before the run is paused for
+            a person.
         stop: Seconds that a run has to stop by itself.
     """
 
@@ -62,24 +64,33 @@ def only_one(state: Path) -> Iterator[None]:
         ServiceError: Another process holds it.
     """
     with (state / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ServiceError(
-                "an aggregator runs on this folder already",
-                todo="see fedward aggregator status",
-                where=str(state),
-            ) from None
+        last = time.monotonic() + _PROBE_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < last:
+                    time.sleep(0.05)
+                    continue
+                raise ServiceError(
+                    "an aggregator runs on this folder already",
+                    todo="see fedward aggregator status",
+                    where=str(state),
+                ) from None
         yield
 
 
 def is_running(state: Path) -> bool:
     """Whether a supervisor holds the state folder."""
     try:
-        with only_one(state):
-            return False
-    except ServiceError:
+        with (state / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another who asks is not it
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
+    return False
 
 
 class Supervisor:
@@ -255,9 +266,9 @@ class Supervisor:
         stamp = _stamp(path)
         if self._known.setdefault("certificate", stamp) == stamp:
             return
-        self._known["certificate"] = stamp
         self._aggregator.check_certificate()
         load_certificate(self._tls, path, self._aggregator.key_path)
+        self._known["certificate"] = stamp  # last: what was refused is looked at again
         self._diary.tell("certificate renewed")
 
     # --- Runs -------------------------------------------------------------------------------------
@@ -277,6 +288,8 @@ class Supervisor:
         name = run.record.name
         if run.stop_asked:
             run.mark("stopped", "as asked")
+            return
+        if not self._is_due(f"begin {name}"):
             return
         patience = self._aggregator.file.runs
         self._numbers[name] = link.start_run(
@@ -309,20 +322,29 @@ class Supervisor:
         self._diary.tell("run ended", run=name, how=state, state=record.state, why=details[:500])
         if record.state not in BY_ITSELF:
             self._deaths.pop(name, None)
+            self._due.pop(f"begin {name}", None)
         elif run.stop_asked:
             run.mark("stopped", "as asked")
         else:
             self._count_death(run, details or f"its process ended ({state})")
 
     def _count_death(self, run: RunFolder, why: str) -> None:
-        """A run's process ended without saying so: it is begun again, but not for ever."""
+        """A run's process ended without saying so: it is begun again, each time a little later.
+
+        A run that gets on is never given up; of one that does not, a person shall look at it.
+        """
         name, at = run.record.name, run.exchanges
-        before, count = self._deaths.get(name, (at, 0))
-        count = count + 1 if before == at else 1  # it came further since: this is a first death
-        self._deaths[name] = (at, count)
-        if count >= self._pace.deaths:
-            run.mark("failed", " ".join(why.split())[:500])
-            del self._deaths[name]
+        before, there = self._deaths.get(name, (0, at))
+        deaths = before + 1 if there == at else 1
+        if deaths >= self._pace.deaths:
+            self._deaths.pop(name, None)
+            self._due.pop(f"begin {name}", None)
+            why = " ".join(why.split())[:400]
+            run.mark("paused", f"its process died {deaths} times, the last time with: {why}")
+            return
+        self._deaths[name] = deaths, at
+        wait = min(self._pace.first_wait * 2 ** (deaths - 1), self._pace.longest_wait)
+        self._due[f"begin {name}"] = time.monotonic() + wait
 
     def _insist_on_stop(self, link: SuperLink, run: RunFolder, number: int) -> None:
         name = run.record.name

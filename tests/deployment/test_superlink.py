@@ -118,6 +118,17 @@ def test_a_run_starts_with_its_folder_and_says_why_it_failed(
     assert "no-study.toml" in superlink.run_state(number)[1]
     assert superlink.runs() == {number: superlink.run_state(number)}
     superlink.stop_run(number)
+    with pytest.raises(ServiceError):
+        superlink.run_state(number + 1)
+
+
+def test_a_run_that_the_superlink_does_not_list_is_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SuperLink, "_states", lambda self, request: {})
+
+    with pytest.raises(ServiceError, match="knows no run 7"):
+        SuperLink(tmp_path).run_state(7)
 
 
 @pytest.mark.slow

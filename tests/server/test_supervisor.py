@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +17,9 @@ from fedward.privacy.enrolment import EnrolmentAnswer, fingerprint, sign_answer
 from fedward.privacy.identity import Identity
 from fedward.privacy.roster import Roster, sign_roster
 from fedward.server.aggregator import Aggregator, found_aggregator
+from fedward.server.durable import write_aside
 from fedward.server.run_registry import RunFolder, RunRegistry
-from fedward.server.supervisor import Pace, Supervisor
+from fedward.server.supervisor import Pace, Supervisor, is_running, only_one
 from fedward.study.errors import ServiceError
 from tests.server.cut_off import private_study
 
@@ -111,3 +114,96 @@ def test_trouble_with_one_duty_leaves_the_others(post: Post) -> None:
 
     assert post.link.started == ["a"]
     assert post.log.getvalue().count("does not answer") == 1
+
+
+# --- Runs whose process dies ----------------------------------------------------------------------
+
+
+def die(post: Post) -> None:
+    """A run is begun, and its process ends without a word."""
+    post.link.state = ("failed", "out of  memory")
+    post.look(2)
+
+
+def test_a_run_that_does_not_get_on_is_paused_with_the_reason(post: Post) -> None:
+    run = post.submit("a")
+
+    for _ in range(5):
+        die(post)
+
+    assert post.link.started == ["a"] * 3
+    assert run.record.state == "paused"
+    assert "died 3 times" in run.record.reason
+    assert "out of memory" in run.record.reason
+
+
+def test_a_run_that_gets_on_is_not_given_up(post: Post) -> None:
+    run = post.submit("a")
+    run.checkpoint.mkdir()
+    for number in range(7):
+        die(post)
+        if number % 2:
+            (run.checkpoint / f"after-{number:06}").mkdir()
+
+    assert post.link.started == ["a"] * 7
+    assert run.record.state == "submitted"
+
+
+def test_a_run_that_was_resumed_has_all_its_lives_again(post: Post) -> None:
+    run = post.submit("a")
+    for _ in range(3):
+        die(post)
+    run.mark("submitted", "resumed")
+
+    die(post)
+
+    assert post.link.started == ["a"] * 4
+    assert run.record.state == "submitted"
+
+
+def test_a_run_that_died_is_begun_again_only_after_a_while(hub: Aggregator) -> None:
+    post = Post(hub, Pace(nodes=0, runs=0, first_wait=30))
+    run = post.submit("a")
+    die(post)
+    post.look(3)
+
+    assert post.link.started == ["a"]
+    run.ask_to_stop()
+    post.look()
+    assert run.record.state == "stopped"
+    post.supervisor._diary.close()
+
+
+# --- Certificate and lock -------------------------------------------------------------------------
+
+
+def test_a_certificate_that_is_refused_is_looked_at_again(post: Post, hub: Aggregator) -> None:
+    good, key = hub.certificate_path.read_bytes(), hub.key_path.read_bytes()
+    post.look()
+    write_aside(hub.certificate_path, b"half of it")
+    post.look(3)
+    # The same file as was refused is good once what else was wrong is mended.
+    write_aside(hub.certificate_path, good)
+    hub.key_path.rename(hub.key_path.with_suffix(".away"))
+    post.look(3)
+    assert "certificate renewed" not in post.log.getvalue()
+
+    hub.key_path.with_suffix(".away").rename(hub.key_path)
+    assert hub.key_path.read_bytes() == key
+    post.look(3)
+
+    assert post.log.getvalue().count("certificate renewed") == 1
+
+
+def test_asking_whether_it_runs_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    assert not is_running(tmp_path)
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not is_running(tmp_path)  # somebody else who asks is no aggregator
+        threading.Timer(0.1, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
+        with only_one(tmp_path):
+            assert is_running(tmp_path)
+            with pytest.raises(ServiceError, match="runs on this folder"), only_one(tmp_path):
+                pass
+    assert not is_running(tmp_path)
