@@ -19,13 +19,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedward.client.fleet import (
-    HEARTBEAT_SECONDS,
-    FleetConnection,
-    Letter,
-    refuse_untested_flower,
-    reply_to,
-)
+from fedward.client.fleet import HEARTBEAT_SECONDS, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import FleetError, MessageRefused, RunOver
 from fedward.client.happenings import (
     Answered,
@@ -47,6 +41,7 @@ from fedward.client.hospital import (
     read_hospital,
     refuse_pretended,
 )
+from fedward.client.letter import Letter, reply_to
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
 from fedward.privacy.key_file import read_key, unusable_key
 from fedward.study.errors import DataError, HospitalError

@@ -11,7 +11,6 @@ from flwr.common.serde import metadata_from_proto  # type: ignore[attr-defined]
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 
 from fedward.client.daemon import Daemon
-from fedward.client.fleet import Letter, pack, reply_to, unpack
 from fedward.client.fleet_errors import CertificateRefused, ConnectionLost, FleetError, RunOver
 from fedward.client.happenings import (
     Answered,
@@ -26,6 +25,7 @@ from fedward.client.happenings import (
     WorkerRestarted,
 )
 from fedward.client.hospital import DaemonSettings
+from fedward.client.letter import Letter, pack, reply_to, unpack
 from fedward.client.worker import WorkerLost
 from fedward.study.errors import AuditError
 
