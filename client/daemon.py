@@ -49,6 +49,7 @@ from fedward.study.wire import pack_answer
 
 _LOG = logging.getLogger("fedward.client")
 _SHARE = 0.05  # of the time since the last message that may pass until the next question
+_MOST_ROUNDS = 2**31  # a round's number in the control socket's messages, and then some
 _FIRST_PAUSE = 0.25  # seconds until the second try to connect, about
 
 
@@ -292,7 +293,7 @@ def _asked(letter: Letter) -> Asked:
         kind=_printable(letter.kind),
         study=_printable(study),
         run=_printable(run),
-        round=number if isinstance(number, int) else 0,
+        round=number if type(number) is int and 0 <= number < _MOST_ROUNDS else 0,
         size=letter.size,
         digest=letter.digest,
         model=letter.model,
