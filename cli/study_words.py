@@ -18,6 +18,15 @@ def words_of(study: Study, digest: str) -> Iterator[str]:
         study: As the coordinator signed it.
         digest: Of it.
     """
+    yield from map(_printable, _lines(study, digest))
+
+
+def _printable(line: str) -> str:
+    """Without what moves a terminal's cursor or colours it: a line stays the line that it is."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def _lines(study: Study, digest: str) -> Iterator[str]:
     title = f" ({study.study.title})" if study.study.title else ""
     yield f"Study {study.study.name!r}{title}"
     yield f"  digest      {digest}"

@@ -19,13 +19,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedward.client.fleet import (
-    HEARTBEAT_SECONDS,
-    FleetConnection,
-    Letter,
-    refuse_untested_flower,
-    reply_to,
-)
+from fedward.client.fleet import HEARTBEAT_SECONDS, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import FleetError, MessageRefused, RunOver
 from fedward.client.happenings import (
     Answered,
@@ -47,6 +41,7 @@ from fedward.client.hospital import (
     read_hospital,
     refuse_pretended,
 )
+from fedward.client.letter import Letter, reply_to
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
 from fedward.privacy.key_file import read_key, unusable_key
 from fedward.study.errors import DataError, HospitalError
@@ -55,6 +50,7 @@ from fedward.study.wire import pack_answer
 _LOG = logging.getLogger("fedward.client")
 _SHARE = 0.05  # of the time since the last message that may pass until the next question
 _NODE = "node"  # file in the folder of state
+_MOST_ROUNDS = 2**31  # a round's number in the control socket's messages, and then some
 _FIRST_PAUSE = 0.25  # seconds until the second try to connect, about
 
 
@@ -298,7 +294,7 @@ def _asked(letter: Letter) -> Asked:
         kind=_printable(letter.kind),
         study=_printable(study),
         run=_printable(run),
-        round=number if isinstance(number, int) else 0,
+        round=number if type(number) is int and 0 <= number < _MOST_ROUNDS else 0,
         size=letter.size,
         digest=letter.digest,
         model=letter.model,

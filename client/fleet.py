@@ -1,11 +1,11 @@
 """A hospital's line to its aggregator: Flower's Fleet API, and nothing else of Flower.
 
-Every private name of Flower that the hospital's side needs stands in this file, tested on 1.41.
+Every private name of Flower that the hospital's side needs stands here and in `letter.py`, tested
+on 1.41.
 Of the twelve requests of that API it makes seven. It never asks for a run's app bundle, which would
 be code from the server, so nothing but what is installed here can run here.
 
-A message travels as a `Letter`: a tree of small objects, each named by its SHA-256. Who holds the
-line passes letters on unopened; `pack` and `unpack` belong to the process that works.
+A message travels as a `Letter` (`letter.py`), which nobody opens here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import datetime
 import email.utils
 import hashlib
 import importlib.metadata
-import json
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,10 +31,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from flwr.app import Array, ConfigRecord, Message, RecordDict
-from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
-from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -60,14 +55,6 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_body,
-    get_object_children_ids_from_object_content,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -84,11 +71,9 @@ from fedward.client.fleet_errors import (
     ServerTrouble,
     UntestedFlower,
 )
+from fedward.client.letter import LARGEST_LETTER, Letter
 
 TESTED = "1.41"
-CHUNK_VARIABLE = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
-"""Environment variable of whoever packs: the largest piece, in bytes, that an array is cut into."""
-
 HEARTBEAT_SECONDS = 15.0  # after twice this without one, the aggregator counts a hospital as gone
 CLOCK_TOLERANCE = (SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE) / 2
 
@@ -101,14 +86,12 @@ _TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=30.0)
 _LONGEST_CALL = 900.0  # seconds; a line that drips never times out by itself
 _LARGEST_OBJECT = 2**31  # bytes; protobuf has no larger messages
 _LARGEST_ANSWER = 2**24  # bytes of any answer that carries no object
-_LARGEST_LETTER = 2**34  # bytes
 _MOST_OBJECTS = 100_000
 _LINES = 4  # objects on their way at once
 _LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
 
 Response = TypeVar("Response", bound=Protobuf)
-Term = str | int | float | bool | bytes
 
 
 def refuse_untested_flower() -> None:
@@ -123,126 +106,6 @@ def refuse_untested_flower() -> None:
             f"flwr {found} is installed, but this was tested with {TESTED}",
             todo=f"install flwr {TESTED}",
         )
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A message as it travels, not opened.
-
-    Attributes:
-        head: The message without its content, a protobuf.
-        tree: Which object hangs below which, a protobuf.
-        objects: What each object holds, by the hexadecimal SHA-256 that names it.
-    """
-
-    head: bytes
-    tree: bytes
-    objects: Mapping[str, bytes] = field(repr=False)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the message; it covers every object, as a Merkle tree's root does."""
-        return str(ObjectTree.FromString(self.tree).object_id)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all objects."""
-        return sum(map(len, self.objects.values()))
-
-    @cached_property
-    def kind(self) -> str:
-        """What is asked: `train`, `query.advertise`, ..."""
-        return str(self._proto.metadata.message_type)
-
-    @cached_property
-    def run(self) -> int:
-        """Flower's number of the run."""
-        return int(self._proto.metadata.run_id)
-
-    @cached_property
-    def terms(self) -> Mapping[str, Term]:
-        """The message's table of scalars as it claims it, unchecked; empty if there is none."""
-        for content in self.objects.values():
-            if content.startswith(b"ConfigRecord "):
-                try:
-                    found = ConfigRecord.inflate(content)
-                except Exception:  # whatever it is, it is not a table
-                    return {}
-                return {key: value for key, value in found.items() if isinstance(value, Term)}
-        return {}
-
-    @cached_property
-    def model(self) -> str:
-        """SHA-256 of the array's bytes, hexadecimal; empty if there is not exactly one array.
-
-        The same for every hospital that is told the same numbers, and as in the privacy ledger.
-        """
-        arrays = [found for found in self.objects.values() if found.startswith(b"Array ")]
-        if len(arrays) != 1:
-            return ""
-        try:
-            names = get_object_children_ids_from_object_content(arrays[0])
-            order = json.loads(get_object_body(arrays[0], Array))["arraychunk_ids"]
-            digest = hashlib.sha256()
-            for place in order:
-                chunk = self.objects[names[place]]
-                digest.update(memoryview(chunk)[chunk.index(b"\0") + 1 :])
-        except Exception:
-            return ""
-        return str(digest.hexdigest())
-
-    @cached_property
-    def _proto(self) -> MessageProto:
-        proto: MessageProto = MessageProto.FromString(self.head)
-        return proto
-
-    def frames(self) -> Iterator[bytes]:
-        """The letter as pieces for a pipe: names and lengths first, then what they name."""
-        yield json.dumps(list(self.objects)).encode()
-        yield self.head
-        yield self.tree
-        yield from self.objects.values()
-
-    @classmethod
-    def read(cls, next_frame: Callable[[], bytes]) -> Letter:
-        """Put together what `frames` took apart."""
-        names = json.loads(next_frame())
-        head, tree = next_frame(), next_frame()
-        return cls(head, tree, {str(name): next_frame() for name in names})
-
-
-def pack(message: Message) -> Letter:
-    """Close a message, as an answer that goes out.
-
-    Args:
-        message: Its number is set: the SHA-256 over all that it holds.
-    """
-    with no_object_id_recompute():
-        message.metadata.__dict__["_message_id"] = message.object_id
-        objects = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
-        tree = get_object_tree(message)
-        head = message_to_proto(remove_content_from_message(message))
-    return Letter(head.SerializeToString(), tree.SerializeToString(), objects)
-
-
-def unpack(letter: Letter) -> Message:
-    """Open a letter from the network; what is inside is still to be checked.
-
-    Raises:
-        Exception: Of any kind, since whoever sent it can have put anything inside.
-    """
-    message: object = inflate_object_from_contents(letter.digest, dict(letter.objects))
-    if not isinstance(message, Message):
-        raise TypeError(f"a {type(message).__name__} instead of a message")
-    message.metadata.__dict__["_message_id"] = letter.digest
-    return message
-
-
-def reply_to(letter: Letter, content: RecordDict) -> Letter:
-    """An answer to a letter that was not opened."""
-    proto = MessageProto(metadata=MessageProto.FromString(letter.head).metadata)
-    proto.content.SetInParent()  # empty, but there
-    return pack(Message(content, reply_to=message_from_proto(proto)))
 
 
 class FleetConnection:
@@ -347,7 +210,7 @@ class FleetConnection:
 
         Raises:
             RunOver: A message was there, but its run has ended.
-            MessageRefused: A message was there, but is incomplete or too large.
+            MessageRefused: A message was there, but is incomplete, too large, or not what it says.
             FleetError: The line is cut; activate it again.
         """
         if self._coming is None:
@@ -369,7 +232,9 @@ class FleetConnection:
         missing = coming.missing()
         self._each(lambda name: coming.take(name, self._pull(run, name)), missing)
         self._lines.submit(self._confirm, run, coming.tree.object_id)
-        return coming.letter()
+        letter = coming.letter()
+        letter.refuse_forged()
+        return letter
 
     def _confirm(self, run: int, name: str) -> None:
         """Let the aggregator forget a message; nobody waits for it, and it matters to no one else.
@@ -603,7 +468,7 @@ class _Coming:
             raise MessageRefused("a message came with a part that is not the one it names")
         with self._lock:
             self._size += len(content)
-            if self._size > _LARGEST_LETTER:
+            if self._size > LARGEST_LETTER:
                 raise MessageRefused(f"a message of {self._size} bytes is too large")
             self._found[name] = content
 

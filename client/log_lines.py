@@ -7,9 +7,11 @@ on, says only what kind of error it was and where the rest is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import sys
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -39,6 +41,7 @@ def configure_log() -> None:
     """Lines of the daemon's own process, as the environment says."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonLines() if os.environ.get(JSON_VARIABLE) else _TextLines(_TEXT))
+    logging.raiseExceptions = False  # else a line that cannot be written is printed, whole
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -65,6 +68,11 @@ class _OwnersFile(RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         file = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return TextIOWrapper(os.fdopen(file, "ab"), encoding="utf-8", write_through=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say that the disk takes nothing; logging's own way is to print the line itself."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{TROUBLE} cannot be written: {record.levelname} is lost\n")
 
 
 class _TextLines(logging.Formatter):

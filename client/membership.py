@@ -8,6 +8,7 @@ from pathlib import Path
 from fedward.client.hospital import Consortium, HospitalFile
 from fedward.privacy.identity import Identity
 from fedward.privacy.protocol_errors import ProtocolError
+from fedward.privacy.public_file import write_public
 from fedward.privacy.roster import Roster, read_roster
 from fedward.study.errors import DataError, RefusedError
 
@@ -63,12 +64,7 @@ def keep_newest_roster(document: bytes, hospital: HospitalFile, folder: Path) ->
     path = folder / table.roster
     if offered.version <= _present(path, coordinator).version:
         return False
-    aside = path.with_name(f"{path.name}.tmp")
-    try:
-        aside.write_bytes(document)
-        aside.replace(path)
-    except OSError as error:
-        raise _unusable(path, f"the newer one cannot be written: {error.strerror}") from None
+    write_public(path, document)
     return True
 
 

@@ -19,8 +19,9 @@ from fedward.client.hospital import HospitalFile
 from fedward.client.membership import consortium_of
 from fedward.models.registry import settled
 from fedward.privacy.protocol_errors import ProtocolError
+from fedward.privacy.public_file import write_public
 from fedward.privacy.signed_study import read_signed_study
-from fedward.study.errors import DataError, OptionError, RefusedError
+from fedward.study.errors import OptionError, RefusedError
 from fedward.study.study import Study
 
 _LOG = logging.getLogger("fedward.client")
@@ -56,6 +57,7 @@ def file_offer(signed: bytes, digest: str, hospital: HospitalFile, folder: Path)
         RefusedError: The hospital is in no consortium, the document is another study, or too many
             offers wait.
         ProtocolError: The coordinator did not sign it.
+        DataError: It cannot be written.
     """
     study = read_signed_study(signed, _coordinator(hospital))
     if study.digest() != digest:
@@ -65,17 +67,23 @@ def file_offer(signed: bytes, digest: str, hospital: HospitalFile, folder: Path)
         )
     offers = folder / _OFFERED
     file = offers / f"{digest}.json"
-    if file.exists():
+    if file.exists() and file.read_bytes() == signed:  # a crash may have left less
         return
-    if offers.exists() and sum(1 for _ in offers.glob("*.json")) >= _MOST:
+    if not file.exists() and _undecided(folder) >= _MOST:
         raise RefusedError(
             f"{_MOST} offers wait for this hospital's staff already",
             todo="ask them to approve or delete some",
         )
     offers.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".tmp")
-    aside.write_bytes(signed)
-    aside.replace(file)
+    write_public(file, signed)
+
+
+def _undecided(folder: Path) -> int:
+    """Offers that nobody has approved yet."""
+    offered = {file.stem for file in (folder / _OFFERED).glob("*.json")}
+    if len(offered) < _MOST:
+        return len(offered)  # studies are read only when it matters
+    return len(offered - {study.digest() for study, _ in approved_files(folder)})
 
 
 def known_studies(hospital: HospitalFile, folder: Path) -> list[Known]:
@@ -143,16 +151,7 @@ def approve(digest: str, hospital: HospitalFile, folder: Path) -> Path:
     name = re.sub(r"[^\w.-]+", "-", known.study.study.name)[:60]
     file = folder / f"{name}-{known.digest[:12]}.toml"
     values = settled(known.study).model_dump(mode="json", exclude_none=True)
-    aside = file.with_suffix(".tmp")
-    try:
-        aside.write_bytes(tomli_w.dumps(values).encode())
-        aside.replace(file)
-    except OSError as error:
-        raise DataError(
-            f"the approval cannot be written ({error.strerror})",
-            todo="give this account the right to write there",
-            where=str(file),
-        ) from None
+    write_public(file, tomli_w.dumps(values).encode())
     return file
 
 

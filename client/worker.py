@@ -24,8 +24,8 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fedward.client.fleet import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
 from fedward.client.hospital import refuse_pretended
+from fedward.client.letter import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Refusal

@@ -139,6 +139,7 @@ class AuditLog:
 
         Raises:
             DataError: It could not be written, and the log is as it was.
+            BrokenLog: It could not be read again, and the log is as it was.
         """
         with self._one:
             return self._append(kind, direction, **said)
@@ -188,6 +189,7 @@ class AuditLog:
         number = self._number + 1
         body = {"after": self._last, "entry": _written(entry), "number": number}
         line = write_signed(body, _PURPOSE, self._identity)
+        _read_entry(_read(line, number)[0]["entry"], number)  # what cannot be read is not written
         try:
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)

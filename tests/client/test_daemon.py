@@ -11,7 +11,6 @@ from flwr.common.serde import metadata_from_proto  # type: ignore[attr-defined]
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 
 from fedward.client.daemon import Daemon
-from fedward.client.fleet import Letter, pack, reply_to, unpack
 from fedward.client.fleet_errors import CertificateRefused, ConnectionLost, FleetError, RunOver
 from fedward.client.happenings import (
     Answered,
@@ -26,6 +25,7 @@ from fedward.client.happenings import (
     WorkerRestarted,
 )
 from fedward.client.hospital import DaemonSettings
+from fedward.client.letter import Letter, pack, reply_to, unpack
 from fedward.client.worker import WorkerLost
 from fedward.study.errors import AuditError
 
@@ -276,3 +276,13 @@ def test_names_from_the_network_are_fit_for_a_log() -> None:
     told = next(what for what in play.happened if isinstance(what, Asked))
     assert (told.study, told.run, told.round) == ("ab[2J", "", 0)
     assert any(isinstance(what, Connected | Stopped) for what in play.happened)
+
+
+@pytest.mark.parametrize(("claimed", "told"), [(True, 0), (-1, 0), (2**40, 0), (7, 7), (0, 0)])
+def test_only_a_number_is_told_as_a_round(claimed: int, told: int) -> None:
+    play = Play([letter(claimed)])
+    play.run()
+
+    asked = next(what for what in play.happened if isinstance(what, Asked))
+    assert type(asked.round) is int
+    assert asked.round == told

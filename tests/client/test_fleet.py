@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import ObjectTree
 
-from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, Letter, refuse_untested_flower
+from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import (
     CertificateRefused,
     ClockDiffers,
@@ -27,6 +30,8 @@ from fedward.client.fleet_errors import (
     ServerTrouble,
     UntestedFlower,
 )
+from fedward.client.letter import Letter
+from tests.client.test_daemon import letter
 from tests.superlink_ward import Authority
 
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -234,8 +239,41 @@ def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_untested_flower()
 
 
-def test_a_letter_goes_through_a_pipe() -> None:
-    letter = Letter(b"head", b"", {"a" * 64: b"one", "b" * 64: b""})
-    frames = letter.frames()
+class Handing(FleetConnection):
+    """A line at which one message waits."""
 
-    assert Letter.read(lambda: next(frames)) == letter
+    def __init__(self, waiting: Letter) -> None:
+        super().__init__("127.0.0.1:1", AUTHORITY.pem, KEY)
+        self._waiting, self._announced = waiting, False
+
+    def _call(self, path: str, asked: Any, kind: Any, **_: Any) -> Any:  # noqa: ANN401
+        if path == "pull-object":
+            content = self._waiting.objects[asked.object_id]
+            return kind(object_found=True, object_available=True, object_content=content)
+        if path != "pull-messages" or self._announced:
+            return kind()
+        self._announced = True
+        head, tree = (
+            MessageProto.FromString(self._waiting.head),
+            ObjectTree.FromString(self._waiting.tree),
+        )
+        return kind(messages_list=[head], message_object_trees=[tree])
+
+
+def test_a_message_comes_whole() -> None:
+    line = Handing(letter())
+
+    assert line.receive() == letter()
+    assert line.receive() is None
+    line.close()
+
+
+def test_a_message_whose_head_lies_is_refused_once() -> None:
+    head = MessageProto.FromString(letter().head)
+    head.metadata.message_type = "nonsense.x.y"
+    line = Handing(Letter(head.SerializeToString(), letter().tree, letter().objects))
+
+    with pytest.raises(MessageRefused, match="not what it says"):
+        line.receive()
+    assert line.receive() is None
+    line.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -46,3 +47,34 @@ def test_a_record_that_an_error_quotes_stays_in_the_owners_file(
     trouble = tmp_path / "state" / "trouble.log"
     assert trouble.read_text("utf-8").count("Mrs Miller") == 2
     assert stat.S_IMODE(trouble.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_does_not_send_a_record_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "hospital.toml"
+    path.write_text('name = "n"\n[data]\nformat = "csv"\npath = "x.csv"\n', encoding="utf-8")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "trouble.log").symlink_to("/dev/full")
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(path)],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "Miller" not in done.stderr
+    assert done.stderr.count("trouble.log cannot be written: ERROR is lost") == 3
+    assert "DataError: what it says is in trouble.log" in done.stderr
+
+
+def test_a_standard_error_that_is_full_is_no_reason_to_quote(tmp_path: Path) -> None:
+    script = "import logging; from fedward.client.log_lines import configure_log; configure_log()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print(logging.raiseExceptions)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "False\n"

@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 import torch
 
-from fedward.client.fleet import unpack
 from fedward.client.hospital import read_hospital
+from fedward.client.letter import unpack
 from fedward.client.machine import MemoryExhausted, choose_precision, limit_process, within_memory
 from fedward.client.worker import Worker
 from fedward.study.errors import HospitalError, InputError

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from fedward.client.fleet import Letter, reply_to, unpack
+from fedward.client.letter import Letter, reply_to, unpack
 from fedward.client.worker import Worker, WorkerLost
 from fedward.study.messages import Advertised, Refusal
 from fedward.study.wire import unpack_answer

@@ -21,7 +21,6 @@ from fedward.client.hospital import (
     CsvSource,
     DaemonSettings,
     HospitalFile,
-    Pretended,
     write_hospital,
 )
 from fedward.models import flat
@@ -132,7 +131,6 @@ def open_hospital(tmp_path: Path) -> Iterator[Open]:
                 address=ward.address,
             ),
             daemon=DaemonSettings.model_validate({"idle_seconds": 0.1, **daemon}),
-            simulation=Pretended(seed=3),
         )
         write_hospital(hospital, folder / "hospital.toml")
         opened.append(Hospital(folder, key))

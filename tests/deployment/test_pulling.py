@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedward.client.fleet import FleetConnection, Letter, reply_to
+from fedward.client.fleet import FleetConnection
+from fedward.client.letter import Letter, reply_to
 from fedward.server.pulling import Pulling
 from fedward.study.messages import ADVERTISE, Advertised, AdvertiseQuery
 from fedward.study.wire import pack_answer, pack_request, unpack_answer

@@ -59,6 +59,23 @@ def test_what_is_written_is_read_back_line_by_line(tmp_path: Path) -> None:
     log.close()
 
 
+@pytest.mark.parametrize(
+    "said_", [{"round": True}, {"size": 1.0}, {"epsilon": 3}, {"study": "x" * (1 << 16)}]
+)
+def test_a_line_that_could_not_be_read_again_is_not_written(
+    tmp_path: Path, said_: dict[str, object]
+) -> None:
+    log = AuditLog(tmp_path / "a", "north", NORTH)
+    before = (tmp_path / "a").read_bytes()
+
+    with pytest.raises(BrokenLog, match="line 2"):
+        log.append("train", "in", **said_)
+    assert (tmp_path / "a").read_bytes() == before
+    log.append("train", "in")
+    log.close()
+    AuditLog(tmp_path / "a", "north", NORTH).close()
+
+
 def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
     filled(tmp_path / "a", 3)
     log = AuditLog(tmp_path / "a", "north", NORTH)
