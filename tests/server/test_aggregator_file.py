@@ -151,13 +151,8 @@ def test_how_patient_runs_are_can_be_set(hub: Aggregator) -> None:
     assert hub.file.runs.wait_seconds == 60
     with hub.path.open("a") as file:
         file.write("[runs]\nrepeats = 2\nwait_seconds = 0.5\n")
-    assert (
-        read_aggregator(hub.path).runs.repeats,
-        Aggregator(hub.path).file.runs.wait_seconds,
-    ) == (
-        2,
-        0.5,
-    )
+    runs = read_aggregator(hub.path).runs
+    assert (runs.repeats, runs.wait_seconds) == (2, 0.5)
     hub.path.write_text(hub.path.read_text().replace("repeats = 2", "repeats = 0"))
     with pytest.raises(AggregatorError, match="repeats"):
         read_aggregator(hub.path)

@@ -205,10 +205,11 @@ def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
 
 def test_a_run_is_taken_as_long_as_its_process_holds_it(tmp_path: Path) -> None:
     run = RunRegistry(tmp_path / "runs").create(private_study(), DOCUMENT)
-    assert not run.is_taken
+    found = [run.is_taken]
     with run.taken():
-        assert run.is_taken
-    assert not run.is_taken
+        found.append(run.is_taken)
+    found.append(run.is_taken)
+    assert found == [False, True, False]
 
 
 def test_a_run_that_comes_further_has_more_exchanges(tmp_path: Path) -> None:
