@@ -190,16 +190,18 @@ class AuditLog:
         body = {"after": self._last, "entry": _written(entry), "number": number}
         line = write_signed(body, _PURPOSE, self._identity)
         _read_entry(_read(line, number)[0]["entry"], number)  # what cannot be read is not written
+        last = hashlib.sha256(line).hexdigest()
         try:
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)
+            _write_head(self._path, number, last)
         except OSError as error:
-            os.ftruncate(self._file, self._size)  # a full disk may have taken half of it
+            # A full disk may have taken half of it, or the line and not its head.
+            os.ftruncate(self._file, self._size)
             raise _unusable(self._path, str(error.strerror)) from None
         self._size += len(line) + 1
-        self._number, self._last = number, hashlib.sha256(line).hexdigest()
-        _write_head(self._path, self._number, self._last)
-        return Line(number, entry, self._last)
+        self._number, self._last = number, last
+        return Line(number, entry, last)
 
 
 def verify(path: Path, public: bytes, *, own: bool = False) -> list[Line]:

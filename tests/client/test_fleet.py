@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import PushMessagesResponse
 from flwr.proto.message_pb2 import Message as MessageProto
-from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
 
 from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import (
@@ -277,3 +278,54 @@ def test_a_message_whose_head_lies_is_refused_once() -> None:
         line.receive()
     assert line.receive() is None
     line.close()
+
+
+def test_an_answer_that_was_cut_off_is_sent_to_its_last_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower names what it lacks once; told again, it says that it lacks nothing."""
+    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY)
+    letter = Letter(b"", ObjectTree(object_id="a").SerializeToString(), {"a": b"1", "b": b"2"})
+    had: set[str] = set()
+    said = ["a", "b"]
+
+    def call(path: str, asked: Any, kind: Any, **_: int) -> Any:  # noqa: ANN401
+        if path == "push-messages":
+            lacks = said[:]
+            said.clear()
+            return PushMessagesResponse(objects_to_push=lacks, session_id="s" if lacks else "t")
+        if asked.object_id == "b" and asked.session_id == "s":
+            raise ConnectionLost("cut")
+        assert asked.session_id in {"s", ""}
+        had.add(asked.object_id)
+        return PushObjectResponse(stored=True)
+
+    monkeypatch.setattr(line, "_call", call)
+    with pytest.raises(ConnectionLost):
+        line.send(letter)
+    line.send(letter)
+    assert had == {"a", "b"}
+
+
+def test_a_number_that_is_remembered_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that was killed still counts as here, and cannot be activated a second time."""
+    file, asked = tmp_path / "node", list[str]()
+
+    def call(path: str, _asked: Any, kind: Any, **_: int) -> Any:  # noqa: ANN401
+        asked.append(path)
+        if path == "send-node-heartbeat" and file.read_text() == "8\n":
+            raise KeyRefused("another number")
+        return kind(**({"node_id": 7} if path == "activate-node" else {"success": True}))
+
+    for _ in range(2):
+        line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY, node=file)
+        monkeypatch.setattr(line, "_call", call)
+        assert line.activate() == 7
+    assert asked == ["activate-node", "send-node-heartbeat"]
+    file.write_text("8\n")
+    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY, node=file)
+    monkeypatch.setattr(line, "_call", call)
+    assert line.activate() == 7
+    assert file.read_text() == "7\n"

@@ -145,3 +145,14 @@ def test_a_wrong_key_is_named(tmp_path: Path, line: str, key: str) -> None:
 
     assert error.value.key == key
     assert "\n" not in error.value.line()
+
+
+def test_how_patient_runs_are_can_be_set(hub: Aggregator) -> None:
+    assert hub.file.runs.wait_seconds == 60
+    with hub.path.open("a") as file:
+        file.write("[runs]\nrepeats = 2\nwait_seconds = 0.5\n")
+    runs = read_aggregator(hub.path).runs
+    assert (runs.repeats, runs.wait_seconds) == (2, 0.5)
+    hub.path.write_text(hub.path.read_text().replace("repeats = 2", "repeats = 0"))
+    with pytest.raises(AggregatorError, match="repeats"):
+        read_aggregator(hub.path)

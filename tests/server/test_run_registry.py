@@ -201,3 +201,20 @@ def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
         started(run, grid)
     assert state(run) == "failed"
     assert "study.toml" in run.record.reason
+
+
+def test_a_run_is_taken_as_long_as_its_process_holds_it(tmp_path: Path) -> None:
+    run = RunRegistry(tmp_path / "runs").create(private_study(), DOCUMENT)
+    found = [run.is_taken]
+    with run.taken():
+        found.append(run.is_taken)
+    found.append(run.is_taken)
+    assert found == [False, True, False]
+
+
+def test_a_run_that_comes_further_has_more_exchanges(tmp_path: Path) -> None:
+    run = RunRegistry(tmp_path / "runs").create(private_study(), DOCUMENT)
+    assert run.exchanges == 0
+    for name in ("after-000002", "after-000003", "new"):
+        (run.checkpoint / name).mkdir(parents=True)
+    assert run.exchanges == 3
