@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from fedward.server.federation import Federation
 from fedward.server.lost_rounds import DEPLOYED, LostRounds
 from fedward.server.registered_run import run_registered
 from fedward.server.run_folder import write_results
+from fedward.server.run_registry import RunFolder
 from fedward.server.sentences import log_event
 from fedward.study.errors import OptionError
 
@@ -43,7 +47,9 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
 
 def _run(grid: Grid, config: Config, listener: Listener) -> None:
     if "folder" in config:
-        run_registered(_path(config, "folder"), grid, listener, lost_rounds=_patience(config))
+        folder = _path(config, "folder")
+        with _logged(RunFolder(folder).log):
+            run_registered(folder, grid, listener, lost_rounds=_patience(config))
         return
     study = read_settled(_path(config, "study"))
     seed, run = int(str(config.get("seed", 0))), str(config["run"])
@@ -58,6 +64,33 @@ def _patience(config: Config) -> LostRounds:
         repeats=int(str(config.get("repeats", DEPLOYED.repeats))),
         wait_seconds=float(str(config.get("wait_seconds", DEPLOYED.wait_seconds))),
     )
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What this process logs meanwhile, and what ends it, goes to the run's own file too."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError:  # a full disk: what it says of that is in the run's state
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(), logging.getLogger("flwr")]  # Flower's passes nothing on
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        handler.handle(
+            logging.LogRecord(
+                "fedward", logging.ERROR, __file__, 0, "the run ended", None, sys.exc_info()
+            )
+        )
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def _path(config: Config, key: str) -> Path:

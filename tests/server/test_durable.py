@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedward.server import durable, run_registry
+from fedward.server import run_registry
 from fedward.server.durable import alone_in, write_aside
 from fedward.server.run_registry import RunFolder, RunRegistry
 from tests.server.cut_off import private_study
@@ -37,7 +38,11 @@ def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     contents = [bytes([number]) * (1 << 16) for number in range(8)]
 
-    at_once(lambda number: [write_aside(path, contents[number]) for _ in range(10)], 8)
+    def work(number: int) -> None:
+        for _ in range(10):
+            write_aside(path, contents[number])
+
+    at_once(work, 8)
 
     assert path.read_bytes() in contents
     assert [found.name for found in tmp_path.iterdir()] == ["f"]
@@ -52,7 +57,7 @@ def test_what_cannot_be_written_leaves_nothing_beside_it(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_aside(path, b"new")
 
@@ -62,13 +67,13 @@ def test_what_cannot_be_written_leaves_nothing_beside_it(
 
 def test_two_marks_do_not_lose_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunRegistry(tmp_path).create(private_study(), b"{}", name="run")
-    write, inside = run_registry.write_durably, []
+    inside: list[int] = []
 
     def slow(path: Path, content: bytes) -> None:
         inside.append(1)
         assert len(inside) == 1  # between reading and writing there is nobody else
         time.sleep(0.02)
-        write(path, content)
+        write_aside(path, content)
         inside.pop()
 
     monkeypatch.setattr(run_registry, "write_durably", slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,22 @@ def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
     study = private_study()
     sites = sites_of(tmp_path / "s", study)
     run = submitted(tmp_path, study, sites)
+
+    def listen(event: Event) -> None:
+        logging.getLogger("flwr").warning("said by Flower")
+        logging.getLogger("any").warning("said by another")
+
     with Watched(list(sites.files.values())) as grid:
-        started(run, grid)
+        started(run, grid, listen)
+    logging.getLogger("flwr").warning("said afterwards")
 
     assert state(run) == "finished"
     assert (run.folder / "model.safetensors").exists()
     assert json.loads((run.folder / "federation.json").read_text())["study"] == study.digest()
+    said = run.log.read_text("utf-8")
+    assert "said by Flower" in said
+    assert "said by another" in said
+    assert "said afterwards" not in said
     history = json.loads((run.folder / "history.json").read_text())["rounds"]
     assert [each["round"] for each in history] == [1, 2, 3]
     kinds = [line["event"] for line in lines(run)]
@@ -201,6 +212,8 @@ def test_a_run_that_cannot_go_on_failed_and_says_why(tmp_path: Path) -> None:
         started(run, grid)
     assert state(run) == "failed"
     assert "study.toml" in run.record.reason
+    assert "Traceback" in run.log.read_text("utf-8")
+    assert "study.toml" in run.log.read_text("utf-8")
 
 
 def test_a_run_is_taken_as_long_as_its_process_holds_it(tmp_path: Path) -> None:
