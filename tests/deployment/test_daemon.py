@@ -57,7 +57,8 @@ def test_a_message_is_answered_as_the_site_answers_it(
     expected = site.answer(lambda: training(study))
     assert isinstance(got, Contribution), got
     assert isinstance(expected, Contribution)
-    np.testing.assert_array_equal(got.vector, expected.vector)
+    # Real hospitals draw the order of their records anew: the last bit of a sum may differ.
+    np.testing.assert_allclose(got.vector, expected.vector, rtol=1e-5, atol=1e-6)
     told = hospital.first(Answered)
     assert (told.asked.kind, told.asked.study) == ("train", study.digest())
     assert (told.asked.run, told.asked.round) == ("run-1", 1)
