@@ -66,6 +66,9 @@ class _OwnersFile(RotatingFileHandler):
         file = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return TextIOWrapper(os.fdopen(file, "ab"), encoding="utf-8", write_through=True)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing: on a full disk logging would tell standard error what belongs here only."""
+
 
 class _TextLines(logging.Formatter):
     """For people."""
