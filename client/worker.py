@@ -206,9 +206,13 @@ def serve(hospital: Path, pipe: Connection) -> None:
     while True:
         try:
             letter = Letter.read(pipe.recv_bytes)
-        except EOFError:
+        except (EOFError, OSError):  # the daemon has ended, or was killed
             return
-        _send(answer(letter), pipe)
+        found = answer(letter)
+        try:
+            _send(found, pipe)
+        except OSError:
+            return
 
 
 def _send(letter: Letter, pipe: Connection) -> None:

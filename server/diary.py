@@ -69,11 +69,18 @@ class Overheard:
                 _emit(self._file, line.rstrip("\n"))
 
 
+class _Quiet(RotatingFileHandler):
+    """On a full disk lines are lost, and nothing else happens."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """No traceback for each of them."""
+
+
 def rotated(path: Path) -> RotatingFileHandler:
     """A log file that only its owner can read, and that does not grow for ever."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
-    return RotatingFileHandler(path, maxBytes=_LARGEST, backupCount=_KEPT, encoding="utf-8")
+    return _Quiet(path, maxBytes=_LARGEST, backupCount=_KEPT, encoding="utf-8")
 
 
 def _emit(handler: logging.Handler, line: str) -> None:
