@@ -137,7 +137,7 @@ def test_a_clock_an_hour_off(
 ) -> None:
     begun = len(consortium.said(FAR))
     date = email.utils.formatdate(time.time() + hours * HOUR, usegmt=True)
-    head = f"HTTP/1.1 401 Unauthorized\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    head = f"HTTP/1.1 401 Unauthorized\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n"
     front.behave(Another(_tls(_authority(consortium), tmp_path), head.encode()))
     where = "behind" if hours > 0 else "ahead of"
     consortium.until_said(

@@ -320,7 +320,7 @@ def test_a_sampler_with_a_fault_is_refused(
     """A patient who comes twice is clipped twice, and one with more than K is not as charged."""
     patients = torch.tensor(faulty)
     batch = Batch(torch.arange(len(faulty)), patients)
-    monkeypatch.setattr(PatientSteps, "_at_most_k", lambda *_: batch)
+    monkeypatch.setattr("fedward.privacy.patient_steps.at_most", lambda *_: batch)
     ward, steps = ward_of([len(faulty)]), ready(records_per_patient=2)
     next(steps.batches(patients))
 
