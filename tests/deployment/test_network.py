@@ -137,8 +137,9 @@ def test_a_clock_an_hour_off(
 ) -> None:
     begun = len(consortium.said(FAR))
     date = email.utils.formatdate(time.time() + hours * HOUR, usegmt=True)
-    head = f"HTTP/1.1 401 Unauthorized\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n"
-    front.behave(Another(_tls(_authority(consortium), tmp_path), head.encode()))
+    lines = ["HTTP/1.1 401 Unauthorized", f"date: {date}", "content-length: 0", "connection: close"]
+    said = "\r\n".join([*lines, "", ""]).encode()
+    front.behave(Another(_tls(_authority(consortium), tmp_path), said))
     where = "behind" if hours > 0 else "ahead of"
     consortium.until_said(
         FAR, rf"not connected: .*this machine's clock is 3\d\d\d s {where}", after=begun
