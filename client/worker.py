@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -202,17 +202,17 @@ def serve(hospital: Path, pipe: Connection) -> None:
             _LOG.error("%s: %s", type(error).__name__, error)
             return reply_to(letter, pack_answer(could_not_finish(site.hospital.name)))
 
-    pipe.send_bytes(_READY)
-    while True:
-        try:
-            letter = Letter.read(pipe.recv_bytes)
-        except (EOFError, OSError):  # the daemon has ended, or was killed
-            return
-        found = answer(letter)
-        try:
-            _send(found, pipe)
-        except OSError:
-            return
+    with suppress(EOFError, ConnectionError):  # the daemon has ended, or was killed
+        pipe.send_bytes(_READY)
+        while True:
+            _send(answer(_received(pipe)), pipe)
+
+
+def _received(pipe: Connection) -> Letter:
+    try:
+        return Letter.read(pipe.recv_bytes)
+    except OSError as error:  # also a daemon that was killed amid a letter
+        raise EOFError from error
 
 
 def _send(letter: Letter, pipe: Connection) -> None:
