@@ -68,6 +68,7 @@ from fedward.client.fleet_errors import (
     KeyRefused,
     MessageRefused,
     RunOver,
+    ServerFault,
     ServerTrouble,
     UntestedFlower,
 )
@@ -89,6 +90,7 @@ _LARGEST_ANSWER = 2**24  # bytes of any answer that carries no object
 _MOST_OBJECTS = 100_000
 _LINES = 4  # objects on their way at once
 _LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
+_MOST_FAULTS = 5  # at one message; an aggregator that lost its state fails at old ones for ever
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
 
 Response = TypeVar("Response", bound=Protobuf)
@@ -220,7 +222,8 @@ class FleetConnection:
                 return None
             self._coming = _Coming(answer.messages_list[0], answer.message_object_trees[0])
         try:
-            letter = self._fetch(self._coming)
+            with self._given_up(self._coming.faults):
+                letter = self._fetch(self._coming)
         except (RunOver, MessageRefused):
             self._coming = None
             raise
@@ -282,8 +285,13 @@ class FleetConnection:
         )
         if self._cut_off is None or self._cut_off.digest != letter.digest:
             self._cut_off = _Going(letter.digest)
-        going, again = self._cut_off, self._cut_off.begun
-        going.begun = True
+        with self._given_up(self._cut_off.faults):
+            self._send(asked, letter, self._cut_off)
+        self._cut_off = None
+        self._sent = time.monotonic()
+
+    def _send(self, asked: PushMessagesRequest, letter: Letter, going: _Going) -> None:
+        again, going.begun = going.begun, True
         answer = self._call("push-messages", asked, PushMessagesResponse)
         wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
         if again and not wanted:
@@ -295,8 +303,21 @@ class FleetConnection:
             self._each_then_root(
                 lambda name: self._push(letter, name, answer.session_id, going), letter, wanted
             )
-        self._cut_off = None
-        self._sent = time.monotonic()
+
+    @contextlib.contextmanager
+    def _given_up(self, faults: list[ServerFault]) -> Iterator[None]:
+        """One message, which must not keep all others waiting if the aggregator cannot take it."""
+        try:
+            yield
+        except ServerFault as error:
+            faults.append(error)
+            if len(faults) < _MOST_FAULTS:
+                raise
+            raise MessageRefused(
+                f"the aggregator failed {len(faults)} times at one message; "
+                "it may have forgotten the run",
+                where=self.address,
+            ) from error
 
     def _each_then_root(
         self, push: Callable[[str], None], letter: Letter, names: Sequence[str]
@@ -414,7 +435,8 @@ class FleetConnection:
             return RunOver("this run has ended", where=self.address)
         if status in (httpx.codes.BAD_REQUEST, 413, 422):
             return MessageRefused(f"it refuses a message (HTTP {status})", where=self.address)
-        return _trouble(f"it answers with HTTP {status}", self.address)
+        kind = ServerFault if status == httpx.codes.INTERNAL_SERVER_ERROR else ServerTrouble
+        return _trouble(f"it answers with HTTP {status}", self.address, kind)
 
     def _clock_differs(self, response: httpx.Response) -> ClockDiffers | None:
         try:
@@ -440,11 +462,13 @@ class _Going:
         digest: Of the answer.
         begun: Whether the aggregator may have been told of it.
         stored: Names of the objects that it has for certain.
+        faults: How the aggregator failed at it so far.
     """
 
     digest: str
     begun: bool = False
     stored: set[str] = field(default_factory=set)
+    faults: list[ServerFault] = field(default_factory=list)
 
 
 class _Coming:
@@ -453,6 +477,7 @@ class _Coming:
     def __init__(self, head: MessageProto, tree: ObjectTree) -> None:
         self.head = head
         self.tree = tree
+        self.faults: list[ServerFault] = []
         self._names = _names(tree)
         self._found: dict[str, bytes] = {}
         self._size = 0
@@ -552,5 +577,5 @@ def _key_refused(address: str) -> KeyRefused:
     )
 
 
-def _trouble(what: str, address: str) -> ServerTrouble:
-    return ServerTrouble(what, todo="tell whoever runs the aggregator if it stays", where=address)
+def _trouble(what: str, address: str, kind: type[ServerTrouble] = ServerTrouble) -> ServerTrouble:
+    return kind(what, todo="tell whoever runs the aggregator if it stays", where=address)

@@ -3,6 +3,7 @@
     FleetError
     ├── ConnectionLost       nobody answers, or the line was cut: it may come back
     ├── ServerTrouble        something answers, but not as an aggregator should: it may come back
+    │   └── ServerFault      the aggregator failed at one request, and may fail at it again
     ├── CertificateRefused   whoever answers is not the consortium's aggregator
     ├── KeyRefused           the aggregator does not let this hospital in
     ├── ClockDiffers         it does not, because the clocks differ
@@ -29,6 +30,10 @@ class ConnectionLost(FleetError):  # noqa: N818 - reads as the fact that it stat
 
 class ServerTrouble(FleetError):  # noqa: N818
     """The aggregator answers with an error of its own, or with something else than Flower."""
+
+
+class ServerFault(ServerTrouble):
+    """The aggregator failed at one request."""
 
 
 class CertificateRefused(FleetError):  # noqa: N818

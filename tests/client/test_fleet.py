@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import ConfigRecord, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesResponse
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
@@ -28,6 +29,7 @@ from fedward.client.fleet_errors import (
     KeyRefused,
     MessageRefused,
     RunOver,
+    ServerFault,
     ServerTrouble,
     UntestedFlower,
 )
@@ -189,7 +191,7 @@ def test_an_authority_that_is_none() -> None:
         (413, MessageRefused),
         (404, ServerTrouble),
         (301, ServerTrouble),
-        (500, ServerTrouble),
+        (500, ServerFault),
         (502, ServerTrouble),
         (503, ServerTrouble),
     ],
@@ -306,6 +308,43 @@ def test_an_answer_that_was_cut_off_is_sent_to_its_last_object(
     assert answer.digest not in had
     line.send(answer)
     assert had == set(answer.objects)
+
+
+def test_an_answer_at_which_the_aggregator_fails_again_and_again_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An aggregator that came back on new state fails at answers to its old runs."""
+    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY)
+    first, second = letter(), letter(2, RecordDict({"another": ConfigRecord({"a": 1})}))
+
+    def call(path: str, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+        raise ServerFault("it answers with HTTP 500")
+
+    monkeypatch.setattr(line, "_call", call)
+    for answer in (first, second):
+        for _ in range(4):
+            with pytest.raises(ServerFault):
+                line.send(answer)
+        with pytest.raises(MessageRefused, match="failed 5 times"):
+            line.send(answer)
+    line.close()
+
+
+def test_a_message_at_which_the_aggregator_fails_again_and_again_is_given_up() -> None:
+    class Failing(Handing):
+        def _call(self, path: str, *asked: Any, **options: Any) -> Any:  # noqa: ANN401
+            if path == "pull-object":
+                raise ServerFault("it answers with HTTP 500")
+            return super()._call(path, *asked, **options)
+
+    line = Failing(letter())
+    for _ in range(4):
+        with pytest.raises(ServerFault):
+            line.receive()
+    with pytest.raises(MessageRefused, match="failed 5 times"):
+        line.receive()
+    assert line.receive() is None
+    line.close()
 
 
 def test_a_number_that_is_remembered_is_gone_on_with(
