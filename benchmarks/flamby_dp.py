@@ -40,10 +40,11 @@ from fedward.privacy.schedule import measuring, noise_of
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.result import Result
 from fedward.simulation.simulate import Options, simulate
-from fedward.study.data import Feature, GivenParts, TableData
+from fedward.study.parts import GivenParts
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.scaling import Scaling
 from fedward.study.study import Study, Training, read_study
+from fedward.study.table_data import Feature, TableData
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "uci_heart_disease"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedward.study.data import TableData
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+from fedward.study.table_data import TableData
 
 _SHOWN = 20  # columns that are named one by one
 

@@ -27,10 +27,11 @@ from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.precision import refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
-from fedward.study.data import ImageData, TableData
 from fedward.study.errors import FedwardError
+from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+from fedward.study.table_data import TableData
 
 _NEAR = 0.2  # share of the true number of patients that the declared one may be off
 _FAR = 10.0  # scales from a feature's center that are worth a second look

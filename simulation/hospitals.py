@@ -20,9 +20,9 @@ from fedward.client.hospital import CsvSource, HospitalFile, read_hospital, writ
 from fedward.models.registry import settled
 from fedward.simulation.consortium import found_consortium
 from fedward.simulation.splitting import Owners, by_site, split
-from fedward.study.data import GivenParts
 from fedward.study.errors import DataError, HospitalError, OptionError
 from fedward.study.frozen import Fault, validate
+from fedward.study.parts import GivenParts
 from fedward.study.study import Study
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}

@@ -19,10 +19,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fedward.study.aggregation import Aggregation, FedAvg, QFedAvg, Robust
-from fedward.study.data import Data, StratifiedParts
+from fedward.study.data import Data
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 from fedward.study.messages import Part
+from fedward.study.parts import StratifiedParts
 from fedward.study.privacy import LocalPrivacy, NoPrivacy, Privacy
 from fedward.study.simulation import Simulation
 from fedward.study.threshold import colluders_nearby, neighbourhood, shares_needed

@@ -17,8 +17,8 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.client.data.labels import class_numbers
 from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
 from fedward.client.hospital import FolderSource, NpzSource
-from fedward.study.data import ImageData
 from fedward.study.errors import DataError
+from fedward.study.image_data import ImageData
 from fedward.study.study import Study
 
 _ARCHIVE_PARTS = {"train": "train", "validation": "val", "test": "test"}

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.faults import STRICT, Faults
-from fedward.study.data import Data, Scalar, label_text
+from fedward.study.any_data import Scalar, label_text
+from fedward.study.data import Data
 from fedward.study.errors import DataError
 from fedward.study.study import Task
 

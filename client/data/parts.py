@@ -11,9 +11,9 @@ from sklearn.model_selection import train_test_split
 
 from fedward.client.data.records import Parts, RawRecords, Records
 from fedward.privacy.framing import framed
-from fedward.study.data import HashedParts, PartsRule, StratifiedParts
 from fedward.study.errors import DataError
 from fedward.study.messages import Part
+from fedward.study.parts import HashedParts, PartsRule, StratifiedParts
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Assignment = NDArray[np.str_]

@@ -13,9 +13,9 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.client.data.labels import class_numbers
 from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.hospital import BundledSource, CsvSource
-from fedward.study.data import Feature, TableData
 from fedward.study.errors import DataError
 from fedward.study.study import Study
+from fedward.study.table_data import Feature, TableData
 
 Strings = pd.DataFrame
 _LARGEST = 1e18  # its square is still a float32

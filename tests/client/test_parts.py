@@ -16,8 +16,8 @@ from fedward.client.data.parts import assign, divide
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import RawRecords, numbered
 from fedward.client.hospital import HospitalFile
-from fedward.study.data import GivenParts, HashedParts, PartsRule, StratifiedParts
 from fedward.study.errors import DataError
+from fedward.study.parts import GivenParts, HashedParts, PartsRule, StratifiedParts
 from fedward.study.study import read_study
 from tests.conftest import StudyWith
 

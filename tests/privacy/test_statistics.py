@@ -24,7 +24,7 @@ from fedward.privacy.statistics import (
     scaling_of,
 )
 from fedward.study.aggregation import FedAvg
-from fedward.study.data import Feature, TableData
+from fedward.study.table_data import Feature, TableData
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward.study.data import Measured
+from fedward.study.any_data import Measured
 from fedward.study.errors import FederationError, StudyError
 from fedward.study.messages import EvaluateRequest, Invitation, MeasureRequest, TrainRequest
 from fedward.study.scaling import Scaling

@@ -11,8 +11,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward.study.data import HashedParts
 from fedward.study.errors import DataError, StudyError
+from fedward.study.parts import HashedParts
 from fedward.study.study import Study, parse_study, read_study
 
 Values = dict[str, Any]

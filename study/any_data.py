@@ -1,0 +1,80 @@
+"""What every kind of data has in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, model_validator
+
+from fedward.study.frozen import Frozen
+from fedward.study.parts import GivenParts, HashedParts, PartsRule
+
+Scalar = bool | int | float | str
+
+
+def label_text(label: object) -> str:
+    """One text for 1, 1.0, "1" and "1.0", since files write the same value in many ways."""
+    text = str(label).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+class Measured(NamedTuple):
+    """A feature whose center and scale are measured.
+
+    Attributes:
+        name: Of the column.
+        place: Of its value among the inputs.
+        absent: Place of the input that says that there is no value; None if there always is one.
+        low: Least value.
+        high: Largest value.
+    """
+
+    name: str
+    place: int
+    absent: int | None
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """Of the bounds."""
+        return self.low + self.half
+
+    @property
+    def half(self) -> float:
+        """Half the distance of the bounds."""
+        return (self.high - self.low) / 2
+
+
+class AnyData(Frozen):
+    """What every kind of data has in common.
+
+    Attributes:
+        class_values: For each class, the raw labels that mean it; if left out, a raw label is the
+            number of the class or its name.
+        parts: How records are divided into training, validation and test.
+    """
+
+    class_values: tuple[tuple[Scalar, ...], ...] | None = None
+    parts: Annotated[PartsRule, Field(discriminator="by")] = HashedParts()
+
+    @property
+    def validated(self) -> bool:
+        """Whether there is a validation part, as far as the study says."""
+        return isinstance(self.parts, GivenParts) or self.parts.validation > 0
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The features whose constants are measured before the first round, in their order."""
+        return ()
+
+    @model_validator(mode="after")
+    def _one_class_a_label(self) -> AnyData:
+        named = [label_text(label) for group in self.class_values or () for label in group]
+        if len(set(named)) != len(named):
+            raise ValueError("each label in one group of class_values only")
+        return self
