@@ -31,7 +31,8 @@ from safetensors.torch import load_file
 from fedward.client.data.parts import assign
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import Parts
-from fedward.client.hospital import CsvSource, read_hospital
+from fedward.client.data.sources import CsvSource
+from fedward.client.hospital import read_hospital
 from fedward.client.scaling import scaled
 from fedward.client.site import Site
 from fedward.models.registry import build, settled

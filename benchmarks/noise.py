@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fedward.client.training import make_optimizer
 from fedward.models.registry import build, read_settled
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.secret_stream import SecretStream
 from fedward.study.study import ModelChoice, Study
@@ -149,7 +149,7 @@ def _round(hospital: Hospital, study: Study, model: nn.Module) -> tuple[float, f
     """Milliseconds of noise and of everything, a step; the records are random."""
     inputs = torch.randn(hospital.patients, *study.data.input_shape)
     labels = torch.randint(0, len(study.task.classes), (hospital.patients,))
-    task, noise = Classification(study), _TimedStream(os.urandom(32))
+    task, noise = task_of(study), _TimedStream(os.urandom(32))
     steps = PatientSteps(
         noise_multiplier=DEVIATION,
         clipping_norm=1.0,

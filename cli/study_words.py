@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
+from fedward.study.token_data import SequenceData, TextData
 
 _SHOWN = 20  # columns that are named one by one
 
@@ -42,11 +45,23 @@ def _lines(study: Study, digest: str) -> Iterator[str]:
 
 
 def _data(study: Study) -> str:
-    data = study.data
-    if not isinstance(data, TableData):
-        channels, height, width = data.shape
-        return f"images of {height} x {width} pixels and {channels} channels, and their labels"
-    return f"the columns {_some(list(data.features))}; the label {data.label}"
+    data, label = study.data, _some(list(study.data.label_columns))
+    match data:
+        case TableData():
+            return f"the columns {_some(list(data.features))}; the label {label}"
+        case ImageData():
+            channels, *size = data.shape
+            pixels = " x ".join(map(str, size))
+            return f"images of {pixels} pixels and {channels} channels, and their labels"
+        case SignalData():
+            return (
+                f"{data.length / data.rate:g} s of the channels {_some(list(data.channels))}; "
+                f"the label {label}"
+            )
+        case TextData():
+            return f"the texts in {data.text}, {data.length} words at most; the label {label}"
+        case SequenceData():
+            return f"sequences of at most {data.length} letters; the label {label}"
 
 
 def _some(names: list[str]) -> str:

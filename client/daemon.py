@@ -35,12 +35,7 @@ from fedward.client.happenings import (
     Stopped,
     WorkerRestarted,
 )
-from fedward.client.hospital import (
-    Consortium,
-    DaemonSettings,
-    read_hospital,
-    refuse_pretended,
-)
+from fedward.client.hospital import Consortium, DaemonSettings, read_hospital, refuse_pretended
 from fedward.client.letter import Letter, reply_to
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
 from fedward.privacy.key_file import read_key, unusable_key

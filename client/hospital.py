@@ -12,100 +12,11 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
+from fedward.client.data.sources import Source
 from fedward.privacy.address import split_address
 from fedward.privacy.roster import is_name
 from fedward.study.errors import HospitalError, OptionError
 from fedward.study.frozen import Fault, Frozen, parse_toml, read_toml, validate
-
-MissingMark = str
-DataName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
-
-
-class _AnySource(Frozen):
-    """What every source of records has in common.
-
-    Attributes:
-        patient: What names the patient (a column, a key), or `record` if every record is a
-            patient. Without it every record counts as one, and no private study is trained.
-        rows: A NumPy file with the numbers (from 0) of the records that are this hospital's.
-    """
-
-    patient: str | None = None
-    rows: str | None = None
-
-    @property
-    def named_by(self) -> str | None:
-        """What names the patient; None where every record is one."""
-        return None if self.patient == "record" else self.patient
-
-
-class CsvSource(_AnySource):
-    """A table in a text file.
-
-    Attributes:
-        name: What the data set is called in the privacy ledger.
-        path: The file; relative to `hospital.toml`.
-        columns: Names of the columns, for a file without a header line.
-        delimiter: Between two values.
-        missing: What stands for a value that is not there, beside nothing at all.
-    """
-
-    format: Literal["csv"]
-    name: DataName = "data"
-    path: str
-    columns: tuple[str, ...] | None = None
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    missing: tuple[MissingMark, ...] = ("?", "NA", "NaN", "nan")
-
-
-class NpzSource(_AnySource):
-    """Images in a NumPy archive with `<part>_images` and `<part>_labels`, or `images` and `labels`.
-
-    Attributes:
-        name: What the data set is called in the privacy ledger.
-        path: The file; relative to `hospital.toml`.
-        patient: As everywhere; a key is that of the patients' names (`<part>_<key>`).
-        rows: As everywhere; records are numbered in the order train, validation, test.
-    """
-
-    format: Literal["npz"]
-    name: DataName = "data"
-    path: str
-
-
-class FolderSource(_AnySource):
-    """A folder of PNG or JPEG files: one sub-folder a class, or a table of labels.
-
-    Attributes:
-        name: What the data set is called in the privacy ledger.
-        path: The folder; relative to `hospital.toml`.
-        labels: A CSV file in that folder with the columns `file`, `label` and, if wanted,
-            `patient` and `part`.
-        patient: As everywhere; a column is one of `labels`.
-        rows: As everywhere; records are files in sorted order, or rows of `labels`.
-    """
-
-    format: Literal["folder"]
-    name: DataName = "data"
-    path: str
-    labels: str | None = None
-
-    @model_validator(mode="after")
-    def _patients_are_listed(self) -> FolderSource:
-        if self.named_by is not None and self.labels is None:
-            raise ValueError("a table of labels, where the patient is a column")
-        return self
-
-
-class BundledSource(_AnySource):
-    """A data set that comes with an installed library, for demonstrations."""
-
-    format: Literal["bundled"]
-    name: Literal["breast-cancer"]
-    patient: Literal["record"] | None = None
-
-
-Source = CsvSource | NpzSource | FolderSource | BundledSource
 
 
 class Limits(Frozen):

@@ -41,7 +41,7 @@ from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.models.task import Classification, Sums
+from fedward.models.task import Classification, Sums, task_of
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision, refuse_imprecise
@@ -289,7 +289,7 @@ class Site:
             patients = self._patients(parts["train"])  # once: images take a while
         self._loaded[study.digest()] = Loaded(
             study=study,
-            task=Classification(study),
+            task=task_of(study),
             model=model.to(self.device),
             parts={part: records.to(self.device) for part, records in parts.items()},
             patients=patients,

@@ -39,7 +39,7 @@ def build(study: Study, *, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.build(settings, shape, len(study.task.classes))
+        model = family.build(settings, shape, study.task.outputs)
         return private_form(model) if isinstance(study.privacy, LocalPrivacy) else model
 
 

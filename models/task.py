@@ -15,10 +15,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedward.models import scores
+from fedward.study.errors import StudyError
 from fedward.study.study import Study
+from fedward.study.task import ClassTask
 
 Sums = NDArray[np.float64]
 _MOST_LOSS = 99.0  # before rounding, and before what 99 nats take from the other classes
+
+
+def task_of(study: Study) -> Classification:
+    """The loss and the metrics of a study.
+
+    Raises:
+        StudyError: Nothing learns this task.
+    """
+    if isinstance(study.task, ClassTask):
+        return Classification(study.task)
+    raise StudyError("task.kind", given=repr(study.task.kind), allowed="binary, multiclass")
 
 
 class Classification:
@@ -28,11 +41,11 @@ class Classification:
     pair of histograms, another has one pair for each class against the rest.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, task: ClassTask) -> None:
         """Take the classes and the threshold from the study."""
-        self._classes = len(study.task.classes)
-        self._threshold = study.task.threshold
-        self._binary = study.task.kind == "binary"
+        self._classes = len(task.classes)
+        self._threshold = task.threshold
+        self._binary = task.kind == "binary"
         self._scored = [1] if self._binary else list(range(self._classes))
 
     @property

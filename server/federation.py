@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fedward.models import flat
 from fedward.models.registry import build, settled
-from fedward.models.task import Classification, Sums
+from fedward.models.task import Sums, task_of
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of, scaling_of
@@ -107,7 +107,7 @@ class Federation:
         self._offering: Offering = offering or NoOffer()
         self._heed = heed
         self._digest = study.digest()
-        self._task = Classification(study)
+        self._task = task_of(study)
         self._fewest = study.participation.fewest
         self._optimizer = ServerOptimizer(study.aggregation)
         self._checkpoints = None if folder is None else Checkpoints(folder)

@@ -15,8 +15,9 @@ import tomli_w
 from fedward.client.data.parts import PARTS, assign
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import RawRecords
+from fedward.client.data.sources import CsvSource
 from fedward.client.data.tables import read_column
-from fedward.client.hospital import CsvSource, HospitalFile, read_hospital, write_hospital
+from fedward.client.hospital import HospitalFile, read_hospital, write_hospital
 from fedward.models.registry import settled
 from fedward.simulation.consortium import found_consortium
 from fedward.simulation.splitting import Owners, by_site, split
@@ -105,7 +106,7 @@ def _drawn(study: Study, raw: RawRecords, rng: np.random.Generator) -> Owners:
     """Owners by the rule, drawn a part at a time where the files give parts."""
     rule, count = study.simulation, study.participation.hospitals
     if not isinstance(study.data.parts, GivenParts):
-        return split(rule, hospitals=count, labels=raw.labels, patients=raw.patients, rng=rng)
+        return split(rule, hospitals=count, labels=raw.strata, patients=raw.patients, rng=rng)
     assigned = assign(raw, study.data.parts, where="the data set")
     owners = np.empty(len(raw), dtype=np.int64)
     for part in PARTS:
@@ -113,7 +114,7 @@ def _drawn(study: Study, raw: RawRecords, rng: np.random.Generator) -> Owners:
         if here.any():
             piece = raw.chosen(here)
             owners[here] = split(
-                rule, hospitals=count, labels=piece.labels, patients=piece.patients, rng=rng
+                rule, hospitals=count, labels=piece.strata, patients=piece.patients, rng=rng
             )
     return owners
 

@@ -10,6 +10,8 @@ from fedward.study.frozen import Frozen
 from fedward.study.parts import GivenParts, HashedParts, PartsRule
 
 Scalar = bool | int | float | str
+Label = str | tuple[str, ...]
+"""Name of the column that holds the label, or of several where the task has several."""
 
 
 def label_text(label: object) -> str:
@@ -61,6 +63,12 @@ class AnyData(Frozen):
 
     class_values: tuple[tuple[Scalar, ...], ...] | None = None
     parts: Annotated[PartsRule, Field(discriminator="by")] = HashedParts()
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Names of the columns that hold the label."""
+        label: Label = getattr(self, "label")  # noqa: B009 - each kind has its own default
+        return (label,) if isinstance(label, str) else label
 
     @property
     def validated(self) -> bool:

@@ -6,26 +6,35 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedward.study.any_data import AnyData
+from fedward.study.any_data import AnyData, Label
+
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ImageData(AnyData):
-    """Images of one size.
+    """Images or volumes of one size.
 
     Attributes:
-        shape: Channels, height, width.
-        center: Subtracted from a pixel after its full range became 0 to 1.
+        shape: Channels, height, width; for volumes channels, depth, height, width.
+        center: Subtracted from a pixel after its range became 0 to 1.
         scale: Divided by, after that.
+        window: Middle and width of the range of values that becomes 0 to 1, in the unit of the
+            files (Hounsfield units for CT); what is beyond counts as its end. If left out, the
+            whole range of a file's integer type becomes 0 to 1.
+        resize: `refuse` another size, or `fit`: scaled as a whole, padded with the lowest value.
+        label: Column of the label in the hospital's table, or several.
     """
 
     kind: Literal["images"]
-    shape: tuple[
-        Annotated[int, Field(ge=1, le=16)],
-        Annotated[int, Field(ge=1, le=4096)],
-        Annotated[int, Field(ge=1, le=4096)],
-    ]
+    shape: (
+        tuple[Annotated[int, Field(ge=1, le=16)], Side, Side]
+        | tuple[Annotated[int, Field(ge=1, le=16)], Side, Side, Side]
+    )
     center: float = 0.5
     scale: Annotated[float, Field(gt=0)] = 0.5
+    window: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    resize: Literal["refuse", "fit"] = "refuse"
+    label: Label = "label"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

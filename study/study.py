@@ -26,6 +26,7 @@ from fedward.study.messages import Part
 from fedward.study.parts import StratifiedParts
 from fedward.study.privacy import LocalPrivacy, NoPrivacy, Privacy
 from fedward.study.simulation import Simulation
+from fedward.study.task import ClassTask, Task
 from fedward.study.threshold import colluders_nearby, neighbourhood, shares_needed
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -41,36 +42,6 @@ class About(Frozen):
     name: Name
     title: str = ""
     format: Annotated[int, Field(ge=1, le=1)] = 1
-
-
-class Task(Frozen):
-    """What the model learns to say.
-
-    Attributes:
-        kind: `binary` (two classes, the second is the finding) or `multiclass`.
-        classes: Names of the classes, in the order of their numbers.
-        threshold: Binary only: the probability from which the finding is called, or how to choose
-            it on the validation part (never on the test part).
-    """
-
-    kind: Literal["binary", "multiclass"]
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    threshold: (
-        Annotated[float, Field(gt=0, lt=1)] | Literal["max_accuracy", "max_balanced_accuracy"]
-    ) = 0.5
-
-    @model_validator(mode="after")
-    def _classes_fit(self) -> Task:
-        if self.kind == "binary" and len(self.classes) != 2:
-            raise ValueError(f"exactly 2 classes when kind is binary, not {len(self.classes)}")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes with different names")
-        numbers = {str(number): name for number, name in enumerate(self.classes)}
-        if confused := [name for name in self.classes if numbers.get(name, name) != name]:
-            raise ValueError(f"classes not named by another's number, as {confused[0]!r} is")
-        if self.kind == "multiclass" and self.threshold != 0.5:
-            raise ValueError("a threshold only when kind is binary")
-        return self
 
 
 class ModelChoice(BaseModel):
@@ -172,7 +143,7 @@ class Study(Frozen):
     """A whole study, read and checked."""
 
     study: About
-    task: Task
+    task: Annotated[Task, Field(discriminator="kind")]
     model: ModelChoice
     data: Annotated[Data, Field(discriminator="kind")]
     training: Training
@@ -183,12 +154,23 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        if isinstance(self.task.threshold, str) and not self.data.validated:
+        threshold = self.task.threshold if isinstance(self.task, ClassTask) else None
+        if isinstance(threshold, str) and not self.data.validated:
             raise ValueError("a threshold chosen on validation needs data.parts.validation > 0")
         if self.data.class_values and len(self.data.class_values) != len(self.task.classes):
             raise ValueError(
                 f"as many data.class_values as task.classes, "
                 f"not {len(self.data.class_values)} for {len(self.task.classes)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Study:
+        given, needed = len(self.data.label_columns), self.task.label_columns
+        if given != needed:
+            raise ValueError(
+                f"data.label of {needed} column{'s' if needed > 1 else ''} for a {self.task.kind} "
+                f"task, not {given}"
             )
         return self
 
@@ -240,6 +222,8 @@ class Study(Frozen):
         contract: dict[str, Any] = _whole(self.model_dump(mode="json", exclude={"simulation"}))
         for table in (contract["privacy"], contract["data"], *_features(contract)):
             _leave_out(table, _LATER)
+        if contract["data"]["kind"] == "images":
+            _leave_out(contract["data"], _LATER_OF_IMAGES)
         if "features" in contract["data"]:
             contract["data"]["features"] = list(contract["data"]["features"].items())
         return contract
@@ -264,6 +248,8 @@ class Study(Frozen):
 
 # Keys that came later, and what they say where a study was written before them.
 _LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
+
+_LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
 
 
 def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedward.study.any_data import AnyData, Measured, Scalar, label_text
+from fedward.study.any_data import AnyData, Label, Measured, Scalar, label_text
 from fedward.study.frozen import Frozen
 
 _Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
@@ -61,7 +61,7 @@ class TableData(AnyData):
 
     Attributes:
         features: The columns in the order of the model's inputs.
-        label: The column that holds the label.
+        label: The column that holds the label; several where the task has several.
         missing: What to do with a row that lacks a value: `refuse` or `drop` (counted and said).
         scaling: Where center and scale come from: `given`, or `measured` over all hospitals before
             the first round, for the features with bounds.
@@ -69,7 +69,7 @@ class TableData(AnyData):
 
     kind: Literal["table"]
     features: Annotated[dict[str, Feature], Field(min_length=1)]
-    label: str
+    label: Label
     missing: Literal["refuse", "drop"] = "refuse"
     scaling: Literal["given", "measured"] = "given"
 
@@ -82,8 +82,8 @@ class TableData(AnyData):
 
     @model_validator(mode="after")
     def _label_apart(self) -> TableData:
-        if self.label in self.features:
-            raise ValueError(f"a label that is no feature, but {self.label!r} is both")
+        if both := [name for name in self.label_columns if name in self.features]:
+            raise ValueError(f"a label that is no feature, but {both[0]!r} is both")
         return self
 
     @property

@@ -13,18 +13,12 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from fedward.client.hospital import (
-    CsvSource,
-    HospitalFile,
-    Limits,
-    Pretended,
-    read_hospital,
-    write_hospital,
-)
+from fedward.client.data.sources import CsvSource
+from fedward.client.hospital import HospitalFile, Limits, Pretended, read_hospital, write_hospital
 from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.registry import build, settled
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.privacy.advert import unpack
 from fedward.privacy.contribution import Layout, Total
 from fedward.privacy.encoding import Encoding
@@ -239,7 +233,7 @@ class Run:
         return self.code(request).decode(self.open(request, self.mask(request, invited)))
 
     def layout(self, request: Request) -> Layout:
-        task = Classification(self.study)
+        task = task_of(self.study)
         parameters = len(self.model) if isinstance(request, TrainRequest) else 0
         return Layout(parameters, task.size, task.reals)
 

@@ -13,10 +13,11 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fedward.client.data.faults import STRICT, Faults
-from fedward.client.data.labels import class_numbers
+from fedward.client.data.context import Context
+from fedward.client.data.faults import Faults
 from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
-from fedward.client.hospital import FolderSource, NpzSource
+from fedward.client.data.sources import FolderSource, NpzSource
+from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
@@ -27,22 +28,19 @@ _SUFFIXES = {".png", ".jpg", ".jpeg"}
 Pixels = NDArray[np.float32]
 
 
-def read_images(
-    source: NpzSource | FolderSource, study: Study, folder: Path, faults: Faults = STRICT
-) -> RawRecords:
+def read_images(source: NpzSource | FolderSource, study: Study, context: Context) -> RawRecords:
     """The images that a study asks for.
 
     Args:
         source: Where they are.
         study: Which it needs.
-        folder: The hospital's.
-        faults: Told of images and labels that cannot be used.
+        context: The hospital's folder, and who is told of images that cannot be used.
 
     Raises:
         DataError: A file, an image or a label is not as the study needs it; the message names it.
     """
-    path = folder / source.path
-    data = study.data
+    path = context.folder / source.path
+    data, faults = study.data, context.faults
     if not isinstance(data, ImageData):
         raise DataError(
             f"holds images, but the study asks for a {data.kind}",
@@ -91,8 +89,8 @@ def _read_archive(
             where,
             faults,
         ),
-        labels=class_numbers(
-            list(np.concatenate(labels)),
+        labels=targets(
+            [list(np.concatenate(labels))],
             data,
             study.task,
             where=where,
@@ -143,14 +141,14 @@ def _channels_first(
     images: NDArray[np.generic], data: ImageData, where: str
 ) -> NDArray[np.generic]:
     """Images as (n, channels, height, width), from archives that leave channels out or last."""
-    channels, height, width = data.shape
+    channels, *size = data.shape
     if images.dtype.kind not in "uif":
         raise DataError(
             f"images of type {images.dtype}", todo="give whole or real numbers", where=where
         )
-    if images.shape[1:] == (height, width) and channels == 1:
+    if images.shape[1:] == (*size,) and channels == 1:
         return images[:, None]
-    if images.shape[1:] == (height, width, channels):
+    if images.shape[1:] == (*size, channels):
         return np.moveaxis(images, -1, 1)
     if images.shape[1:] == data.shape:
         return images
@@ -203,8 +201,8 @@ def _read_folder(
     names = np.array([image.patient for image in listed], dtype=str)
     return RawRecords(
         inputs=_scaled(_stacked(listed, data, faults), data, where, faults),
-        labels=class_numbers(
-            labels, data, study.task, where=where, rows=range(len(labels)), faults=faults
+        labels=targets(
+            [labels], data, study.task, where=where, rows=range(len(labels)), faults=faults
         ),
         patients=numbered(names),
         names=names,
@@ -262,9 +260,19 @@ def _listed_in_table(path: Path, source: FolderSource) -> list[_Listed]:
     ]
 
 
+def _flat(data: ImageData, file: Path) -> tuple[int, int, int]:
+    if len(data.shape) != 3:
+        raise DataError(
+            "is a flat image, but the study asks for volumes",
+            todo="point [data] in hospital.toml to NIfTI or DICOM files",
+            where=str(file),
+        )
+    return data.shape
+
+
 def _pixels(file: Path, data: ImageData) -> Pixels:
     """One image's pixels, shape (channels, height, width), from 0 to 1."""
-    channels, height, width = data.shape
+    channels, height, width = _flat(data, file)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
         raise DataError(

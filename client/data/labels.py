@@ -11,13 +11,13 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.study.any_data import Scalar, label_text
 from fedward.study.data import Data
 from fedward.study.errors import DataError
-from fedward.study.study import Task
+from fedward.study.task import ClassTask
 
 
 def class_numbers(
     raw: Sequence[object],
     data: Data,
-    task: Task,
+    task: ClassTask,
     *,
     where: str,
     rows: Sequence[int],
@@ -51,7 +51,7 @@ def class_numbers(
     return numbers
 
 
-def _meaning(data: Data, task: Task) -> dict[str, int]:
+def _meaning(data: Data, task: ClassTask) -> dict[str, int]:
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]
     else:

@@ -97,7 +97,7 @@ def _at_random(raw: RawRecords, rule: StratifiedParts, *, where: str) -> Assignm
             todo="give this hospital more data, or leave it out",
             where=where,
         )
-    labels = raw.labels[first]
+    labels = raw.strata[first]
     assigned = np.full(len(patients), "train", dtype="<U10")
     kept = rule.train + rule.validation
     rest, test = _cut(np.arange(len(patients)), labels, kept, rule.seed)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.data.context import Context
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
-from fedward.client.data.images import read_images
 from fedward.client.data.parts import divide
 from fedward.client.data.records import Parts, RawRecords
-from fedward.client.data.tables import read_table
-from fedward.client.hospital import (
-    BundledSource,
-    CsvSource,
-    HospitalFile,
-    Source,
-)
-from fedward.study.errors import DataError
+from fedward.client.data.sources import InstalledSource, Source
+from fedward.client.hospital import HospitalFile
+from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 
 
@@ -48,9 +46,9 @@ def read_all(source: Source, study: Study, folder: Path, faults: Faults = STRICT
         faults: Told of records that cannot be used, which are left out if it goes on.
     """
     if source.rows is None:
-        return _read(source, study, folder, faults)
+        return _read(source, study, Context(folder, faults))
     if isinstance(faults, ListedFaults):
-        raw = _read(source, study, folder, faults)
+        raw = _read(source, study, Context(folder, faults))
         rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
         faults.keep(set(rows.tolist()))
         return raw.chosen(np.isin(raw.rows, rows))
@@ -58,7 +56,7 @@ def read_all(source: Source, study: Study, folder: Path, faults: Faults = STRICT
     shared = _Shared(study.digest(), whole.model_dump_json(), _changed(whole))
     if shared not in _SHARED:
         _SHARED.clear()
-        _SHARED[shared] = _read(whole, study, folder, STRICT)
+        _SHARED[shared] = _read(whole, study, Context(folder))
     raw = _SHARED[shared]
     rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
     return raw.chosen(np.isin(raw.rows, rows))
@@ -81,22 +79,62 @@ def forget_shared() -> None:
 
 
 def _whole_path(source: Source, folder: Path) -> dict[str, str]:
-    return (
-        {} if isinstance(source, BundledSource) else {"path": str((folder / source.path).resolve())}
-    )
+    path = getattr(source, "path", None)
+    return {} if path is None else {"path": str((folder / path).resolve())}
 
 
-def _read(source: Source, study: Study, folder: Path, faults: Faults) -> RawRecords:
-    if isinstance(source, CsvSource | BundledSource):
-        return read_table(source, study, folder, faults)
-    return read_images(source, study, folder, faults)
+def _read(source: Source, study: Study, context: Context) -> RawRecords:
+    reader: Reader = _installed(source) if isinstance(source, InstalledSource) else _own(source)
+    return reader(source, study, context)
+
+
+Reader = Callable[[Any, Study, Context], RawRecords]
+"""From a source, a study and a context to all records; raises `DataError`."""
+
+_READERS = {
+    "arff": "more_tables:read_arff",
+    "bundled": "tables:read_table",
+    "csv": "tables:read_table",
+    "dicom": "dicom:read_dicom",
+    "edf": "edf:read_edf",
+    "fasta": "sequences:read_fasta",
+    "fhir": "fhir:read_fhir",
+    "folder": "images:read_images",
+    "jsonl": "texts:read_lines",
+    "nifti": "nifti:read_nifti",
+    "npz": "images:read_images",
+    "omop": "omop:read_omop",
+    "parquet": "more_tables:read_parquet",
+    "signal-csv": "signal_arrays:read_signal_tables",
+    "signal-npz": "signal_arrays:read_signal_archive",
+    "wfdb": "wfdb:read_wfdb",
+}
+
+
+def _own(source: Source) -> Reader:
+    """The reader of a format, whose libraries are loaded only where they are needed."""
+    module, name = _READERS[source.format].split(":")
+    reader: Reader = getattr(importlib.import_module(f"fedward.client.data.{module}"), name)
+    return reader
+
+
+def _installed(source: InstalledSource) -> Reader:
+    found = {point.name: point for point in entry_points(group="fedward.readers")}
+    if source.reader not in found:
+        raise OptionError(
+            f"no installed package has a reader {source.reader!r}",
+            todo=f"install it; there are: {', '.join(sorted(found)) or 'none'}",
+        )
+    reader: Reader = found[source.reader].load()
+    return reader
 
 
 def _changed(source: Source) -> int:
     """When the data was last changed, in nanoseconds; 0 for what cannot change."""
-    if isinstance(source, BundledSource) or not Path(source.path).exists():
+    path = getattr(source, "path", None)
+    if path is None or not Path(path).exists():
         return 0
-    return Path(source.path).stat().st_mtime_ns
+    return Path(path).stat().st_mtime_ns
 
 
 def _rows(path: Path, *, records: int) -> NDArray[np.int64]:

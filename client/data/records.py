@@ -19,7 +19,7 @@ class RawRecords:
 
     Attributes:
         inputs: Shape (n, *input_shape), float32, scaled as the study says.
-        labels: Class numbers, shape (n,), int64.
+        labels: As the task has them (`study/task.py`), n of them.
         patients: Number of each record's patient, shape (n,), int64.
         names: What the hospital calls that patient, shape (n,), text; the record's place in the
             file (or the image's name) where every record is a patient.
@@ -29,7 +29,7 @@ class RawRecords:
     """
 
     inputs: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.float32]
     patients: NDArray[np.int64]
     names: NDArray[np.str_]
     rows: NDArray[np.int64]
@@ -39,6 +39,18 @@ class RawRecords:
     def __len__(self) -> int:
         """Number of records."""
         return len(self.labels)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """What is worth keeping in equal shares when records are divided, shape (n,).
+
+        The class; for survival whether the event was seen; else nothing.
+        """
+        if self.labels.ndim == 1 and self.labels.dtype == np.int64:
+            return self.labels.astype(np.int64)
+        if self.labels.ndim == 2 and self.labels.shape[1] == 2:
+            return self.labels[:, 1].astype(np.int64)
+        return np.zeros(len(self.labels), dtype=np.int64)
 
     def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
         """Only the records where the mask is true."""
@@ -68,7 +80,7 @@ class Records:
 
     Attributes:
         inputs: Shape (n, *input_shape), float32.
-        labels: Shape (n,), int64.
+        labels: As the task has them (`study/task.py`), n of them.
         patients: Shape (n,), int64.
         people: Digest of the names of their patients, in order; empty where nobody has a name.
     """

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedward.client.data.faults import STRICT, Faults
-from fedward.client.data.labels import class_numbers
+from fedward.client.data.context import Context
+from fedward.client.data.faults import Faults
 from fedward.client.data.records import RawRecords, numbered, without_faulty
-from fedward.client.hospital import BundledSource, CsvSource
+from fedward.client.data.sources import BundledSource, CsvSource
+from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.study import Study
 from fedward.study.table_data import Feature, TableData
@@ -21,29 +22,27 @@ Strings = pd.DataFrame
 _LARGEST = 1e18  # its square is still a float32
 
 
-def read_table(
-    source: CsvSource | BundledSource, study: Study, folder: Path, faults: Faults = STRICT
-) -> RawRecords:
+def read_table(source: CsvSource | BundledSource, study: Study, context: Context) -> RawRecords:
     """The rows that a study asks for.
 
     Args:
         source: Where the table is.
         study: Which columns it needs.
-        folder: The hospital's.
-        faults: Told of rows that cannot be used.
+        context: The hospital's folder, and who is told of rows that cannot be used.
 
     Raises:
         DataError: A file, a column or a value is not as the study needs it; the message names it.
     """
-    where, cells = _cells(source, folder)
-    data = study.data
+    where, cells = _cells(source, context.folder)
+    data, faults = study.data, context.faults
     if not isinstance(data, TableData):
         raise DataError(
             f"is a table, but the study asks for {data.kind}",
             todo="point [data] in hospital.toml to the right files",
             where=where,
         )
-    wanted = [*data.features, data.label, *_patient_column(source)]
+    cells = cells.rename(columns={theirs: ours for ours, theirs in source.columns_are.items()})
+    wanted = [*data.features, *data.label_columns, *_patient_column(source)]
     if absent := [column for column in wanted if column not in cells.columns]:
         raise DataError(
             f"has no column {absent[0]!r}",
@@ -54,11 +53,11 @@ def read_table(
     blocks = [_inputs(whole[name], spec, where, faults) for name, spec in data.features.items()]
     parts = cells["part"].loc[whole.index].to_numpy(dtype=str) if "part" in cells else None
     rows = whole.index.to_numpy(dtype=np.int64)
-    labels = class_numbers(
-        list(whole[data.label]),
+    labels = targets(
+        [list(whole[column]) for column in data.label_columns],
         data,
         study.task,
-        where=f"{where}: column {data.label!r}",
+        where=f"{where}: column {', '.join(map(repr, data.label_columns))}",
         rows=list(rows),
         faults=faults,
     )

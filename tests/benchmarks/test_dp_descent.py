@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedward.client.data.records import Records
 from fedward.client.training import train
 from fedward.models.registry import build, settled
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.secret_stream import SecretStream
 from fedward.study.study import Study, parse_study
@@ -79,7 +79,7 @@ def federated(
             here = build(study, seed=0)
             here.load_state_dict(before)
             steps = private(patients, sigma, seed * ROUNDS + number)
-            train(here, records, study, Classification(study), steps)
+            train(here, records, study, task_of(study), steps)
             for name, entry in here.state_dict().items():
                 after[name] += entry * patients / sum(SIZES)
         model.load_state_dict(after)

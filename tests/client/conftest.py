@@ -15,7 +15,7 @@ from fedward.client.hospital import HospitalFile
 from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.privacy.contribution import Layout, Total
 from fedward.privacy.plain_sum import PlainSum
 from fedward.study.messages import (
@@ -137,7 +137,7 @@ def refusal_from(site: Site, asked: Request | Query) -> Refusal:
 
 def total_of(study: Study, vector: Vector, *, update: bool = True) -> Total:
     """The sum over this one hospital."""
-    layout = Layout(len(start_of(study)) if update else 0, Classification(study).size)
+    layout = Layout(len(start_of(study)) if update else 0, task_of(study).size)
     summed = PlainSum(layout)
     summed.add(vector)
     return summed.total()

@@ -10,14 +10,11 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedward.client.data.sources import BundledSource, CsvSource, FolderSource, NpzSource
 from fedward.client.hospital import (
-    BundledSource,
     Consortium,
-    CsvSource,
-    FolderSource,
     HospitalFile,
     Limits,
-    NpzSource,
     Pretended,
     read_hospital,
     write_hospital,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import RawRecords, as_text
-from fedward.client.hospital import FolderSource, NpzSource
+from fedward.client.data.sources import FolderSource, NpzSource
 from fedward.study.errors import DataError
 from fedward.study.study import Study
 

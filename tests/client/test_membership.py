@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedward.client.hospital import BundledSource, Consortium, HospitalFile
+from fedward.client.data.sources import BundledSource
+from fedward.client.hospital import Consortium, HospitalFile
 from fedward.client.membership import read_membership
 from fedward.privacy.identity import Identity
 from fedward.privacy.key_file import write_key

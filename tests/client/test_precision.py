@@ -7,7 +7,7 @@ import pytest
 
 from fedward.client.hospital import HospitalFile
 from fedward.client.site import Site
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.study.study import Study
 from tests.client.conftest import (
     DECLARED,
@@ -31,7 +31,7 @@ def trained_and_judged(site: Site, study: Study) -> dict[str, float]:
     model = (start_of(study) + update).astype(np.float32)
     judged = judging(study, "test", model=model, run="run-2")
     before, after = (
-        Classification(study).metrics(total_of(study, vector_from(site, ask), update=False).metrics)
+        task_of(study).metrics(total_of(study, vector_from(site, ask), update=False).metrics)
         for ask in (judging(study, "test"), judged)
     )
     assert after["loss"] < before["loss"]

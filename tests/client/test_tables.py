@@ -11,7 +11,7 @@ import pytest
 
 from fedward.client.data.reading import read_all
 from fedward.client.data.records import RawRecords
-from fedward.client.hospital import BundledSource, CsvSource
+from fedward.client.data.sources import BundledSource, CsvSource
 from fedward.study.errors import DataError
 from fedward.study.study import Study
 

@@ -15,7 +15,7 @@ from fedward.client.data.records import Records
 from fedward.client.evaluation import metric_sums
 from fedward.client.training import make_optimizer, train
 from fedward.models.registry import build
-from fedward.models.task import Classification
+from fedward.models.task import task_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.privacy_errors import NotThePoissonSample, StepsMismatch, UntrainableLayer
 from fedward.privacy.steps import Batch, LocalSteps, PlainSteps
@@ -57,7 +57,7 @@ def trained(
         training.local_steps,
         seeded(),
     )
-    train(model, data or records(), study, Classification(study), steps)
+    train(model, data or records(), study, task_of(study), steps)
     return model
 
 
@@ -312,7 +312,7 @@ def test_every_optimizer_can_train_privately(name: str, study_with: StudyWith) -
 
 def test_training_learns(study_with: StudyWith) -> None:
     study = study_with({"training.local_epochs": 20, "training.batch_size": 8})
-    task = Classification(study)
+    task = task_of(study)
     before, after = (
         task.metrics(metric_sums(model, records(), task))
         for model in (build(study, seed=1), trained(study))
@@ -327,7 +327,7 @@ def test_training_learns(study_with: StudyWith) -> None:
 
 def test_judging_in_pieces_is_judging_at_once(study_with: StudyWith) -> None:
     study = study_with({})
-    task, model, data = Classification(study), build(study, seed=1), records(1300)
+    task, model, data = task_of(study), build(study, seed=1), records(1300)
 
     found = metric_sums(model, data, task)
 
@@ -339,7 +339,7 @@ def test_judging_in_pieces_is_judging_at_once(study_with: StudyWith) -> None:
 
 def test_no_records_give_zeros(study_with: StudyWith) -> None:
     study = study_with({})
-    task = Classification(study)
+    task = task_of(study)
 
     found = metric_sums(build(study, seed=1), records(0), task)
 
@@ -349,7 +349,7 @@ def test_no_records_give_zeros(study_with: StudyWith) -> None:
 
 def test_judging_uses_no_dropout_and_leaves_no_gradient(study_with: StudyWith) -> None:
     study = study_with({})
-    task = Classification(study)
+    task = task_of(study)
     model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.9)).train()
 
     one, other = (metric_sums(model, records(), task) for _ in range(2))

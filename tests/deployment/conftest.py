@@ -15,14 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import RecordDict
 
 from fedward.client.daemon import Daemon, make_daemon
+from fedward.client.data.sources import CsvSource
 from fedward.client.happenings import Happening, WorkerRestarted
-from fedward.client.hospital import (
-    Consortium,
-    CsvSource,
-    DaemonSettings,
-    HospitalFile,
-    write_hospital,
-)
+from fedward.client.hospital import Consortium, DaemonSettings, HospitalFile, write_hospital
 from fedward.models import flat
 from fedward.models.registry import build
 from fedward.study.messages import TRAIN, Answer, TrainRequest

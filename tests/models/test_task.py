@@ -20,7 +20,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from fedward.models.scores import BINS
-from fedward.models.task import Classification
+from fedward.models.task import Classification, task_of
 from fedward.study.study import Study
 
 StudyWith = Callable[[Mapping[str, object]], Study]
@@ -32,15 +32,13 @@ ODD = (float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38)
 @pytest.fixture(scope="session")
 def binary(study_with: StudyWith) -> Classification:
     """Two classes, called at one half."""
-    return Classification(study_with({}))
+    return task_of(study_with({}))
 
 
 @pytest.fixture(scope="session")
 def multiclass(study_with: StudyWith) -> Classification:
     """Four classes."""
-    return Classification(
-        study_with({"task": {"kind": "multiclass", "classes": ["a", "b", "c", "d"]}})
-    )
+    return task_of(study_with({"task": {"kind": "multiclass", "classes": ["a", "b", "c", "d"]}}))
 
 
 def records(classes: int, count: int, seed: int, signal: float = 1.5) -> tuple[Tensor, Tensor]:
@@ -208,14 +206,14 @@ def test_the_loss_of_a_record_is_minus_the_logarithm_of_its_class_probability(
 
 
 def test_a_set_threshold_is_used_as_it_is(study_with: StudyWith) -> None:
-    task = Classification(study_with({"task.threshold": 0.3}))
+    task = task_of(study_with({"task.threshold": 0.3}))
 
     assert task.threshold(None) == 0.3
 
 
 @pytest.mark.parametrize("rule", ["max_accuracy", "max_balanced_accuracy"])
 def test_a_threshold_cannot_be_chosen_on_nothing(rule: str, study_with: StudyWith) -> None:
-    task = Classification(study_with({"task.threshold": rule}))
+    task = task_of(study_with({"task.threshold": rule}))
 
     assert task.threshold(None) == 0.5
     assert task.threshold(np.zeros(task.size)) == 0.5
@@ -226,7 +224,7 @@ def test_a_threshold_cannot_be_chosen_on_nothing(rule: str, study_with: StudyWit
 def test_no_other_threshold_is_better_than_the_chosen_one(
     rule: str, seed: int, study_with: StudyWith
 ) -> None:
-    task = Classification(study_with({"task.threshold": rule}))
+    task = task_of(study_with({"task.threshold": rule}))
     logits, labels = records(2, 400, seed, signal=1.0)
     kept = (labels == 0) | (torch.arange(400) % 5 == 0)  # far fewer of the finding
     sums = task.sums(logits[kept] + torch.tensor([0.0, 1.0]), labels[kept])
@@ -248,7 +246,7 @@ def test_no_other_threshold_is_better_than_the_chosen_one(
 def test_where_everybody_is_of_one_class_the_chosen_threshold_calls_that_class(
     label: int, rule: str, study_with: StudyWith
 ) -> None:
-    task = Classification(study_with({"task.threshold": rule}))
+    task = task_of(study_with({"task.threshold": rule}))
     logits = torch.tensor([[0.0, 40.0], [0.0, -40.0], [0.0, 0.0]])
     sums = task.sums(logits, torch.full((3,), label))
 

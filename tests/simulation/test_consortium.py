@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedward.client.hospital import BundledSource, HospitalFile, read_hospital, write_hospital
+from fedward.client.data.sources import BundledSource
+from fedward.client.hospital import HospitalFile, read_hospital, write_hospital
 from fedward.client.membership import Membership, read_membership
 from fedward.privacy.identity import Identity
 from fedward.simulation.consortium import found_consortium

@@ -127,7 +127,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
         ({"study.name": 3}, "study.name", "3"),
         ({"study.format": 2}, "study.format", "2"),
         ({"study.format": True}, "study.format", "true"),
-        ({"task.kind": "regression"}, "task.kind", '"regression"'),
+        ({"task.kind": "poetry"}, "task.kind", "'poetry'"),
         ({"task.threshold": 1}, "task.threshold", "1"),
         ({"task.threshold": "max_auc"}, "task.threshold", '"max_auc"'),
         ({"task.threshold": "0.5"}, "task.threshold", '"0.5"'),

@@ -1,0 +1,91 @@
+"""Texts, and sequences of letters such as DNA: what a model reads as numbers of tokens.
+
+Tokens are numbered: 0 fills up after the end, 1 is whatever the vocabulary lacks, and the
+vocabulary's own begin at 2. The vocabulary is in the study, so that it tells nothing of anybody.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fedward.study.any_data import AnyData, Label
+
+Length = Annotated[int, Field(ge=1, le=65536)]
+_FIRST = 2
+
+
+class TextData(AnyData):
+    """Texts of a language.
+
+    Attributes:
+        text: The column that holds the text.
+        length: Most tokens of a record; what comes after is cut off.
+        vocabulary: Words and word pieces (those that go on begin with `##`), each a token.
+        buckets: Instead of a vocabulary, so many tokens, and a hash says which is a word's.
+        lower: Whether capital letters count as small ones.
+        label: The column of the label, or several.
+    """
+
+    kind: Literal["text"]
+    text: str = "text"
+    length: Length
+    vocabulary: Annotated[tuple[str, ...], Field(min_length=1, max_length=200_000)] | None = None
+    buckets: Annotated[int, Field(ge=2, le=2**20)] | None = None
+    lower: bool = True
+    label: Label = "label"
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> TextData:
+        if (self.vocabulary is None) == (self.buckets is None):
+            raise ValueError("exactly one of vocabulary and buckets")
+        if self.vocabulary is not None and len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("each word of the vocabulary once")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Different tokens, with the two that every vocabulary has."""
+        return _FIRST + (len(self.vocabulary) if self.vocabulary else self.buckets or 0)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as the model sees it: token numbers, int64."""
+        return (self.length,)
+
+
+class SequenceData(AnyData):
+    """Sequences of letters: DNA, RNA, proteins, molecules as SMILES.
+
+    Attributes:
+        sequence: The column that holds the sequence; or several, one for each letter.
+        alphabet: The letters, each a token. In SMILES a letter may be two characters (`Cl`, `Br`)
+            or a bracket (`[nH]`).
+        length: Most letters of a record.
+        longer: What to do with more: `refuse` or `cut`.
+        label: The column of the label, or several.
+    """
+
+    kind: Literal["sequence"]
+    sequence: Label = "sequence"
+    alphabet: Annotated[tuple[str, ...], Field(min_length=2, max_length=4096)]
+    length: Length
+    longer: Literal["refuse", "cut"] = "refuse"
+    label: Label = "label"
+
+    @model_validator(mode="after")
+    def _each_letter_once(self) -> SequenceData:
+        if len(set(self.alphabet)) != len(self.alphabet) or "" in self.alphabet:
+            raise ValueError("each letter once")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Different tokens, with the two that every vocabulary has."""
+        return _FIRST + len(self.alphabet)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as the model sees it: token numbers, int64."""
+        return (self.length,)
