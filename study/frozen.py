@@ -102,17 +102,20 @@ def _first_fault(kind: type[BaseModel], error: ValidationError, values: Mapping[
     key = ".".join(_without_tags(fault["loc"], values, absent=absent)) or "the whole file"
     if fault["type"] == "extra_forbidden":
         return Fault(key, "an unknown key", _known_keys(kind, fault["loc"]))
-    if fault["type"] == "missing":
-        return Fault(key, "nothing", "a value: this key is needed")
-    if fault["type"] == "union_tag_not_found":
-        tag = str(fault["ctx"]["discriminator"]).strip("'")
-        return Fault(f"{key}.{tag}", "nothing", "a value: it says which kind of table this is")
+    if fault["type"] in {"missing", "union_tag_not_found"}:
+        return Fault(key, "nothing", _needed(fault))
     given = "impossible numbers" if isinstance(fault["input"], dict) else _shown(fault["input"])
     if fault["type"] == "union_tag_invalid":
         tag = str(fault["ctx"]["discriminator"]).strip("'")
         return Fault(f"{key}.{tag}", repr(fault["ctx"]["tag"]), str(fault["ctx"]["expected_tags"]))
     allowed = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return Fault(key, given, allowed)
+
+
+def _needed(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "missing":
+        return "a value: this key is needed"
+    return f"a table with the key {fault['ctx']['discriminator']}"
 
 
 def _shown(value: object) -> str:

@@ -304,7 +304,6 @@ def test_a_category_stands_once(categories: list[object], values_with: ValuesWit
     ("table", "key"),
     [
         ("study", "name"),
-        ("task", "kind"),
         ("task", "classes"),
         ("model", "name"),
         ("data", "label"),
