@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedward.client.fleet import HEARTBEAT_SECONDS, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import FleetError, MessageRefused, RunOver
@@ -43,7 +40,7 @@ from fedward.client.hospital import (
 )
 from fedward.client.letter import Letter, reply_to
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
-from fedward.privacy.key_file import read_key, unusable_key
+from fedward.privacy.transport import TransportKey
 from fedward.study.errors import DataError, HospitalError
 from fedward.study.wire import pack_answer
 
@@ -341,10 +338,8 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
 
 
 def _line(consortium: Consortium, folder: Path, address: str, state: Path) -> FleetConnection:
-    transport, ca = folder / (consortium.transport or ""), folder / (consortium.ca or "")
-    key = read_key(transport)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise unusable_key(transport, "the key is of another kind than elliptic curve P-384")
+    ca = folder / (consortium.ca or "")
+    key = TransportKey.load(folder / (consortium.transport or "")).key
     try:
         authority = ca.read_bytes()
     except OSError as error:
@@ -354,25 +349,3 @@ def _line(consortium: Consortium, folder: Path, address: str, state: Path) -> Fl
             where=str(ca),
         ) from None
     return FleetConnection(address, authority, key, node=state / _NODE)
-
-
-def run_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> None:
-    """Serve the aggregator until SIGTERM or SIGINT comes; for the main thread.
-
-    Args:
-        hospital_path: The `hospital.toml`.
-        listeners: Who is told what happens.
-
-    Raises:
-        FedwardError: As `make_daemon`.
-    """
-    daemon = make_daemon(hospital_path, listeners)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        number: signal.signal(number, lambda _number, _frame: daemon.stop()) for number in signals
-    }
-    try:
-        daemon.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -72,6 +72,8 @@ from fedward.client.fleet_errors import (
     UntestedFlower,
 )
 from fedward.client.letter import LARGEST_LETTER, Letter
+from fedward.privacy.public_file import write_public
+from fedward.study.errors import DataError
 
 TESTED = "1.41"
 HEARTBEAT_SECONDS = 15.0  # after twice this without one, the aggregator counts a hospital as gone
@@ -188,8 +190,8 @@ class FleetConnection:
         answer = self._call("activate-node", asked, ActivateNodeResponse)
         self._node = Node(node_id=answer.node_id)
         if self._remembered is not None:
-            with contextlib.suppress(OSError):  # on a full disk it is not remembered
-                self._remembered.write_text(f"{answer.node_id}\n", encoding="ascii")
+            with contextlib.suppress(DataError):  # on a full disk it is not remembered
+                write_public(self._remembered, f"{answer.node_id}\n".encode())
         return int(answer.node_id)
 
     def heartbeat(self) -> None:

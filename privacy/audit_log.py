@@ -24,6 +24,8 @@ from typing import Any, Literal
 from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
 from fedward.privacy.protocol_errors import BadSignature
+from fedward.privacy.public_file import keep_names
+from fedward.privacy.secret_file import write_secret
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
 from fedward.study.errors import DataError, FedwardError
 
@@ -168,20 +170,14 @@ class AuditLog:
         self._size = whole
         torn = content[whole:]
         if torn:
-            self._keep_aside(torn)
+            aside = self._path.with_name(f"{self._path.name}.torn-{self._number + 1}")
+            write_secret(aside, torn, over=True)
             os.ftruncate(self._file, whole)
         if not self._number:
             self._append("began", "own")
-            _sync_folder(self._path.parent)
+            keep_names(self._path.parent)
         if torn:
             self._append("torn", "own", size=len(torn), sha256=hashlib.sha256(torn).hexdigest())
-
-    def _keep_aside(self, torn: bytes) -> None:
-        aside = self._path.with_name(f"{self._path.name}.torn-{self._number + 1}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(torn)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _append(self, kind: str, direction: Direction, **said: Any) -> Line:  # noqa: ANN401
         at = self._now().isoformat(timespec="milliseconds")
@@ -348,24 +344,13 @@ def _head(path: Path) -> Path:
 
 def _write_head(path: Path, number: int, last: str) -> None:
     """Not waited for: a head that a power cut sets back still is one of this log."""
-    aside = path.with_name(f"{path.name}.head.tmp")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "wb") as handle:
-        handle.write(canonical({"hash": last, "lines": number}))
-    aside.replace(_head(path))
+    head = canonical({"hash": last, "lines": number})
+    write_secret(_head(path), head, over=True, wait=False)
 
 
 def _write_whole(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unusable(path: Path, why: str) -> DataError:
