@@ -24,7 +24,6 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fedward.client.hospital import refuse_pretended
 from fedward.client.letter import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
@@ -186,11 +185,12 @@ def serve(hospital: Path, pipe: Connection) -> None:
     Raises:
         OptionError: The hospital's noise would have a seed.
     """
-    from fedward.client.app import make_app, open_site  # torch: the daemon does without
+    from fedward.client.app import make_app  # torch: the daemon does without
+    from fedward.client.current import CurrentSite
 
-    site = open_site(hospital)
-    refuse_pretended(site.hospital, hospital)  # the app asks only whom it has to find itself
-    app = make_app(lambda _: site)
+    current = CurrentSite(hospital)
+    name = current.now().hospital.name
+    app = make_app(lambda _: current.now())
 
     def answer(letter: Letter) -> Letter:
         try:
@@ -200,7 +200,7 @@ def serve(hospital: Path, pipe: Connection) -> None:
         except Exception as error:
             _reraise_exhausted(error)
             _LOG.error("%s: %s", type(error).__name__, error)
-            return reply_to(letter, pack_answer(could_not_finish(site.hospital.name)))
+            return reply_to(letter, pack_answer(could_not_finish(name)))
 
     with suppress(EOFError, ConnectionError):  # the daemon has ended, or was killed
         pipe.send_bytes(_READY)
