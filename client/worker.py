@@ -10,6 +10,7 @@ Between the two runs a pipe of plain bytes; nothing that came from the network i
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -88,17 +89,22 @@ class Worker:
         self._pipe = Connection(ours.detach())
         self._why, self._ready = "", False
 
-    def ask(self, letter: Letter) -> Letter:
+    def ask(self, letter: Letter, seconds: float = math.inf) -> Letter:
         """Let the process answer.
 
+        Args:
+            letter: The question.
+            seconds: For how long anybody waits for it, above 0; the deadline may be shorter.
+
         Raises:
-            WorkerLost: It ended, or was ended because it took longer than the deadline.
+            WorkerLost: It ended, or was ended because it took longer than it may.
         """
+        most = min(self._deadline, seconds)
         self.start()
         try:
             with self._alarm(_START, "it needed longer to start"):
                 pipe = self._await_ready()
-            with self._alarm(self._deadline, "it took longer"):
+            with self._alarm(most, "it took longer"):
                 pipe = self._give(letter, pipe)
                 return Letter.read(pipe.recv_bytes)
         except (EOFError, OSError):

@@ -16,6 +16,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +117,7 @@ class AuditLog:
         """
         self._path, self._hospital, self._identity, self._now = path, hospital, identity, now
         self._one = threading.Lock()
+        self._half = False  # whether something may stand after the last line
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -188,16 +190,25 @@ class AuditLog:
         _read_entry(_read(line, number)[0]["entry"], number)  # what cannot be read is not written
         last = hashlib.sha256(line).hexdigest()
         try:
+            self._cut()
+            self._half = True
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)
             _write_head(self._path, number, last)
+            self._half = False
         except OSError as error:
-            # A full disk may have taken half of it, or the line and not its head.
-            os.ftruncate(self._file, self._size)
+            with suppress(OSError):  # else the next line tries it again
+                self._cut()
             raise _unusable(self._path, str(error.strerror)) from None
         self._size += len(line) + 1
         self._number, self._last = number, last
         return Line(number, entry, last)
+
+    def _cut(self) -> None:
+        """A full disk may have taken half of a line, or the line and not its head."""
+        if self._half:
+            os.ftruncate(self._file, self._size)
+            self._half = False
 
 
 def verify(path: Path, public: bytes, *, own: bool = False) -> list[Line]:
