@@ -13,14 +13,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import email.utils
 import hashlib
 import importlib.metadata
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,15 +61,14 @@ from google.protobuf.message import Message as Protobuf
 
 from fedward.client.fleet_errors import (
     CertificateRefused,
-    ClockDiffers,
     ConnectionLost,
     FleetError,
     KeyRefused,
     MessageRefused,
     RunOver,
-    ServerTrouble,
     UntestedFlower,
 )
+from fedward.client.fleet_trouble import cut, key_refused, refused, trouble
 from fedward.client.letter import LARGEST_LETTER, Letter
 from fedward.privacy.public_file import write_public
 from fedward.study.errors import DataError
@@ -202,7 +200,7 @@ class FleetConnection:
         """
         asked = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
         if not self._call("send-node-heartbeat", asked, SendNodeHeartbeatResponse).success:
-            raise _key_refused(self.address)
+            raise key_refused(self.address)
 
     def receive(self) -> Letter | None:
         """The next message for this hospital, whole, or None.
@@ -365,20 +363,20 @@ class FleetConnection:
             ) as response:
                 body = self._body(response, most + 1024)
         except httpx.TransportError as error:
-            raise _cut(error, self.address) from error
+            raise cut(error, self.address) from error
         if response.status_code != httpx.codes.OK:
-            raise self._refused(response)
+            raise refused(response, self.address, now=self._now(), tolerance=CLOCK_TOLERANCE)
         answer: Response = kind()
         try:
             answer.ParseFromString(body)
         except DecodeError:
-            raise _trouble("it answers with something else than Flower", self.address) from None
+            raise trouble("it answers with something else than Flower", self.address) from None
         return answer
 
     def _body(self, response: httpx.Response, most: int) -> bytes:
         """The answer's body, if it comes in time and is not larger than it may be."""
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise _trouble("it answers in a packed form", self.address)
+            raise trouble("it answers in a packed form", self.address)
         last = time.monotonic() + _LONGEST_CALL
         pieces, size = [], 0
         for piece in response.iter_raw():
@@ -405,33 +403,6 @@ class FleetConnection:
             }
             self._signed = (now, {**self._versions, **signed})
         return self._signed[1]
-
-    def _refused(self, response: httpx.Response) -> FleetError:
-        status = response.status_code
-        if status == httpx.codes.UNAUTHORIZED:
-            return self._clock_differs(response) or _key_refused(self.address)
-        if status == httpx.codes.PRECONDITION_FAILED:
-            return _key_refused(self.address)
-        if status == httpx.codes.FORBIDDEN:
-            return RunOver("this run has ended", where=self.address)
-        if status in (httpx.codes.BAD_REQUEST, 413, 422):
-            return MessageRefused(f"it refuses a message (HTTP {status})", where=self.address)
-        return _trouble(f"it answers with HTTP {status}", self.address)
-
-    def _clock_differs(self, response: httpx.Response) -> ClockDiffers | None:
-        try:
-            theirs = email.utils.parsedate_to_datetime(response.headers["date"])
-        except (KeyError, ValueError):
-            return None
-        ahead = self._now() - theirs.timestamp()
-        if abs(ahead) < CLOCK_TOLERANCE - 1:  # the header has whole seconds
-            return None
-        return ClockDiffers(
-            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
-            f"the aggregator's, and only {CLOCK_TOLERANCE:.0f} s are tolerated",
-            todo="set it, best by NTP on both machines",
-            where=self.address,
-        )
 
 
 @dataclass
@@ -509,50 +480,3 @@ def _trusting(ca: bytes, address: str) -> ssl.SSLContext:
             where=address,
         ) from None
     return context
-
-
-def _cut(error: BaseException, address: str) -> FleetError:
-    """What a transport error means; its cause may be hidden several errors deep."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return CertificateRefused(
-                f"its certificate is not good ({cause.verify_message})",
-                todo="check the address, ca.pem and this machine's clock, or ask the coordinator",
-                where=address,
-            )
-    if any(isinstance(cause, ssl.SSLError) and "EOF" not in str(cause) for cause in causes):
-        return CertificateRefused(
-            "what answers there does not speak TLS as an aggregator does",
-            todo="check the address, or ask the coordinator",
-            where=address,
-        )
-    if isinstance(error, httpx.TimeoutException):
-        return ConnectionLost(
-            "it does not answer", todo="nothing: it is tried again", where=address
-        )
-    what = "it cannot be reached" if isinstance(error, httpx.ConnectError) else "the line was cut"
-    return ConnectionLost(
-        f"{what} ({str(error) or type(error).__name__})",
-        todo="nothing: it is tried again",
-        where=address,
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _key_refused(address: str) -> KeyRefused:
-    return KeyRefused(
-        "it does not let this hospital's transport key in",
-        todo="wait a minute if it has just been stopped, else ask whether the aggregator's roster "
-        "has it",
-        where=address,
-    )
-
-
-def _trouble(what: str, address: str) -> ServerTrouble:
-    return ServerTrouble(what, todo="tell whoever runs the aggregator if it stays", where=address)
