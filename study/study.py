@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -336,10 +337,14 @@ def parse_study(values: dict[str, Any]) -> Study:
     return study
 
 
+# Unicode's control, format and surrogate characters, and its separators of lines and paragraphs.
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
 def _refuse_unprintable(study: Study) -> None:
     """What people read before they approve must not be able to write over what they read."""
     for key, text in _texts(study.model_dump(mode="json", exclude={"simulation"}), ""):
-        if not text.isprintable():
+        if any(unicodedata.category(character) in _OBEYED for character in text):
             raise StudyError(
                 printable(key),
                 given=ascii(text)[:80],
