@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward.cli.console import messages, output
+from fedward.cli.fingerprint import confirm
+from fedward.cli.given_file import faults_of
 from fedward.study.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -38,11 +40,12 @@ def init(
     aggregator: _File = _HERE,
 ) -> None:
     """Make the aggregator's file, its TLS key and a request for its certificate."""
+    from fedward.privacy.public_file import write_public
     from fedward.server.aggregator import found_aggregator
 
     found = found_aggregator(aggregator, name=name, host=host, port=port)
     request = aggregator.with_name("request.csr")
-    request.write_bytes(found.request())
+    write_public(request, found.request())
     output.print(f"written: {aggregator}, {found.key_path}, {request}")
     output.print(
         f"send {request} to the coordinator, and compare by telephone: {found.fingerprint}"
@@ -54,8 +57,8 @@ def enroll(
     *,
     answer: Annotated[Path, typer.Option(help="What the coordinator sent back.")],
     coordinator: Annotated[
-        str, typer.Option(help="Fingerprint of the coordinator's key, told by telephone.")
-    ] = "",
+        str | None, typer.Option(help="Fingerprint of the coordinator's key, told by telephone.")
+    ] = None,
     aggregator: _File = _HERE,
 ) -> None:
     """Install the coordinator's answer: certificate, authority, roster and the coordinator's key.
@@ -65,12 +68,10 @@ def enroll(
     from fedward.privacy.enrolment import claimed_coordinator, fingerprint
 
     service, document = _aggregator(aggregator), _read(answer, "answer")
-    if not coordinator:
+    with faults_of(answer):
         shown = fingerprint(claimed_coordinator(document))
-        messages.print(f"the coordinator's key: {shown}")
-        typer.confirm("Did the coordinator read out the same by telephone?", abort=True, err=True)
-        coordinator = shown
-    service.enroll(document, coordinator)
+        confirm(shown, coordinator, whose="the coordinator", option="--coordinator")
+        service.enroll(document, shown)
     output.print(f"enrolled; roster {service.roster().version}; next: fedward aggregator start")
 
 

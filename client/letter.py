@@ -95,6 +95,12 @@ class Letter:
         return int(self._opened.message.metadata.run_id)
 
     @cached_property
+    def seconds(self) -> float:
+        """How long whoever sent it waits for the answer, from when it was sent; not below 0."""
+        lasts = float(self._opened.message.metadata.ttl)
+        return lasts if lasts > 0 else 0.0  # no number is not above 0 either
+
+    @cached_property
     def terms(self) -> Mapping[str, Term]:
         """The message's table of scalars, whose values are unchecked; empty if there is none."""
         if self._opened.terms is None:

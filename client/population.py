@@ -15,7 +15,8 @@ from pathlib import Path
 
 from fedward.client.data.records import Records
 from fedward.privacy.framing import framed
-from fedward.privacy.key_file import read_secret, write_secret
+from fedward.privacy.key_file import read_secret
+from fedward.privacy.secret_file import write_secret
 from fedward.study.errors import DataError
 
 _KEY = "population.key"

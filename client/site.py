@@ -31,7 +31,7 @@ from fedward.client.device import choose_device
 from fedward.client.evaluation import mean_loss, metric_sums
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
-from fedward.client.membership import keep_newest_roster
+from fedward.client.membership import keep_newest_roster, roster_digest
 from fedward.client.offers import file_offer
 from fedward.client.population import population_digest
 from fedward.client.randomness import generator
@@ -121,7 +121,7 @@ class Site:
         self._folder = folder
         self._loaded: dict[str, Loaded] = {}
         self._approvals: dict[str, Approval] = {}
-        self._ways: dict[tuple[str, str], Summing] = {}
+        self._ways: dict[tuple[str, str, str], Summing] = {}
         self._scaled: tuple[Loaded, Scaling, Parts] | None = None
 
     @cached_property
@@ -176,8 +176,7 @@ class Site:
 
     def _consider(self, offer: OfferQuery) -> Considered:
         """File what is offered for a person to read, and say whether one has approved it."""
-        if keep_newest_roster(offer.roster, self.hospital, self._folder):
-            self._ways.clear()  # they hold the roster of before
+        keep_newest_roster(offer.roster, self.hospital, self._folder)
         studies = self._folder / self.hospital.studies
         file_offer(offer.signed, offer.study, self.hospital, studies)
         return Considered(self.hospital.name, is_approved(studies, offer.study))
@@ -230,12 +229,13 @@ class Site:
         return Layout(parameters, loaded.task.size, loaded.task.reals)
 
     def _summing(self, study: Study, digest: str, run: str) -> Summing:
-        """How contributions to a run leave, kept between its requests."""
-        if (digest, run) not in self._ways:
+        """How contributions to a run leave, kept between its requests until the roster changes."""
+        way = (digest, run, roster_digest(self.hospital, self._folder))
+        if way not in self._ways:
             if len(self._ways) >= _MOST_RUNS:
                 self._ways.clear()
-            self._ways[digest, run] = make_summing(self.hospital, self._folder, study, run=run)
-        return self._ways[digest, run]
+            self._ways[way] = make_summing(self.hospital, self._folder, study, run=run)
+        return self._ways[way]
 
     def _refusal(self, error: Exception) -> Refusal:
         """What may be told outside: an error about data may quote a patient's record."""

@@ -135,8 +135,7 @@ def test_until_it_is_on_the_disk_it_is_not_at_its_path(
     monkeypatch.setattr(os, "fsync", looked_at)
     write_key(path, KEY)
 
-    assert there
-    assert not any(there)
+    assert there == [False, True]  # its content, then its name
     assert path.exists()
 
 
