@@ -38,6 +38,8 @@ def _lines(study: Study, digest: str) -> Iterator[str]:
     yield f"  with        {_hospitals(study)}"
     yield f"  sums        {_sums(study)}"
     yield f"  patients    {_privacy(study)}"
+    if study.evaluation_noise is not None:
+        yield f"  judges      with noise of its own, multiplier {study.evaluation_noise:g}, charged"
     yield "No record leaves the hospital. An approval can be withdrawn at any time."
 
 
