@@ -23,7 +23,7 @@ from fedward.models.task import Classification, Sums, log_odds_of
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
-_TIMES_UNKNOWING = 6  # the bound of a loss, in units of the loss of a model that knows nothing
+_TIMES_UNKNOWING = 4  # the bound of a loss, in units of the loss of a model that knows nothing
 _FEWEST = 1.0  # patients; below that nothing is known
 
 
