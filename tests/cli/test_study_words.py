@@ -15,3 +15,14 @@ def test_a_title_cannot_write_over_other_lines() -> None:
     assert all(line.isprintable() for line in lines)
     assert "nice\ufffd[1A" in lines[0]
     assert sum(line.startswith("  patients") for line in lines) == 1
+
+
+def test_noise_in_evaluation_is_a_line_of_its_own() -> None:
+    local = {"mode": "local", "epsilon": 2.0, "delta": 1e-3, "sampling_rate": 0.5}
+    silent = study_of(privacy=local)
+    noised = study_of(privacy=local | {"evaluation_noise_multiplier": 2.5})
+
+    lines = list(words_of(noised, noised.digest()))
+
+    assert any(line.startswith("  judges ") and "2.5" in line for line in lines)
+    assert not any(line.startswith("  judges ") for line in words_of(silent, silent.digest()))
