@@ -43,6 +43,8 @@ def _lines(study: Study, digest: str, limits: Limits) -> Iterator[str]:
     yield f"  sums        {_sums(study)}"
     yield f"  metrics     {_metrics(study)}"
     yield f"  patients    {_privacy(study)}"
+    if study.evaluation_noise is not None:
+        yield f"  judges      with noise of its own, multiplier {study.evaluation_noise:g}, charged"
     yield f"  runs        {_runs(study, limits)}"
     yield "No record leaves the hospital. An approval can be withdrawn at any time."
 

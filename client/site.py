@@ -20,6 +20,7 @@ from torch import nn
 from fedward.client.approvals import Approval, approved_study, is_approved
 from fedward.client.charging import (
     Patients,
+    charge_judging,
     charge_measuring,
     charged_steps,
     declared_patients,
@@ -28,7 +29,7 @@ from fedward.client.charging import (
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
-from fedward.client.evaluation import mean_loss, metric_sums
+from fedward.client.evaluation import mean_loss, metric_sums, noised_sums
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
 from fedward.client.membership import keep_newest_roster, roster_digest
@@ -40,6 +41,7 @@ from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
+from fedward.models.noised_task import NoisedClassification, task_of
 from fedward.models.registry import build
 from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
@@ -92,7 +94,8 @@ class Loaded:
         task: Its task.
         model: Its network, on the device; the weights are the last request's.
         parts: The hospital's records, on the device; measured features are not scaled.
-        patients: Whom it trains on; None for a study that is not private.
+        patients: Whom it trains on, and judges on with noise; None for a study that is not
+            private.
     """
 
     study: Study
@@ -286,18 +289,21 @@ class Site:
         if isinstance(study.privacy, LocalPrivacy):
             refuse_imprecise(self.precision)
             refuse_unprotected(model)
-            patients = self._patients(parts["train"])  # once: images take a while
+            noised = study.evaluation_noise is not None
+            judging = [parts["validation"], parts["test"]] if noised else []
+            patients = self._patients(parts["train"], *judging)  # once: images take a while
         self._loaded[study.digest()] = Loaded(
             study=study,
-            task=Classification(study),
+            task=task_of(study),
             model=model.to(self.device),
             parts={part: records.to(self.device) for part, records in parts.items()},
             patients=patients,
         )
 
-    def _patients(self, records: Records) -> Patients:
+    def _patients(self, records: Records, *judging: Records) -> Patients:
         state = self._folder / self.hospital.state
-        digest = population_digest(records.to(torch.device("cpu")), state)
+        cpu = torch.device("cpu")
+        digest = population_digest(records.to(cpu), state, *(part.to(cpu) for part in judging))
         return Patients(digest, len(records.patients.unique()))
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
@@ -341,13 +347,13 @@ class Site:
         flat.load(model, request.model)
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train
+        steps = self.steps_for(request, loaded)
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
-            sums = self._sums(model, loaded, parts[request.monitor])
+            sums = self._sums(request, model, loaded, parts[request.monitor])
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task, precision=self.precision)
-        steps = self.steps_for(request, loaded)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
             train(model, records, study, loaded.task, steps, server_round=request.round)
@@ -365,17 +371,45 @@ class Site:
         model = loaded.model
         flat.load(model, request.model)
         records = self._parts(request, loaded)[request.part]
-        return judged(self._sums(model, loaded, records))
+        self._charge_judging(request, loaded)
+        return judged(self._sums(request, model, loaded, records))
 
-    def _sums(self, model: nn.Module, loaded: Loaded, records: Records) -> Sums:
-        """Metric sums; in a private study nothing that a record does makes them fail."""
+    def _charge_judging(self, request: EvaluateRequest, loaded: Loaded) -> None:
+        """Judging with noise is paid for before it is done; without noise it costs nothing."""
+        study, patients, privacy = loaded.study, loaded.patients, loaded.study.privacy
+        if not isinstance(privacy, LocalPrivacy) or patients is None:
+            return
+        if study.evaluation_noise is None:
+            return
+        charge_judging(
+            request, study, privacy, patients, hospital=self.hospital, ledger=self.ledger
+        )
+        if self.hospital.simulation is None:
+            self._note_spent(request, privacy)
+
+    def _sums(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        model: nn.Module,
+        loaded: Loaded,
+        records: Records,
+    ) -> Sums:
+        """Metric sums; in a private study nothing that a record does makes them fail.
+
+        With noise they must be charged before.
+        """
+        task, precision = loaded.task, self.precision
+        if isinstance(task, NoisedClassification):
+            sampling = self._stream(request, "judged sample")
+            noise = self._stream(request, "judging noise")
+            return noised_sums(model, records, task, sampling, noise, precision=precision)
         private = isinstance(loaded.study.privacy, LocalPrivacy)
-        return metric_sums(model, records, loaded.task, bounded=private, precision=self.precision)
+        return metric_sums(model, records, task, bounded=private, precision=precision)
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update.
 
-        Metrics of the other parts have no noise: of one hospital alone they are read by nobody.
+        Metrics of the other parts are read of one hospital alone by nobody, with noise or without.
         """
         if part is None or not isinstance(study.privacy, LocalPrivacy):
             return
@@ -430,7 +464,7 @@ class Site:
             self._note_spent(request, privacy)
         return steps
 
-    def _note_spent(self, request: TrainRequest | MeasureRequest, privacy: LocalPrivacy) -> None:
+    def _note_spent(self, request: Request, privacy: LocalPrivacy) -> None:
         """Let the daemon know what the data set came to, for its audit log."""
         data, delta = self.hospital.data.name, self.hospital.limits.delta or privacy.delta
         epsilon = self.ledger.epsilon(data=data, delta=delta, accountant=privacy.accountant)

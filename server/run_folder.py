@@ -23,8 +23,9 @@ def write_results(study: Study, outcome: Outcome, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_model(study, outcome, folder / "model.safetensors")
     write_rounds(outcome, folder / "rounds.csv")
+    noise = {} if outcome.noise is None else {"evaluation_noise": outcome.noise}
     write_json(
-        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
+        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds, **noise},
         folder / "federation.json",
     )
 

@@ -213,6 +213,17 @@ class Study(Frozen):
         """Number of the exchange that judges the final model on a part, each part once."""
         return self.training.rounds + 1 + get_args(Part).index(part)
 
+    @property
+    def judged_parts(self) -> tuple[Part, ...]:
+        """The parts that the final model is judged on, in this order."""
+        return ("validation", "test") if self.data.validated else ("test",)
+
+    @property
+    def evaluation_noise(self) -> float | None:
+        """The noise multiplier of every evaluation; None where evaluation has no noise."""
+        privacy = self.privacy
+        return privacy.evaluation_noise_multiplier if isinstance(privacy, LocalPrivacy) else None
+
     def sums_sentence(self) -> str:
         """Who can read what leaves a hospital, in a sentence for people."""
         terms, asked = self.aggregation, self.participation.asked
@@ -264,7 +275,12 @@ class Study(Frozen):
 
 
 # Keys that came later, and what they say where a study was written before them.
-_LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
+_LATER = {
+    "bounds": None,
+    "scaling": "given",
+    "statistics_noise_multiplier": None,
+    "evaluation_noise_multiplier": None,
+}
 
 
 def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:

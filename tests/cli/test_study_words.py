@@ -135,3 +135,11 @@ def test_an_unknown_digest_is_one_line(north: Enrolled) -> None:
         app, ["hospital", "studies", "ab" * 8, "--hospital", str(north.path)]
     )
     assert "0 studies begin with" in str(result.exception)
+
+
+def test_noise_in_evaluation_is_a_line_of_its_own() -> None:
+    silent = told(privacy=PRIVATE)
+    noised = told(privacy={**PRIVATE, "evaluation_noise_multiplier": 2.5})
+
+    assert "2.5" in words(noised)["judges"]
+    assert "judges" not in words(silent)
