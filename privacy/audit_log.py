@@ -25,6 +25,7 @@ from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
 from fedward.privacy.protocol_errors import BadSignature
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
+from fedward.privacy.whole_file import OWNERS, keep_names, write_to_disk
 from fedward.study.errors import DataError, FedwardError
 
 _PURPOSE = "audit-log"
@@ -172,16 +173,13 @@ class AuditLog:
             os.ftruncate(self._file, whole)
         if not self._number:
             self._append("began", "own")
-            _sync_folder(self._path.parent)
+            keep_names(self._path.parent)
         if torn:
             self._append("torn", "own", size=len(torn), sha256=hashlib.sha256(torn).hexdigest())
 
     def _keep_aside(self, torn: bytes) -> None:
         aside = self._path.with_name(f"{self._path.name}.torn-{self._number + 1}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(torn)
-            file.flush()
-            os.fsync(file.fileno())
+        write_to_disk(aside, torn, mode=OWNERS)
 
     def _append(self, kind: str, direction: Direction, **said: Any) -> Line:  # noqa: ANN401
         at = self._now().isoformat(timespec="milliseconds")
@@ -358,14 +356,6 @@ def _write_head(path: Path, number: int, last: str) -> None:
 def _write_whole(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unusable(path: Path, why: str) -> DataError:

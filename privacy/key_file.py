@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from fedward.privacy.whole_file import keep_names
 from fedward.study.errors import DataError
 
 PrivateKey = Ed25519PrivateKey | X25519PrivateKey | EllipticCurvePrivateKey
@@ -69,6 +70,7 @@ def write_secret(path: Path, secret: bytes) -> None:
         os.link(aside, path)
     finally:
         aside.unlink()
+    keep_names(path.parent)
 
 
 def read_key(path: Path) -> object:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
+from fedward.privacy.whole_file import write_whole
 from fedward.study.errors import DataError
 
 
@@ -15,33 +14,14 @@ def write_public(path: Path, content: bytes) -> None:
     Raises:
         DataError: It cannot be written; what was there before is unchanged.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        try:
-            with aside.open("xb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        keep_names(path.parent)
+        write_whole(path, content)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror})",
             todo="look at the folder, its owner and the room on the disk",
             where=str(path),
         ) from None
-
-
-def keep_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is not until then."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def read_public(path: Path, *, what: str, largest: int) -> bytes:
