@@ -24,13 +24,14 @@ def write_public(path: Path, content: bytes) -> None:
         ) from None
 
 
-def read_public(path: Path, *, what: str, largest: int) -> bytes:
+def read_public(path: Path, *, what: str, largest: int, todo: str = "check the path") -> bytes:
     """A file's content; of one that is too large only so much that its reader refuses it.
 
     Args:
         path: The file.
         what: What it should be, for the error message.
         largest: Bytes.
+        todo: What to do if it cannot be read.
 
     Raises:
         DataError: It cannot be read.
@@ -40,5 +41,5 @@ def read_public(path: Path, *, what: str, largest: int) -> bytes:
             return handle.read(largest + 1)
     except OSError as error:
         raise DataError(
-            f"no {what} can be read here ({error.strerror})", todo="check the path", where=str(path)
+            f"no {what} can be read here ({error.strerror})", todo=todo, where=str(path)
         ) from None

@@ -20,12 +20,13 @@ from typing import Any, TextIO
 
 from fedward.server.aggregator import Aggregator
 from fedward.server.diary import Diary, Overheard
+from fedward.server.doorkeeper import Doorkeeper
 from fedward.server.durable import write_json
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
 from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
-from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
+from fedward.server.superlink import FLEET, FORWARDED, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
