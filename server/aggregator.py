@@ -174,14 +174,17 @@ class Aggregator:
         """
         return read_roster(_installed(self.roster_path, "roster", LARGEST_ROSTER), self.coordinator)
 
-    def check_certificate(self) -> None:
+    def check_certificate(self) -> datetime:
         """Accept by returning: the certificate names this host and key, and is valid now.
+
+        Returns:
+            When it ends, UTC.
 
         Raises:
             DataError: A file cannot be read.
             ProtocolError: Hospitals would not accept the certificate.
         """
-        check_server(
+        return check_server(
             _installed(self.certificate_path, "certificate", LARGEST_PEM),
             ca=_installed(
                 self.path.parent / self.file.ca, "certificate of the authority", LARGEST_PEM

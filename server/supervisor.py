@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +30,8 @@ from fedward.server.superlink import FLEET, FORWARDED, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
+_WARN_DAYS = 30
+_RENEW = "send request.csr to the coordinator again, then: fedward aggregator enroll --answer FILE"
 _PROBE_SECONDS = 0.5  # whoever asks whether it runs holds the lock for less
 
 
@@ -110,7 +112,7 @@ class Supervisor:
         self, aggregator: Aggregator, *, pace: Pace | None = None, stream: TextIO | None = None
     ) -> None:
         aggregator.roster()
-        aggregator.check_certificate()
+        self._certificate_ends = aggregator.check_certificate()
         self._aggregator = aggregator
         self._pace = pace or Pace()
         self._state = aggregator.state
@@ -262,15 +264,21 @@ class Supervisor:
         self._wait = self._pace.first_wait  # it answers: the next death is a first one again
 
     def _keep_certificate(self) -> None:
-        """Use a renewed certificate for the connections to come."""
+        """Use a renewed certificate for the connections to come; warn before one ends."""
         path = self._aggregator.certificate_path
         stamp = _stamp(path)
-        if self._known.setdefault("certificate", stamp) == stamp:
-            return
-        self._aggregator.check_certificate()
-        load_certificate(self._tls, path, self._aggregator.key_path)
-        self._known["certificate"] = stamp  # last: what was refused is looked at again
-        self._diary.tell("certificate renewed")
+        if self._known.setdefault("certificate", stamp) != stamp:
+            self._certificate_ends = self._aggregator.check_certificate()
+            load_certificate(self._tls, path, self._aggregator.key_path)
+            self._known["certificate"] = stamp  # last: what was refused is looked at again
+            self._due.pop("certificate", None)
+            self._diary.tell("certificate renewed")
+        days = (self._certificate_ends - datetime.now(UTC)) / timedelta(days=1)
+        self._gauges.certificate.set(days)
+        if days < _WARN_DAYS and self._is_due("certificate"):
+            self._due["certificate"] = time.monotonic() + 86400
+            ends, todo = f"{self._certificate_ends:%Y-%m-%d %H:%M} UTC", _RENEW
+            self._diary.tell("certificate ends", on=ends, days=int(days), todo=todo)
 
     # --- Runs -------------------------------------------------------------------------------------
 
