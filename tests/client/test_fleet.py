@@ -19,7 +19,12 @@ from flwr.proto.fleet_pb2 import PushMessagesResponse
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
 
-from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, refuse_untested_flower
+from fedward.client.fleet import (
+    CLOCK_TOLERANCE,
+    FleetConnection,
+    _Coming,
+    refuse_untested_flower,
+)
 from fedward.client.fleet_errors import (
     CertificateRefused,
     ClockDiffers,
@@ -330,3 +335,13 @@ def test_a_number_that_is_remembered_is_gone_on_with(
     monkeypatch.setattr(line, "_call", call)
     assert line.activate() == 7
     assert file.read_text() == "7\n"
+
+
+def test_the_parts_of_a_message_are_fetched_in_the_order_in_which_they_come() -> None:
+    """Who asks for the root first waits until everything is there, and has it all to fetch then."""
+    names = ["chunk 1", "chunk 2", "array", "terms", "message"]
+    chunks = [ObjectTree(object_id=name) for name in names[:2]]
+    array = ObjectTree(object_id="array", children=chunks)
+    tree = ObjectTree(object_id="message", children=[array, ObjectTree(object_id="terms")])
+
+    assert _Coming(MessageProto(), tree).missing() == names
