@@ -63,6 +63,7 @@ FLEET = b"/v1/fleet/"
 FORWARDED = (b"accept", b"content-type", b"flwr-")
 """Beginnings of the request headers that the hospitals' API reads."""
 
+_CHUNK = 8 << 20  # bytes of an array in one object, and so in one request; hospitals do the same
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 _OUR_PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-serverapp")
@@ -151,6 +152,7 @@ def child_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(_CHUNK),
         "PYTHONUNBUFFERED": "1",
     }
 
