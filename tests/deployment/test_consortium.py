@@ -110,4 +110,4 @@ def rounding(study: Study, run: RunFolder) -> float:
     size = sum(v.size for v in load_file(run.folder / "model.safetensors").values())
     code = Encoding(Layout(size, 0, ()), study.aggregation, hospitals=3)
     records = 60  # fewer than train at the three hospitals together
-    return 2 * 2 * ROUNDS * 3 * code.error_bound / records
+    return 2 * 2 * study.training.rounds * 3 * code.error_bound / records
