@@ -482,13 +482,14 @@ def _remembered(file: Path | None) -> Node | None:
 
 
 def _names(tree: ObjectTree) -> list[str]:
+    """Each object once, children first: the order in which they reach the aggregator."""
     found: dict[str, None] = {}
     left = [tree]
     while left:
         top = left.pop()
         found[top.object_id] = None
         left.extend(top.children)
-    return list(found)
+    return list(reversed(found))
 
 
 def _trusting(ca: bytes, address: str) -> ssl.SSLContext:

@@ -25,9 +25,9 @@ from typing import Any, Literal
 from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
 from fedward.privacy.protocol_errors import BadSignature
-from fedward.privacy.public_file import keep_names
 from fedward.privacy.secret_file import write_secret
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
+from fedward.privacy.whole_file import keep_names
 from fedward.study.errors import DataError, FedwardError
 
 _PURPOSE = "audit-log"

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from fedward.privacy.public_file import keep_names
+from fedward.privacy.whole_file import keep_names
 
 
 def write_secret(
