@@ -139,7 +139,7 @@ def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
         )
         return Refusal(name, TrainingError.__name__, what, todo)
     finally:
-        for record in reply.content.array_records.values():
+        for record in reply.content.values():
             record.clear()  # Flower's messages outlive their last use
     return None
 
