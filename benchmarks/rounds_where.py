@@ -7,7 +7,7 @@ from typing import Any
 
 # The first that fits anywhere in a stack names it; the innermost frame is the stack's first place.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("checkpoints", ("checkpoint:save", "durable:write", "durable:sync", "asked:write")),
+    ("checkpoints", ("checkpoint:save", "durable:write", "whole_file:", "asked:write")),
     ("journal", ("journal:", "kept_words:", "ledger:")),
     ("audit log", ("auditing:", "audit_log:")),
     ("training", ("client/training:", "site:_sums", "evaluation:metric_sums")),

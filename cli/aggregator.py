@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward.cli.console import messages, output
-from fedward.study.errors import DataError, OptionError
+from fedward.cli.fingerprint import confirm
+from fedward.cli.given_file import faults_of
+from fedward.study.errors import OptionError
 
 if TYPE_CHECKING:
     from fedward.server.aggregator import Aggregator
@@ -38,11 +40,12 @@ def init(
     aggregator: _File = _HERE,
 ) -> None:
     """Make the aggregator's file, its TLS key and a request for its certificate."""
+    from fedward.privacy.public_file import write_public
     from fedward.server.aggregator import found_aggregator
 
     found = found_aggregator(aggregator, name=name, host=host, port=port)
     request = aggregator.with_name("request.csr")
-    request.write_bytes(found.request())
+    write_public(request, found.request())
     output.print(f"written: {aggregator}, {found.key_path}, {request}")
     output.print(
         f"send {request} to the coordinator, and compare by telephone: {found.fingerprint}"
@@ -54,23 +57,27 @@ def enroll(
     *,
     answer: Annotated[Path, typer.Option(help="What the coordinator sent back.")],
     coordinator: Annotated[
-        str, typer.Option(help="Fingerprint of the coordinator's key, told by telephone.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="The coordinator's fingerprint, as read out by telephone; without it a person is "
+            "asked at the terminal."
+        ),
+    ] = None,
     aggregator: _File = _HERE,
 ) -> None:
     """Install the coordinator's answer: certificate, authority, roster and the coordinator's key.
 
     The same command renews a certificate.
     """
-    from fedward.privacy.enrolment import claimed_coordinator, fingerprint
+    from fedward.privacy.enrolment import LARGEST_ANSWER, claimed_coordinator, fingerprint
+    from fedward.privacy.public_file import read_public
 
-    service, document = _aggregator(aggregator), _read(answer, "answer")
-    if not coordinator:
+    service = _aggregator(aggregator)
+    document = read_public(answer, what="answer", largest=LARGEST_ANSWER)
+    with faults_of(answer):
         shown = fingerprint(claimed_coordinator(document))
-        messages.print(f"the coordinator's key: {shown}")
-        typer.confirm("Did the coordinator read out the same by telephone?", abort=True, err=True)
-        coordinator = shown
-    service.enroll(document, coordinator)
+        confirm(shown, coordinator, whose="the coordinator", option="--coordinator")
+        service.enroll(document, shown)
     output.print(f"enrolled; roster {service.roster().version}; next: fedward aggregator start")
 
 
@@ -81,7 +88,11 @@ def roster(
     aggregator: _File = _HERE,
 ) -> None:
     """Install a newer roster; a running aggregator follows it at once."""
-    new = _aggregator(aggregator).install_roster(_read(file, "roster"))
+    from fedward.privacy.public_file import read_public
+    from fedward.privacy.roster import LARGEST_ROSTER
+
+    document = read_public(file, what="roster", largest=LARGEST_ROSTER)
+    new = _aggregator(aggregator).install_roster(document)
     output.print(f"roster {new.version}: {len(new.members)} members")
 
 
@@ -132,9 +143,11 @@ def submit(
     aggregator: _File = _HERE,
 ) -> None:
     """Start a run of a study that the coordinator signed, now or when the service next runs."""
-    from fedward.privacy.signed_study import read_signed_study
+    from fedward.privacy.public_file import read_public
+    from fedward.privacy.signed_study import LARGEST_STUDY, read_signed_study
 
-    service, document = _aggregator(aggregator), _read(study, "signed study")
+    service = _aggregator(aggregator)
+    document = read_public(study, what="signed study", largest=LARGEST_STUDY)
     checked = read_signed_study(document, service.coordinator)
     run = _runs(service).create(
         checked, document, seed=seed, roster=service.roster().version, name=name
@@ -205,15 +218,6 @@ def _runs(aggregator: Aggregator) -> RunRegistry:
     from fedward.server.run_registry import RunRegistry
 
     return RunRegistry(aggregator.state / "runs")
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the {what} cannot be read ({error.strerror})", todo="check the path", where=str(path)
-        ) from None
 
 
 def _status(path: Path) -> dict[str, Any]:

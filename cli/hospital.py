@@ -184,14 +184,13 @@ def export(
     """Write every charge and the totals as JSON, to be kept elsewhere."""
     from fedward.client.budget import exported
     from fedward.client.hospital import read_hospital
+    from fedward.privacy.public_file import write_public
 
     text = json.dumps(exported(read_hospital(hospital), hospital.parent), indent=2)
     if out is None:
         typer.echo(text)
         return
-    aside = out.with_name(f"{out.name}.tmp")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(out)
+    write_public(out, f"{text}\n".encode())
     output.print(f"written: {out}")
 
 

@@ -6,8 +6,9 @@ daemon that runs notices it at the next message.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import tomli_w
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,10 @@ from fedward.cli.hospital_daemon import HERE, File
 from fedward.cli.study_words import words_of
 from fedward.study.errors import OptionError
 
+if TYPE_CHECKING:
+    from fedward.client.hospital import HospitalFile
+    from fedward.client.offers import Known
+
 _Digest = Annotated[
     str,
     typer.Argument(
@@ -25,13 +30,33 @@ _Digest = Annotated[
 ]
 
 
-def studies(*, hospital: File = HERE) -> None:
-    """List the studies that were offered or approved."""
+def studies(
+    *,
+    digest: Annotated[
+        str | None,
+        typer.Argument(
+            help="Show one study whole: its digest, or 8 or more of its first digits.",
+            show_default=False,
+        ),
+    ] = None,
+    canonical: Annotated[
+        bool,
+        typer.Option("--canonical", help="Its canonical text alone, whose SHA-256 is the digest."),
+    ] = False,
+    hospital: File = HERE,
+) -> None:
+    """List the studies that were offered or approved, or show all that one of them says."""
     from fedward.client.hospital import read_hospital
-    from fedward.client.offers import known_studies
+    from fedward.client.offers import find_study, known_studies
 
     found = read_hospital(hospital)
-    known = known_studies(found, hospital.parent / found.studies)
+    folder = hospital.parent / found.studies
+    if digest is not None:
+        _show(find_study(digest, found, folder), found, canonical=canonical)
+        return
+    if canonical:
+        raise OptionError("whose text?", todo="name the study by its digest", where="--canonical")
+    known = known_studies(found, folder)
     if not known:
         output.print("no study was offered or approved here")
         return
@@ -59,7 +84,7 @@ def approve(
     found = read_hospital(hospital)
     folder = hospital.parent / found.studies
     known = find_study(digest, found, folder)
-    for line in words_of(known.study, known.digest):
+    for line in words_of(known.study, known.digest, found.limits):
         output.print(line)
     if known.approved is not None:
         output.print(f"approved already by {known.approved}")
@@ -87,6 +112,18 @@ def revoke(*, digest: _Digest, hospital: File = HERE) -> None:
     except NotRunning:
         file = revoke_here(digest, found, hospital.parent / found.studies)
     output.print(f"no longer approved; taken away: {file}")
+
+
+def _show(known: Known, hospital: HospitalFile, *, canonical: bool) -> None:
+    """A study in plain words, and then all of it, each default and setting, as it is approved."""
+    if canonical:
+        typer.echo(known.study.canonical(), nl=False)
+        return
+    for line in words_of(known.study, known.digest, hospital.limits):
+        output.print(line)
+    output.print("offered" if known.approved is None else f"approved by {known.approved}")
+    values = known.study.model_dump(mode="json", exclude_none=True, exclude={"simulation"})
+    typer.echo(f"\n{tomli_w.dumps(values)}", nl=False)
 
 
 def _agreed() -> bool:

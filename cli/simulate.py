@@ -106,6 +106,12 @@ def _show(result: Result, study: Study, folder: Path) -> None:
             "each hospital. The noise of a simulation is seeded: it protects nobody."
         )
     output.print(study.sums_sentence())
+    if result.evaluation_noise is not None:
+        deviation = result.evaluation_noise.deviation
+        output.print(
+            f"All figures have noise: each hospital adds a standard deviation of {deviation:.3g} "
+            "patients to each count."
+        )
     for line in _bounded(result):
         output.print(line)
     for line in result.failures:

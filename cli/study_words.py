@@ -3,59 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from fedward.study.errors import printable
 from fedward.study.image_data import ImageData
+from fedward.study.parts import GivenParts
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
 from fedward.study.token_data import SequenceData, TextData
 
-_SHOWN = 20  # columns that are named one by one
+if TYPE_CHECKING:
+    from fedward.client.hospital import Limits
 
 
-def words_of(study: Study, digest: str) -> Iterator[str]:
+def words_of(study: Study, digest: str, limits: Limits) -> Iterator[str]:
     """One line for each thing that it asks.
 
     Args:
         study: As the coordinator signed it.
         digest: Of it.
+        limits: What the hospital allows at most.
     """
-    yield from map(_printable, _lines(study, digest))
+    yield from map(printable, _lines(study, digest, limits))
 
 
-def _printable(line: str) -> str:
-    """Without what moves a terminal's cursor or colours it: a line stays the line that it is."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
-
-
-def _lines(study: Study, digest: str) -> Iterator[str]:
+def _lines(study: Study, digest: str, limits: Limits) -> Iterator[str]:
     title = f" ({study.study.title})" if study.study.title else ""
     yield f"Study {study.study.name!r}{title}"
     yield f"  digest      {digest}"
     yield f"  learns      to tell apart: {', '.join(study.task.classes)}"
     yield f"  reads       {_data(study)}"
+    yield f"  divides     {_parts(study)}"
     if measured := [feature.name for feature in study.data.measured]:
-        yield f"  measures    mean and deviation of {_some(measured)} over all hospitals together"
+        names = ", ".join(measured)
+        yield f"  measures    mean and deviation of {names} over all hospitals together"
+    yield f"  model       {_model(study)}"
     yield f"  trains      {_training(study)}"
     yield f"  with        {_hospitals(study)}"
+    yield f"  updates     {_updates(study)}"
     yield f"  sums        {_sums(study)}"
+    yield f"  metrics     {_metrics(study)}"
     yield f"  patients    {_privacy(study)}"
+    if study.evaluation_noise is not None:
+        yield f"  judges      with noise of its own, multiplier {study.evaluation_noise:g}, charged"
+    yield f"  runs        {_runs(study, limits)}"
     yield "No record leaves the hospital. An approval can be withdrawn at any time."
 
 
 def _data(study: Study) -> str:
-    data, label = study.data, _some(list(study.data.label_columns))
+    data, label = study.data, ", ".join(study.data.label_columns)
     match data:
         case TableData():
-            return f"the columns {_some(list(data.features))}; the label {label}"
+            lacking = "refused" if data.missing == "refuse" else "left out"
+            return (
+                f"the columns {', '.join(data.features)}; the label {label}; "
+                f"a row that lacks a value is {lacking}"
+            )
         case ImageData():
             channels, *size = data.shape
             pixels = " x ".join(map(str, size))
             return f"images of {pixels} pixels and {channels} channels, and their labels"
         case SignalData():
             return (
-                f"{data.length / data.rate:g} s of the channels {_some(list(data.channels))}; "
+                f"{data.length / data.rate:g} s of the channels {', '.join(data.channels)}; "
                 f"the label {label}"
             )
         case TextData():
@@ -64,9 +76,22 @@ def _data(study: Study) -> str:
             return f"sequences of at most {data.length} letters; the label {label}"
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
+def _parts(study: Study) -> str:
+    parts = study.data.parts
+    if isinstance(parts, GivenParts):
+        return "patients into training, validation and test as the hospital's files say"
+    how = "by a hash of their names" if parts.by == "hash" else "at random"
+    shares = f"{parts.train:.0%} training, {parts.validation:.0%} validation, {parts.test:.0%} test"
+    return f"patients {how}: {shares}"
+
+
+def _model(study: Study) -> str:
+    settings = ", ".join(f"{key} = {_plain(value)}" for key, value in study.model.settings.items())
+    return f"{study.model.name!r}{f' with {settings}' if settings else ''}"
+
+
+def _plain(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def _training(study: Study) -> str:
@@ -76,19 +101,58 @@ def _training(study: Study) -> str:
         if training.local_steps is not None
         else f"{training.local_epochs} passes over the training records"
     )
-    return f"a model {study.model.name!r} in {training.rounds} rounds, {work} in each"
+    rate = f"learning rate {training.learning_rate:g} ({training.schedule})"
+    further = [
+        f"{key} {value:g}"
+        for key, value in (
+            ("momentum", training.momentum),
+            ("weight decay", training.weight_decay),
+        )
+        if value
+    ]
+    if not isinstance(study.privacy, LocalPrivacy):
+        further.append(f"{training.batch_size} records a step")
+    return f"{training.rounds} rounds, {work} in each: " + ", ".join(
+        [training.optimizer, rate, *further]
+    )
 
 
 def _hospitals(study: Study) -> str:
     wanted = study.participation
-    least = wanted.min_hospitals or wanted.invited or wanted.hospitals
-    return f"{wanted.hospitals} hospitals; a round counts with {least} answers"
+    return (
+        f"{wanted.hospitals} hospitals, {wanted.asked} of them in a round, which counts with "
+        f"{wanted.fewest} answers within {wanted.deadline_seconds:g} s"
+    )
+
+
+def _updates(study: Study) -> str:
+    terms = study.aggregation
+    return (
+        f"shortened to an L2 norm of {terms.clip:g}, weighted with at most "
+        f"{terms.largest_weight}, put together by {terms.strategy!r}"
+    )
 
 
 def _sums(study: Study) -> str:
-    if not study.aggregation.secure:
+    terms = study.aggregation
+    if not terms.secure:
         return "IN CLEAR: whoever runs the aggregator can read this hospital's update"
-    return "secure: the aggregator can add updates up, and cannot read this hospital's"
+    two = "; TWO hospitals are enough, and each can subtract itself" if terms.two_hospitals else ""
+    return (
+        "secure: the aggregator can add updates up, and cannot read this hospital's, while at most "
+        f"{terms.colluding} hospitals side with it (colluding); every sum holds at least "
+        f"{terms.min_honest} honest hospitals (min_honest){two}"
+    )
+
+
+def _metrics(study: Study) -> str:
+    parts = ["validation", "test"] if study.data.validated else ["test"]
+    if not isinstance(study.privacy, LocalPrivacy):
+        parts.insert(0, "training")
+    elif not study.aggregation.secure:
+        return "none: a hospital's own would be read in the clear"
+    whose = "their sum over hospitals is read" if study.aggregation.secure else "read IN CLEAR"
+    return f"counts and scores of {', '.join(parts)} records, without noise: {whose}"
 
 
 def _privacy(study: Study) -> str:
@@ -100,4 +164,29 @@ def _privacy(study: Study) -> str:
         if privacy.epsilon is not None
         else f"noise multiplier {privacy.noise_multiplier:g}"
     )
-    return f"differential privacy for each patient: {cost} at delta {privacy.delta:g}, whole run"
+    drawn = (
+        f"each with probability {privacy.sampling_rate:g} in a step"
+        if privacy.sampling_rate is not None
+        else f"{privacy.patients_per_step} in a step on average"
+    )
+    return (
+        f"differential privacy for each patient: {cost} at delta {privacy.delta:g} for one whole "
+        f"run, clipped to {privacy.clipping_norm:g}, {drawn}, "
+        f"at most {privacy.records_per_patient} records of each"
+    )
+
+
+def _runs(study: Study, limits: Limits) -> str:
+    """What an approval allows: it names the study, and the aggregator names the runs."""
+    any_number = "one approval allows ANY NUMBER of runs of this study"
+    if not isinstance(study.privacy, LocalPrivacy):
+        return f"{any_number}, and no budget counts them, until it is withdrawn"
+    if limits.epsilon is None:
+        return (
+            f"{any_number}, each at that cost, until it is withdrawn: hospital.toml sets no limit "
+            "([limits] epsilon)"
+        )
+    return (
+        f"{any_number}, each at that cost, until this hospital's budget is spent: epsilon "
+        f"{limits.epsilon:g} at delta {limits.delta:g} over all studies on these data"
+    )

@@ -9,7 +9,8 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedward.client.hospital import read_hospital, refuse_pretended
+from fedward.client.current import current_site
+from fedward.client.hospital import read_hospital
 from fedward.client.machine import limit_process
 from fedward.client.site import Site
 from fedward.study.errors import OptionError
@@ -93,7 +94,7 @@ def hospital_path(context: Context) -> Path:
 
 @functools.lru_cache(maxsize=4096)
 def open_site(path: Path) -> Site:
-    """The hospital of a file, kept warm between messages; this process keeps to its limits."""
+    """The hospital of a file, read once: for pretended ones, which nobody's staff change."""
     hospital = read_hospital(path)
     limit_process(hospital)
     return Site(hospital, path.parent)
@@ -104,13 +105,11 @@ def site_of(context: Context) -> Site:
 
     Raises:
         OptionError: The node knows no hospital, or is a real one whose noise would have a seed.
+        InputError: The hospital's file cannot be used.
     """
     path, own = hospital_path(context), context.node_config
-    site = open_site(path)
     real = "hospital" in own and not own.get("simulated")
-    if real:
-        refuse_pretended(site.hospital, path)
-    return site
+    return current_site(path).now() if real else open_site(path)
 
 
 app = make_app(site_of)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedward.client.happenings import Asked, Happening, Leaving
+from fedward.client.happenings import Asked, Happening, Leaving, NotLogged
 from fedward.client.spending import noted
-from fedward.privacy.audit_log import AuditLog
+from fedward.privacy.audit_log import AuditLog, Direction
+from fedward.study.errors import DataError
 from fedward.study.messages import TRAIN
 
 LOG = "audit.jsonl"
 
 
 class Auditing:
-    """Writes a line for each message in and each answer out; an error of it stops the daemon."""
+    """Writes a line for each message in and each answer out; without it nothing goes on."""
 
     def __init__(self, log: AuditLog, data: str, state: Path) -> None:
         """Take an open log.
@@ -27,29 +28,29 @@ class Auditing:
         self._log, self._data, self._state = log, data, state
 
     def __call__(self, happening: Happening) -> None:
-        """Write a line if a message came or is about to leave."""
+        """Write a line if a message came or is about to leave.
+
+        Raises:
+            NotLogged: The disk does not take it, and the log is as it was.
+            BrokenLog: It could not be read again, and the log is as it was.
+        """
         match happening:
             case Asked() as asked:
-                self._log.append(
-                    asked.kind,
-                    "in",
-                    **_about(asked),
-                    size=asked.size,
-                    sha256=asked.digest,
-                    model=asked.model or None,
-                )
+                said = {"size": asked.size, "sha256": asked.digest, "model": asked.model or None}
+                self._write(asked, "in", said)
             case Leaving(asked, size, digest, refused):
-                self._log.append(
-                    asked.kind,
-                    "out",
-                    **_about(asked),
-                    size=size,
-                    sha256=digest,
-                    refused=refused,
-                    epsilon=self._epsilon(asked),
-                )
+                epsilon = self._epsilon(asked)
+                said = {"size": size, "sha256": digest, "refused": refused, "epsilon": epsilon}
+                self._write(asked, "out", said)
             case _:
                 pass
+
+    def _write(self, asked: Asked, direction: Direction, said: dict[str, Any]) -> None:
+        about = {"study": asked.study, "run": asked.run, "round": asked.round}
+        try:
+            self._log.append(asked.kind, direction, **about, **said)
+        except DataError as error:
+            raise NotLogged(error.what, todo=error.todo, where=error.where) from None
 
     def _epsilon(self, asked: Asked) -> float | None:
         """Charged so far, if this run is one that charges."""
@@ -57,7 +58,3 @@ class Auditing:
         if counted is None or (counted.study, counted.run) != (asked.study, asked.run):
             return None
         return counted.epsilon
-
-
-def _about(asked: Asked) -> dict[str, Any]:
-    return {"study": asked.study, "run": asked.run, "round": asked.round}

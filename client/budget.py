@@ -105,7 +105,6 @@ def _document(entry: Entry) -> dict[str, Any]:
     return {
         **charge,
         **steps,
-        "mechanism": entry.mechanism,
         "charged_at": entry.charged_at,
         "hash": entry.hash,
     }

@@ -1,4 +1,4 @@
-"""A private round's steps, or what is measured before the first, once they are paid for."""
+"""A private round's steps, what is measured before the first, and evaluation, once paid for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from fedward.client.asked import told_digest
 from fedward.client.hospital import HospitalFile
 from fedward.privacy.accounting import SampledGaussian
-from fedward.privacy.ledger import Cap, Charge, Ledger
+from fedward.privacy.ledger import EVALUATION, MECHANISM, Cap, Charge, Ledger
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import PatientsUnnamed, Undeclared
-from fedward.privacy.schedule import measuring, noise_of, refuse_large_delta, steps_of_round
+from fedward.privacy.schedule import (
+    evaluating,
+    measuring,
+    noise_of,
+    refuse_large_delta,
+    steps_of_round,
+)
 from fedward.privacy.secret_stream import SecretStream
-from fedward.study.messages import MeasureRequest, TrainRequest
+from fedward.study.messages import EvaluateRequest, MeasureRequest, Request, TrainRequest
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -27,7 +33,7 @@ class Patients:
     """Whom a round trains on.
 
     Attributes:
-        digest: Who they are, hexadecimal.
+        digest: Who they are, hexadecimal; where evaluation has noise, whom it judges on too.
         number: How many; it is compared here and told nobody.
     """
 
@@ -47,6 +53,8 @@ def charged_steps(
     noise: SecretStream,
 ) -> PatientSteps:
     """The steps of a round; when this returns, their charge is on disk.
+
+    Where the round is monitored with noise, that is charged with them: both or neither.
 
     Args:
         request: The round that is asked for.
@@ -69,7 +77,9 @@ def charged_steps(
     sigma = ledger.noise_multiplier(study=request.study, run=request.run)
     sigma = sigma or noise_of(study, privacy, rate)
     steps = SampledGaussian(sigma, rate, steps_of_round(study, rate))
-    _charge(request, study, privacy, patients, steps, hospital=hospital, ledger=ledger)
+    evaluation = {} if request.monitor is None else _evaluation(study)
+    events = {**evaluation, MECHANISM: steps}
+    _charge(request, study, privacy, patients, events, hospital=hospital, ledger=ledger)
     return PatientSteps(
         noise_multiplier=sigma,
         clipping_norm=privacy.clipping_norm,
@@ -112,16 +122,51 @@ def charge_measuring(
     """
     refuse_large_delta(privacy.delta, declared=declared_patients(hospital))
     (steps,) = measuring(study)
-    _charge(request, study, privacy, patients, steps, hospital=hospital, ledger=ledger)
+    events = {MECHANISM: steps}
+    _charge(request, study, privacy, patients, events, hospital=hospital, ledger=ledger)
     return steps.noise_multiplier
 
 
-def _charge(
-    request: TrainRequest | MeasureRequest,
+def charge_judging(
+    request: EvaluateRequest,
     study: Study,
     privacy: LocalPrivacy,
     patients: Patients,
-    steps: SampledGaussian,
+    *,
+    hospital: HospitalFile,
+    ledger: Ledger,
+) -> None:
+    """Pay for judging the final model on one part with noise; when this returns, that is on disk.
+
+    Args:
+        request: That asks for it.
+        study: What is done.
+        privacy: The study's.
+        patients: Whom its run trains and judges on.
+        hospital: Declares its patients and sets its limits.
+        ledger: The hospital's.
+
+    Raises:
+        PrivacyError: The guarantee would not hold.
+        BudgetError: The hospital's cap does not allow it, or its ledger cannot be used.
+    """
+    refuse_large_delta(privacy.delta, declared=declared_patients(hospital))
+    events = _evaluation(study)
+    _charge(request, study, privacy, patients, events, hospital=hospital, ledger=ledger)
+
+
+def _evaluation(study: Study) -> dict[str, SampledGaussian]:
+    """One evaluation: everybody once; nothing where it has no noise."""
+    noise = study.evaluation_noise
+    return {} if noise is None else {EVALUATION: SampledGaussian(noise, 1.0, 1)}
+
+
+def _charge(
+    request: Request,
+    study: Study,
+    privacy: LocalPrivacy,
+    patients: Patients,
+    events: dict[str, SampledGaussian],
     *,
     hospital: HospitalFile,
     ledger: Ledger,
@@ -136,19 +181,34 @@ def _charge(
     cap = None
     if limits.epsilon is not None and limits.delta is not None:
         cap = Cap(limits.epsilon, limits.delta)
-    charge = Charge(
-        data=hospital.data.name,
-        study=request.study,
-        run=request.run,
-        round=request.round,
-        told=told_digest(request).hex(),
-        patients=patients.digest,
-        steps=steps,
-        delta=privacy.delta,
-        accountant=privacy.accountant,
+    told = told_digest(request).hex()
+    charges = [
+        Charge(
+            data=hospital.data.name,
+            study=request.study,
+            run=request.run,
+            round=request.round,
+            told=told,
+            patients=patients.digest,
+            steps=steps,
+            delta=privacy.delta,
+            accountant=privacy.accountant,
+            mechanism=mechanism,
+        )
+        for mechanism, steps in events.items()
+    ]
+    rounds = study.training.rounds
+    planned = {
+        MECHANISM: rounds + len(measuring(study)),
+        EVALUATION: sum(event.steps for event in evaluating(study, rounds)),
+    }
+    ledger.charge(
+        *charges,
+        cap=cap,
+        # Evaluations that nobody asks for are no charges that crashed rounds may take.
+        most_of={mechanism: number + _MOST_WASTED for mechanism, number in planned.items()},
+        most=sum(planned.values()) + _MOST_WASTED,
     )
-    planned = study.training.rounds + len(measuring(study))
-    ledger.charge(charge, cap=cap, most=planned + _MOST_WASTED)
 
 
 def refuse_unnamed(hospital: HospitalFile) -> None:

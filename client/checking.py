@@ -26,7 +26,13 @@ from fedward.models.registry import build
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.precision import refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
-from fedward.privacy.schedule import noise_of, refuse_large_delta, steps_of_round
+from fedward.privacy.schedule import (
+    evaluating,
+    measuring,
+    noise_of,
+    refuse_large_delta,
+    steps_of_round,
+)
 from fedward.study.errors import FedwardError
 from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
@@ -236,12 +242,16 @@ def _budget(
     with found.telling():
         rate = privacy.rate_of(declared)
         rounds, steps = study.training.rounds, steps_of_round(study, rate)
-        run = SampledGaussian(noise_of(study, privacy, rate), rate, steps * rounds)
+        one = SampledGaussian(noise_of(study, privacy, rate), rate, steps)
         before = _charged(hospital, folder)
         delta = limits.delta or privacy.delta
-        now, then = (
-            epsilon_of(some, delta, privacy.accountant) for some in (before, [*before, run])
-        )
+
+        def after(answered: int) -> float:
+            beside = (*measuring(study), *evaluating(study, answered))
+            trained = one._replace(steps=steps * answered)
+            return epsilon_of([*before, *beside, trained], delta, privacy.accountant)
+
+        now, then = epsilon_of(before, delta, privacy.accountant), after(rounds)
         cap = limits.epsilon
         allowed = "no limit is set" if cap is None else f"{cap:g} is allowed"
         found.say(
@@ -251,13 +261,7 @@ def _budget(
         )
         if cap is None or then <= cap:
             return
-        fits = _most_rounds(
-            rounds,
-            lambda n: epsilon_of(
-                [*before, run._replace(steps=steps * n)], delta, privacy.accountant
-            ),
-            cap,
-        )
+        fits = _most_rounds(rounds, after, cap)
         found.problems.append(
             f"the budget does not allow the study: epsilon would be {then:.3g}, above the cap of "
             f"{cap:g}; {fits} of its {rounds} rounds would be answered"

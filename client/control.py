@@ -32,7 +32,9 @@ from fedward.client.control_pb2_grpc import (
 )
 from fedward.client.happenings import Happening, Stopped
 from fedward.client.hospital import read_hospital
+from fedward.client.offers import approve, known_studies, revoke
 from fedward.client.report import report
+from fedward.client.spent_apart import spent_apart
 from fedward.client.standing import WORKS, Observer
 from fedward.study.errors import DataError, FedwardError, InputError
 from fedward.study.version import VERSION
@@ -171,8 +173,6 @@ class _Desk(HospitalServicer):
 
     def Studies(self, _request: pb.StudiesRequest, context: Any) -> pb.StudiesReply:  # noqa: ANN401, N802
         """Every study that was offered or approved."""
-        from fedward.client.offers import known_studies  # torch: the daemon does without
-
         with _errors_told(context):
             hospital = read_hospital(self._path)
             known = known_studies(hospital, self._path.parent / hospital.studies)
@@ -189,8 +189,6 @@ class _Desk(HospitalServicer):
 
     def Approve(self, request: pb.ApproveRequest, context: Any) -> pb.ApproveReply:  # noqa: ANN401, N802
         """Approve an offered study."""
-        from fedward.client.offers import approve
-
         with _errors_told(context):
             hospital = read_hospital(self._path)
             file = approve(request.digest, hospital, self._path.parent / hospital.studies)
@@ -198,8 +196,6 @@ class _Desk(HospitalServicer):
 
     def Revoke(self, request: pb.RevokeRequest, context: Any) -> pb.RevokeReply:  # noqa: ANN401, N802
         """Withdraw an approval."""
-        from fedward.client.offers import revoke
-
         with _errors_told(context):
             hospital = read_hospital(self._path)
             file = revoke(request.digest, hospital, self._path.parent / hospital.studies)
@@ -207,11 +203,9 @@ class _Desk(HospitalServicer):
 
     def Budget(self, _request: pb.BudgetRequest, context: Any) -> pb.BudgetReply:  # noqa: ANN401, N802
         """What was spent of the patients' privacy."""
-        from fedward.client.budget import spent
-
         with _errors_told(context):
-            rows = spent(read_hospital(self._path), self._path.parent)
-        return pb.BudgetReply(rows=[pb.Spent(**vars(row)) for row in rows])
+            rows = spent_apart(self._path, seconds=_CALL_SECONDS)
+        return pb.BudgetReply(rows=[pb.Spent(**row) for row in rows])
 
     def Stop(self, _request: pb.StopRequest, _context: Any) -> pb.StopReply:  # noqa: ANN401, N802
         """End the daemon soon."""

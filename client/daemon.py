@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedward.client.fleet import HEARTBEAT_SECONDS, FleetConnection, refuse_untested_flower
 from fedward.client.fleet_errors import FleetError, MessageRefused, RunOver
@@ -28,9 +25,11 @@ from fedward.client.happenings import (
     Disconnected,
     Dropped,
     Happening,
+    Held,
     Idle,
     Leaving,
     Listener,
+    NotLogged,
     Refused,
     Stopped,
     WorkerRestarted,
@@ -38,7 +37,7 @@ from fedward.client.happenings import (
 from fedward.client.hospital import Consortium, DaemonSettings, read_hospital, refuse_pretended
 from fedward.client.letter import Letter, reply_to
 from fedward.client.worker import Worker, WorkerLost, could_not_finish
-from fedward.privacy.key_file import read_key, unusable_key
+from fedward.privacy.transport import TransportKey
 from fedward.study.errors import DataError, HospitalError
 from fedward.study.wire import pack_answer
 
@@ -76,8 +75,8 @@ class Hand(Protocol):
     def start(self) -> None:
         """Get ready."""
 
-    def ask(self, letter: Letter) -> Letter:
-        """Answer a message."""
+    def ask(self, letter: Letter, seconds: float) -> Letter:
+        """Answer a message within so many seconds."""
 
     def kill(self, why: str) -> None:
         """End at once."""
@@ -151,7 +150,8 @@ class Daemon:
                         self._serve()
                     except FleetError as error:
                         self._disconnected(error)
-                        self._sleep(self._pause())
+                        self._sleep(self._pause(self._failures))
+                        self._failures += 1
         finally:
             if self._grace is not None:
                 self._grace.cancel()
@@ -193,17 +193,50 @@ class Daemon:
 
     def _answer(self, letter: Letter) -> None:
         asked, since = _asked(letter), self._clock()
-        self._tell(asked)
+        over = since + letter.seconds
+        if not self._told(asked, asked, over):
+            return
+        left = over - self._clock()
+        if left <= 0:
+            self._tell(Dropped(asked, "nobody waits for its answer any more"))
+            return
         try:
-            answer = self._worker.ask(letter)
+            answer = self._worker.ask(letter, left)
         except WorkerLost as error:
             self._tell(WorkerRestarted(error.what))
             answer = reply_to(letter, pack_answer(could_not_finish(self._hospital)))
             if not self._stopped.is_set():
                 self._worker.start()
         refused = _printable(answer.terms.get("error"))
-        self._tell(Leaving(asked, answer.size, answer.digest, refused))
+        if not self._told(Leaving(asked, answer.size, answer.digest, refused), asked, over):
+            return
         self._due = _Due(asked, answer, since, self._clock() - since)
+
+    def _told(self, happening: Happening, asked: Asked, over: float) -> bool:
+        """Tell what the audit log must hold before anything goes on, as soon as it can.
+
+        Args:
+            happening: What came, or is about to leave.
+            asked: What came.
+            over: When nobody waits for the answer any more.
+
+        Returns:
+            Whether it was told; else the message is given up.
+        """
+        tries = 0
+        while True:
+            try:
+                self._tell(happening)
+            except NotLogged as error:
+                if not tries:
+                    self._tell(Held(asked, error.line()))
+            else:
+                return True
+            if self._stopped.is_set() or self._clock() >= over:
+                self._tell(Dropped(asked, "the audit log could not be written"))
+                return False
+            self._sleep(self._pause(tries))
+            tries += 1
 
     def _deliver(self) -> None:
         """Give the answer that is due; it stays due if the line is cut."""
@@ -237,11 +270,10 @@ class Daemon:
             self._tell(Idle())
         return min(wait, max(fast, slow))
 
-    def _pause(self) -> float:
+    def _pause(self, tries: int) -> float:
         """Seconds until the next try: twice as long each time, and never the same for everybody."""
         longest = self._settings.longest_pause_seconds
-        pause = min(longest, _FIRST_PAUSE * 2.0 ** min(self._failures, 30))
-        self._failures += 1
+        pause = min(longest, _FIRST_PAUSE * 2.0 ** min(tries, 30))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
     def _connected(self) -> None:
@@ -336,10 +368,8 @@ def make_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> Daem
 
 
 def _line(consortium: Consortium, folder: Path, address: str, state: Path) -> FleetConnection:
-    transport, ca = folder / (consortium.transport or ""), folder / (consortium.ca or "")
-    key = read_key(transport)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise unusable_key(transport, "the key is of another kind than elliptic curve P-384")
+    ca = folder / (consortium.ca or "")
+    key = TransportKey.load(folder / (consortium.transport or "")).key
     try:
         authority = ca.read_bytes()
     except OSError as error:
@@ -349,25 +379,3 @@ def _line(consortium: Consortium, folder: Path, address: str, state: Path) -> Fl
             where=str(ca),
         ) from None
     return FleetConnection(address, authority, key, node=state / _NODE)
-
-
-def run_daemon(hospital_path: Path, listeners: Iterable[Listener] = ()) -> None:
-    """Serve the aggregator until SIGTERM or SIGINT comes; for the main thread.
-
-    Args:
-        hospital_path: The `hospital.toml`.
-        listeners: Who is told what happens.
-
-    Raises:
-        FedwardError: As `make_daemon`.
-    """
-    daemon = make_daemon(hospital_path, listeners)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        number: signal.signal(number, lambda _number, _frame: daemon.stop()) for number in signals
-    }
-    try:
-        daemon.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,6 +16,7 @@ from pathlib import Path
 import tomli_w
 
 from fedward.client.hospital import Consortium, HospitalFile, parse_hospital, read_hospital
+from fedward.client.membership import refuse_rival
 from fedward.privacy.certificates import read_authority
 from fedward.privacy.enrolment import (
     EnrolmentAnswer,
@@ -232,12 +233,7 @@ def _refuse_older(hospital: HospitalFile, path: Path, roster: Roster, coordinato
             todo="ask the coordinator for a new answer",
             where=str(file),
         )
-    if roster.version == kept.version and roster != kept:
-        raise DataError(
-            f"there are two rosters of version {kept.version}, both signed by the coordinator",
-            todo="tell the coordinator: nobody can say who is a member",
-            where=str(file),
-        )
+    refuse_rival(roster, kept, file)
 
 
 def _membership(own: Consortium | None, answer: EnrolmentAnswer) -> Consortium:

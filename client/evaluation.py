@@ -7,10 +7,15 @@ import torch
 from torch import nn
 
 from fedward.client.data.records import Records
+from fedward.models.noised_task import NoisedClassification
 from fedward.models.task import Classification, Sums
+from fedward.privacy.patient_steps import at_most
 from fedward.privacy.precision import FLOAT32, Precision
+from fedward.privacy.secret_stream import SecretStream
+from fedward.privacy.statistics import clipped_sum
 
 _BATCH = 512
+_PATIENTS = 512  # whose sums are apart at the same time
 
 
 @torch.inference_mode()
@@ -40,6 +45,75 @@ def metric_sums(
             outputs = precision.outputs(model, inputs)
             total += task.sums(task.bounded(outputs) if bounded else outputs, labels)
     return total
+
+
+def patient_sums(
+    model: nn.Module,
+    records: Records,
+    task: NoisedClassification,
+    sampling: SecretStream,
+    *,
+    precision: Precision = FLOAT32,
+) -> Sums:
+    """The sum over patients of the means over their records, each patient within the norm.
+
+    It has no noise, and must never leave. Zeros if there is nobody.
+
+    Args:
+        model: On the device of the records.
+        records: To judge on.
+        task: Gives the sums, and says how many records a patient brings.
+        sampling: Source of the choice of records.
+        precision: How finely the network computes.
+    """
+    everybody, number = records.patients.cpu().unique(return_inverse=True)
+    chosen = at_most(task.records_per_patient, torch.arange(len(number)), number, sampling)
+    model.eval()
+    total = np.zeros(task.size)
+    for start in range(0, len(everybody), _PATIENTS):  # nobody's records are torn apart
+        here = (start <= chosen.patients) & (chosen.patients < start + _PATIENTS)
+        rows = chosen.records[here].to(records.labels.device)
+        vectors = _patient_vectors(model, records, rows, chosen.patients[here], task, precision)
+        total += clipped_sum(vectors, task.norm)
+    return total
+
+
+@torch.inference_mode()
+def _patient_vectors(
+    model: nn.Module,
+    records: Records,
+    rows: torch.Tensor,
+    patients: torch.Tensor,
+    task: NoisedClassification,
+    precision: Precision,
+) -> Sums:
+    outputs = [precision.outputs(model, records.inputs[some]) for some in rows.split(_BATCH)]
+    known = task.bounded(torch.cat(outputs)).cpu()
+    return task.patient_vectors(known, records.labels[rows].cpu(), patients)
+
+
+def noised_sums(
+    model: nn.Module,
+    records: Records,
+    task: NoisedClassification,
+    sampling: SecretStream,
+    noise: SecretStream,
+    *,
+    precision: Precision = FLOAT32,
+) -> Sums:
+    """What leaves where evaluation has noise; it must be paid for before.
+
+    Args:
+        model: On the device of the records.
+        records: To judge on; noise alone leaves if there are none.
+        task: Gives the sums, and says how much noise they have.
+        sampling: Source of the choice of records.
+        noise: Source of the noise.
+        precision: How finely the network computes.
+    """
+    total = patient_sums(model, records, task, sampling, precision=precision)
+    found: Sums = noise.noisy(torch.from_numpy(total), task.deviation).numpy()
+    return found
 
 
 @torch.inference_mode()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import email.utils
 import hashlib
 import importlib.metadata
 import random
@@ -62,17 +61,18 @@ from google.protobuf.message import Message as Protobuf
 
 from fedward.client.fleet_errors import (
     CertificateRefused,
-    ClockDiffers,
     ConnectionLost,
     FleetError,
     KeyRefused,
     MessageRefused,
     RunOver,
     ServerFault,
-    ServerTrouble,
     UntestedFlower,
 )
+from fedward.client.fleet_trouble import cut, key_refused, refused, trouble
 from fedward.client.letter import LARGEST_LETTER, Letter
+from fedward.privacy.public_file import write_public
+from fedward.study.errors import DataError
 
 TESTED = "1.41"
 HEARTBEAT_SECONDS = 15.0  # after twice this without one, the aggregator counts a hospital as gone
@@ -190,8 +190,8 @@ class FleetConnection:
         answer = self._call("activate-node", asked, ActivateNodeResponse)
         self._node = Node(node_id=answer.node_id)
         if self._remembered is not None:
-            with contextlib.suppress(OSError):  # on a full disk it is not remembered
-                self._remembered.write_text(f"{answer.node_id}\n", encoding="ascii")
+            with contextlib.suppress(DataError):  # on a full disk it is not remembered
+                write_public(self._remembered, f"{answer.node_id}\n".encode())
         return int(answer.node_id)
 
     def heartbeat(self) -> None:
@@ -202,7 +202,7 @@ class FleetConnection:
         """
         asked = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
         if not self._call("send-node-heartbeat", asked, SendNodeHeartbeatResponse).success:
-            raise _key_refused(self.address)
+            raise key_refused(self.address)
 
     def receive(self) -> Letter | None:
         """The next message for this hospital, whole, or None.
@@ -384,20 +384,20 @@ class FleetConnection:
             ) as response:
                 body = self._body(response, most + 1024)
         except httpx.TransportError as error:
-            raise _cut(error, self.address) from error
+            raise cut(error, self.address) from error
         if response.status_code != httpx.codes.OK:
-            raise self._refused(response)
+            raise refused(response, self.address, now=self._now(), tolerance=CLOCK_TOLERANCE)
         answer: Response = kind()
         try:
             answer.ParseFromString(body)
         except DecodeError:
-            raise _trouble("it answers with something else than Flower", self.address) from None
+            raise trouble("it answers with something else than Flower", self.address) from None
         return answer
 
     def _body(self, response: httpx.Response, most: int) -> bytes:
         """The answer's body, if it comes in time and is not larger than it may be."""
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise _trouble("it answers in a packed form", self.address)
+            raise trouble("it answers in a packed form", self.address)
         last = time.monotonic() + _LONGEST_CALL
         pieces, size = [], 0
         for piece in response.iter_raw():
@@ -424,34 +424,6 @@ class FleetConnection:
             }
             self._signed = (now, {**self._versions, **signed})
         return self._signed[1]
-
-    def _refused(self, response: httpx.Response) -> FleetError:
-        status = response.status_code
-        if status == httpx.codes.UNAUTHORIZED:
-            return self._clock_differs(response) or _key_refused(self.address)
-        if status == httpx.codes.PRECONDITION_FAILED:
-            return _key_refused(self.address)
-        if status == httpx.codes.FORBIDDEN:
-            return RunOver("this run has ended", where=self.address)
-        if status in (httpx.codes.BAD_REQUEST, 413, 422):
-            return MessageRefused(f"it refuses a message (HTTP {status})", where=self.address)
-        kind = ServerFault if status == httpx.codes.INTERNAL_SERVER_ERROR else ServerTrouble
-        return _trouble(f"it answers with HTTP {status}", self.address, kind)
-
-    def _clock_differs(self, response: httpx.Response) -> ClockDiffers | None:
-        try:
-            theirs = email.utils.parsedate_to_datetime(response.headers["date"])
-        except (KeyError, ValueError):
-            return None
-        ahead = self._now() - theirs.timestamp()
-        if abs(ahead) < CLOCK_TOLERANCE - 1:  # the header has whole seconds
-            return None
-        return ClockDiffers(
-            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
-            f"the aggregator's, and only {CLOCK_TOLERANCE:.0f} s are tolerated",
-            todo="set it, best by NTP on both machines",
-            where=self.address,
-        )
 
 
 @dataclass
@@ -510,13 +482,14 @@ def _remembered(file: Path | None) -> Node | None:
 
 
 def _names(tree: ObjectTree) -> list[str]:
+    """Each object once, children first: the order in which they reach the aggregator."""
     found: dict[str, None] = {}
     left = [tree]
     while left:
         top = left.pop()
         found[top.object_id] = None
         left.extend(top.children)
-    return list(found)
+    return list(reversed(found))
 
 
 def _trusting(ca: bytes, address: str) -> ssl.SSLContext:
@@ -532,50 +505,3 @@ def _trusting(ca: bytes, address: str) -> ssl.SSLContext:
             where=address,
         ) from None
     return context
-
-
-def _cut(error: BaseException, address: str) -> FleetError:
-    """What a transport error means; its cause may be hidden several errors deep."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return CertificateRefused(
-                f"its certificate is not good ({cause.verify_message})",
-                todo="check the address, ca.pem and this machine's clock, or ask the coordinator",
-                where=address,
-            )
-    if any(isinstance(cause, ssl.SSLError) and "EOF" not in str(cause) for cause in causes):
-        return CertificateRefused(
-            "what answers there does not speak TLS as an aggregator does",
-            todo="check the address, or ask the coordinator",
-            where=address,
-        )
-    if isinstance(error, httpx.TimeoutException):
-        return ConnectionLost(
-            "it does not answer", todo="nothing: it is tried again", where=address
-        )
-    what = "it cannot be reached" if isinstance(error, httpx.ConnectError) else "the line was cut"
-    return ConnectionLost(
-        f"{what} ({str(error) or type(error).__name__})",
-        todo="nothing: it is tried again",
-        where=address,
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _key_refused(address: str) -> KeyRefused:
-    return KeyRefused(
-        "it does not let this hospital's transport key in",
-        todo="wait a minute if it has just been stopped, else ask whether the aggregator's roster "
-        "has it",
-        where=address,
-    )
-
-
-def _trouble(what: str, address: str, kind: type[ServerTrouble] = ServerTrouble) -> ServerTrouble:
-    return kind(what, todo="tell whoever runs the aggregator if it stays", where=address)

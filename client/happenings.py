@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedward.study.errors import FedwardError
+
+
+class NotLogged(FedwardError):  # noqa: N818 - reads as the fact that it states
+    """What happened could not be written down, and may be another time: the disk is full."""
+
 
 @dataclass(frozen=True)
 class Connected:
@@ -119,6 +125,19 @@ class WorkerRestarted:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A message, or an answer, waits: the audit log cannot be written, and is tried again.
+
+    Attributes:
+        asked: The message.
+        reason: Why.
+    """
+
+    asked: Asked
+    reason: str
+
+
+@dataclass(frozen=True)
 class Idle:
     """Nothing has come for a while, so the daemon asks more slowly."""
 
@@ -137,9 +156,10 @@ Happening = (
     | Refused
     | Dropped
     | WorkerRestarted
+    | Held
     | Idle
     | Stopped
 )
 Listener = Callable[[Happening], None]
-"""Is told in the daemon's own thread, in order; an error of it ends the daemon, so that nothing is
-done that the audit log does not hold."""
+"""Is told in the daemon's own thread, in order. Nothing is done that the audit log does not hold:
+after `NotLogged` the daemon waits and tells the same again; any other error ends it."""

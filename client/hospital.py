@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fedward.client.data.sources import Source
 from fedward.privacy.address import split_address
+from fedward.privacy.public_file import write_public
 from fedward.privacy.roster import is_name
 from fedward.study.errors import HospitalError, OptionError
 from fedward.study.frozen import Fault, Frozen, parse_toml, read_toml, validate
@@ -201,12 +202,11 @@ def refuse_pretended(hospital: HospitalFile, path: Path) -> None:
 
 
 def write_hospital(hospital: HospitalFile, path: Path) -> None:
-    """Write a hospital file, leaving out what has its default value."""
+    """Write a hospital file, leaving out what has its default value.
+
+    Raises:
+        DataError: It cannot be written; what was there before is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_bytes(
-        tomli_w.dumps(
-            hospital.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-        ).encode()
-    )
-    aside.replace(path)
+    values = hospital.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    write_public(path, tomli_w.dumps(values).encode())

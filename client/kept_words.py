@@ -7,22 +7,28 @@ read the file.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from fedward.privacy.secret_file import write_secret
 from fedward.study.messages import Words
 
-_PATTERN = "round-*.words"
+_PATTERN = "*round-*.words*"  # also what a killed process wrote aside
 
 
 class KeptWords:
     """The last contribution of one run."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the run's folder."""
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        """Take the run's folder.
+
+        Args:
+            folder: Of the run.
+            durable: What is written outlives a power cut; a simulation need not wait for the disk.
+        """
         self._folder = folder
+        self._durable = durable
 
     def read(self, server_round: int, told: bytes, *, size: int) -> Words | None:
         """What was written for this round and what was told in it, shape (size,).
@@ -41,12 +47,8 @@ class KeptWords:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = self._file(server_round, told)
         earlier = list(self._folder.glob(_PATTERN))
-        aside = file.with_suffix(".tmp")
-        aside.unlink(missing_ok=True)
-        handle = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as open_file:
-            open_file.write(np.ascontiguousarray(words, dtype="<u4").data)
-        aside.replace(file)
+        content = np.ascontiguousarray(words, dtype="<u4").data
+        write_secret(file, content, over=True, wait=self._durable)
         for old in earlier:
             if old != file:
                 old.unlink(missing_ok=True)

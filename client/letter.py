@@ -37,6 +37,8 @@ CHUNK_VARIABLE = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
 LARGEST_LETTER = 2**34  # bytes
 _TERMS, _ARRAYS, _VECTOR = "terms", "arrays", "vector"  # as study.wire names them
 
+_SHORT = ("float32", "uint32")  # as study.wire names a short array in the table
+
 Term = str | int | float | bool | bytes
 
 
@@ -95,6 +97,12 @@ class Letter:
         return int(self._opened.message.metadata.run_id)
 
     @cached_property
+    def seconds(self) -> float:
+        """How long whoever sent it waits for the answer, from when it was sent; not below 0."""
+        lasts = float(self._opened.message.metadata.ttl)
+        return lasts if lasts > 0 else 0.0  # no number is not above 0 either
+
+    @cached_property
     def terms(self) -> Mapping[str, Term]:
         """The message's table of scalars, whose values are unchecked; empty if there is none."""
         if self._opened.terms is None:
@@ -109,7 +117,8 @@ class Letter:
         The same for every hospital that is told the same numbers, and as in the privacy ledger.
         """
         if self._opened.vector is None:
-            return ""
+            short = [data for data in map(self.terms.get, _SHORT) if isinstance(data, bytes)]
+            return hashlib.sha256(short[0]).hexdigest() if short else ""
         digest = hashlib.sha256()
         for name in self._opened.vector:
             digest.update(_body(self.objects[name]))
@@ -129,6 +138,8 @@ class Letter:
             opened, head = self._opened, MessageProto.FromString(self.head)
             if _claimed(head) != _claimed(opened.message):
                 raise _Forged("its head is another message's")
+            if (opened.vector is not None) + sum(name in self.terms for name in _SHORT) > 1:
+                raise _Forged("it holds more than one array")
             if opened.reached != set(self.objects):
                 raise _Forged("objects came with it that are not in it")
             if sum(len(self.objects[name]) for name in opened.vector or ()) > LARGEST_LETTER:

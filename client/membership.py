@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def read_membership(hospital: HospitalFile, folder: Path) -> Membership:
     return Membership(hospital.name, identity, roster)
 
 
-def keep_newest_roster(document: bytes, hospital: HospitalFile, folder: Path) -> bool:
+def keep_newest_roster(document: bytes, hospital: HospitalFile, folder: Path) -> None:
     """Keep a roster if it is newer than the one that is there; never go back to an older one.
 
     Args:
@@ -50,22 +51,54 @@ def keep_newest_roster(document: bytes, hospital: HospitalFile, folder: Path) ->
         hospital: Names the coordinator and the roster's file.
         folder: The folder of the hospital's file.
 
-    Returns:
-        Whether it was newer.
-
     Raises:
         RefusedError: The hospital is in no consortium.
         ProtocolError: The coordinator did not sign it.
-        DataError: The roster that is there cannot be read, or the new one not be written.
+        DataError: It is another one of the same version, the roster that is there cannot be read,
+            or the new one not be written.
     """
     table = consortium_of(hospital)
     coordinator = bytes.fromhex(table.coordinator)
     offered = read_roster(document, coordinator)
     path = folder / table.roster
-    if offered.version <= _present(path, coordinator).version:
-        return False
-    write_public(path, document)
-    return True
+    kept = _present(path, coordinator)
+    refuse_rival(offered, kept, path)
+    if offered.version > kept.version:
+        write_public(path, document)
+
+
+def refuse_rival(offered: Roster, kept: Roster, path: Path) -> None:
+    """Raise if the coordinator signed two rosters of one version: nobody can tell which counts.
+
+    Args:
+        offered: The roster that came.
+        kept: The roster that is there.
+        path: Where it is.
+
+    Raises:
+        DataError: They have the same version and differ.
+    """
+    if offered.version == kept.version and offered != kept:
+        raise DataError(
+            f"there are two rosters of version {kept.version}, both signed by the coordinator",
+            todo="tell the coordinator: nobody can say who is a member",
+            where=str(path),
+        )
+
+
+def roster_digest(hospital: HospitalFile, folder: Path) -> str:
+    """SHA-256 of the roster's file as it is now, hexadecimal; empty where there is none.
+
+    Args:
+        hospital: The hospital's file.
+        folder: The folder of that file, which its paths are relative to.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    if hospital.consortium is None:
+        return ""
+    return hashlib.sha256(_document(folder / hospital.consortium.roster)).hexdigest()
 
 
 def consortium_of(hospital: HospitalFile) -> Consortium:
@@ -84,11 +117,16 @@ def consortium_of(hospital: HospitalFile) -> Consortium:
 
 def _present(path: Path, coordinator: bytes) -> Roster:
     try:
-        return read_roster(path.read_bytes(), coordinator)
-    except OSError as error:
-        raise _unusable(path, f"it cannot be read: {error.strerror}") from None
+        return read_roster(_document(path), coordinator)
     except ProtocolError as error:
         raise _unusable(path, error.what) from None
+
+
+def _document(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unusable(path, f"it cannot be read: {error.strerror}") from None
 
 
 def _unusable(path: Path, why: str) -> DataError:

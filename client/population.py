@@ -15,29 +15,32 @@ from pathlib import Path
 
 from fedward.client.data.records import Records
 from fedward.privacy.framing import framed
-from fedward.privacy.key_file import read_secret, write_secret
+from fedward.privacy.key_file import read_secret
+from fedward.privacy.secret_file import write_secret
 from fedward.study.errors import DataError
 
 _KEY = "population.key"
 _LENGTH = 32
 
 
-def population_digest(records: Records, state: Path) -> str:
-    """Digest of the training records: contents, labels and whose they are, hexadecimal.
+def population_digest(records: Records, state: Path, *judging: Records) -> str:
+    """Digest of records: contents, labels and whose they are, hexadecimal.
 
     Args:
-        records: On the CPU.
+        records: To train on, on the CPU.
         state: The hospital's folder of state, where the key is kept or made.
+        judging: To judge on, on the CPU, where that has noise and so one population too.
 
     Raises:
         DataError: The key cannot be read or made.
     """
     digest = hmac.new(_key(state / _KEY), digestmod=hashlib.sha256)
-    for tensor in (records.inputs, records.labels, records.patients):
-        array = tensor.contiguous().numpy()
-        digest.update(framed(str(array.dtype), str(array.shape)))
-        digest.update(array.data)
-    digest.update(framed(records.people))
+    for part in (records, *judging):
+        for tensor in (part.inputs, part.labels, part.patients):
+            array = tensor.contiguous().numpy()
+            digest.update(framed(str(array.dtype), str(array.shape)))
+            digest.update(array.data)
+        digest.update(framed(part.people))
     return digest.hexdigest()
 
 

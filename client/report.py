@@ -16,6 +16,7 @@ from fedward.client.happenings import (
     Disconnected,
     Dropped,
     Happening,
+    Held,
     Idle,
     Leaving,
     Refused,
@@ -76,6 +77,9 @@ def _told(happening: Happening) -> tuple[int, str, dict[str, Value]]:
             return logging.WARNING, f"gave up {named}: {reason}", {**values, "reason": reason}
         case WorkerRestarted(reason):
             return logging.ERROR, f"{reason}; another takes its place", {"reason": reason}
+        case Held(asked, reason):
+            values = {**_values(asked), "reason": reason}
+            return logging.ERROR, f"{_named(asked)} is held: {reason}", values
         case Idle():
             return logging.INFO, "idle: asks more slowly", {}
         case Stopped():

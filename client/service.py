@@ -17,7 +17,6 @@ from fedward.client.metrics import Metrics, MetricsPage
 from fedward.client.standing import Observer
 from fedward.privacy.audit_log import AuditLog
 from fedward.privacy.identity import Identity
-from fedward.study.errors import HospitalError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,13 +29,12 @@ def serve(hospital_path: Path, *, log: Listener) -> None:
         log: Told of everything, to write it down.
 
     Raises:
-        HospitalError: The hospital is a pretended one.
+        OptionError: The hospital is a pretended one.
         FedwardError: Something that is needed cannot be used, another daemon runs, or the audit
             log cannot be written.
     """
     path = hospital_path.resolve()
     hospital, folder = read_hospital(path), path.parent
-    _refuse_pretended(hospital, path)
     state = folder / hospital.state
     listeners: list[Listener] = []
 
@@ -73,16 +71,6 @@ def open_audit_log(hospital: HospitalFile, folder: Path) -> AuditLog:
     """
     identity = Identity.load(folder / consortium_of(hospital).identity)
     return AuditLog(folder / hospital.state / LOG, hospital.name, identity)
-
-
-def _refuse_pretended(hospital: HospitalFile, path: Path) -> None:
-    if hospital.simulation is not None:
-        raise HospitalError(
-            "simulation",
-            given="a seed, at a real hospital",
-            allowed="no such table: noise from a seed protects nobody",
-            file=path,
-        )
 
 
 @contextmanager

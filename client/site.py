@@ -20,6 +20,7 @@ from torch import nn
 from fedward.client.approvals import Approval, approved_study, is_approved
 from fedward.client.charging import (
     Patients,
+    charge_judging,
     charge_measuring,
     charged_steps,
     declared_patients,
@@ -28,10 +29,10 @@ from fedward.client.charging import (
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
-from fedward.client.evaluation import mean_loss, metric_sums
+from fedward.client.evaluation import mean_loss, metric_sums, noised_sums
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
-from fedward.client.membership import keep_newest_roster
+from fedward.client.membership import keep_newest_roster, roster_digest
 from fedward.client.offers import file_offer
 from fedward.client.population import population_digest
 from fedward.client.randomness import generator
@@ -40,8 +41,9 @@ from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
+from fedward.models.noised_task import NoisedClassification, judging_task
 from fedward.models.registry import build
-from fedward.models.task import Classification, Sums, task_of
+from fedward.models.task import Classification, Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision, refuse_imprecise
@@ -92,7 +94,8 @@ class Loaded:
         task: Its task.
         model: Its network, on the device; the weights are the last request's.
         parts: The hospital's records, on the device; measured features are not scaled.
-        patients: Whom it trains on; None for a study that is not private.
+        patients: Whom it trains on, and judges on with noise; None for a study that is not
+            private.
     """
 
     study: Study
@@ -121,7 +124,7 @@ class Site:
         self._folder = folder
         self._loaded: dict[str, Loaded] = {}
         self._approvals: dict[str, Approval] = {}
-        self._ways: dict[tuple[str, str], Summing] = {}
+        self._ways: dict[tuple[str, str, str], Summing] = {}
         self._scaled: tuple[Loaded, Scaling, Parts] | None = None
 
     @cached_property
@@ -176,8 +179,7 @@ class Site:
 
     def _consider(self, offer: OfferQuery) -> Considered:
         """File what is offered for a person to read, and say whether one has approved it."""
-        if keep_newest_roster(offer.roster, self.hospital, self._folder):
-            self._ways.clear()  # they hold the roster of before
+        keep_newest_roster(offer.roster, self.hospital, self._folder)
         studies = self._folder / self.hospital.studies
         file_offer(offer.signed, offer.study, self.hospital, studies)
         return Considered(self.hospital.name, is_approved(studies, offer.study))
@@ -230,12 +232,13 @@ class Site:
         return Layout(parameters, loaded.task.size, loaded.task.reals)
 
     def _summing(self, study: Study, digest: str, run: str) -> Summing:
-        """How contributions to a run leave, kept between its requests."""
-        if (digest, run) not in self._ways:
+        """How contributions to a run leave, kept between its requests until the roster changes."""
+        way = (digest, run, roster_digest(self.hospital, self._folder))
+        if way not in self._ways:
             if len(self._ways) >= _MOST_RUNS:
                 self._ways.clear()
-            self._ways[digest, run] = make_summing(self.hospital, self._folder, study, run=run)
-        return self._ways[digest, run]
+            self._ways[way] = make_summing(self.hospital, self._folder, study, run=run)
+        return self._ways[way]
 
     def _refusal(self, error: Exception) -> Refusal:
         """What may be told outside: an error about data may quote a patient's record."""
@@ -286,18 +289,21 @@ class Site:
         if isinstance(study.privacy, LocalPrivacy):
             refuse_imprecise(self.precision)
             refuse_unprotected(model)
-            patients = self._patients(parts["train"])  # once: images take a while
+            noised = study.evaluation_noise is not None
+            judging = [parts["validation"], parts["test"]] if noised else []
+            patients = self._patients(parts["train"], *judging)  # once: images take a while
         self._loaded[study.digest()] = Loaded(
             study=study,
-            task=task_of(study),
+            task=judging_task(study),
             model=model.to(self.device),
             parts={part: records.to(self.device) for part, records in parts.items()},
             patients=patients,
         )
 
-    def _patients(self, records: Records) -> Patients:
+    def _patients(self, records: Records, *judging: Records) -> Patients:
         state = self._folder / self.hospital.state
-        digest = population_digest(records.to(torch.device("cpu")), state)
+        cpu = torch.device("cpu")
+        digest = population_digest(records.to(cpu), state, *(part.to(cpu) for part in judging))
         return Patients(digest, len(records.patients.unique()))
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
@@ -341,13 +347,13 @@ class Site:
         flat.load(model, request.model)
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train
+        steps = self.steps_for(request, loaded)
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
-            sums = self._sums(model, loaded, parts[request.monitor])
+            sums = self._sums(request, model, loaded, parts[request.monitor])
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task, precision=self.precision)
-        steps = self.steps_for(request, loaded)
         with torch.random.fork_rng(devices=[]):
             self._seed_layers(self._generator(request, "layers").initial_seed())
             train(model, records, study, loaded.task, steps, server_round=request.round)
@@ -365,17 +371,45 @@ class Site:
         model = loaded.model
         flat.load(model, request.model)
         records = self._parts(request, loaded)[request.part]
-        return judged(self._sums(model, loaded, records))
+        self._charge_judging(request, loaded)
+        return judged(self._sums(request, model, loaded, records))
 
-    def _sums(self, model: nn.Module, loaded: Loaded, records: Records) -> Sums:
-        """Metric sums; in a private study nothing that a record does makes them fail."""
+    def _charge_judging(self, request: EvaluateRequest, loaded: Loaded) -> None:
+        """Judging with noise is paid for before it is done; without noise it costs nothing."""
+        study, patients, privacy = loaded.study, loaded.patients, loaded.study.privacy
+        if not isinstance(privacy, LocalPrivacy) or patients is None:
+            return
+        if study.evaluation_noise is None:
+            return
+        charge_judging(
+            request, study, privacy, patients, hospital=self.hospital, ledger=self.ledger
+        )
+        if self.hospital.simulation is None:
+            self._note_spent(request, privacy)
+
+    def _sums(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        model: nn.Module,
+        loaded: Loaded,
+        records: Records,
+    ) -> Sums:
+        """Metric sums; in a private study nothing that a record does makes them fail.
+
+        With noise they must be charged before.
+        """
+        task, precision = loaded.task, self.precision
+        if isinstance(task, NoisedClassification):
+            sampling = self._stream(request, "judged sample")
+            noise = self._stream(request, "judging noise")
+            return noised_sums(model, records, task, sampling, noise, precision=precision)
         private = isinstance(loaded.study.privacy, LocalPrivacy)
-        return metric_sums(model, records, loaded.task, bounded=private, precision=self.precision)
+        return metric_sums(model, records, task, bounded=private, precision=precision)
 
     def _allow(self, study: Study, part: Part | None) -> None:
         """With privacy on, nothing of the training records leaves but the noised update.
 
-        Metrics of the other parts have no noise: of one hospital alone they are read by nobody.
+        Metrics of the other parts are read of one hospital alone by nobody, with noise or without.
         """
         if part is None or not isinstance(study.privacy, LocalPrivacy):
             return
@@ -430,7 +464,7 @@ class Site:
             self._note_spent(request, privacy)
         return steps
 
-    def _note_spent(self, request: TrainRequest | MeasureRequest, privacy: LocalPrivacy) -> None:
+    def _note_spent(self, request: Request, privacy: LocalPrivacy) -> None:
         """Let the daemon know what the data set came to, for its audit log."""
         data, delta = self.hospital.data.name, self.hospital.limits.delta or privacy.delta
         epsilon = self.ledger.epsilon(data=data, delta=delta, accountant=privacy.accountant)

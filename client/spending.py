@@ -7,9 +7,10 @@ It reads this note instead, for its audit log and its metrics.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
+
+from fedward.privacy.secret_file import write_secret
 
 NOTE = "spent.json"
 _WORDS = ("study", "run")
@@ -36,14 +37,13 @@ def note_spent(state: Path, data: str, counted: Counted) -> None:
         state: The hospital's folder of state.
         data: Name of the data set.
         counted: What it came to.
+
+    Raises:
+        OSError: It cannot be written.
     """
     values = {**{name: known._asdict() for name, known in noted(state).items()}}
     values[data] = counted._asdict()
-    aside = state / f"{NOTE}.tmp"
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as handle:
-        json.dump(values, handle)
-    aside.replace(state / NOTE)
+    write_secret(state / NOTE, json.dumps(values).encode(), over=True)
 
 
 def noted(state: Path) -> dict[str, Counted]:

@@ -15,6 +15,7 @@ from fedward.client.happenings import (
     Disconnected,
     Dropped,
     Happening,
+    Held,
     Idle,
     Leaving,
     Refused,
@@ -22,7 +23,7 @@ from fedward.client.happenings import (
     WorkerRestarted,
 )
 
-State = Literal["starting", "connected", "idle", "working", "disconnected", "stopped"]
+State = Literal["starting", "connected", "idle", "working", "held", "disconnected", "stopped"]
 WORKS: frozenset[State] = frozenset({"connected", "idle", "working"})
 """The states in which the daemon can do what it is there for."""
 
@@ -36,7 +37,7 @@ class Standing:
         since: When that began, ISO 8601, UTC.
         started: When the daemon started, the same.
         address: Of the aggregator, once it was reached.
-        reason: Why it is not connected.
+        reason: Why it is not connected, or holds a message.
         asked: The message that is being answered, or the last one.
         answered: Answers that the aggregator took, refusals apart.
         refused: Refusals.
@@ -96,17 +97,21 @@ def _after(before: Standing, happening: Happening) -> Standing:
             return replace(before, state="disconnected", reason=reason)
         case Asked() as asked:
             size = before.bytes_in + asked.size
-            return replace(before, state="working", asked=asked, bytes_in=size)
+            return replace(before, state="working", reason="", asked=asked, bytes_in=size)
         case Leaving(_, size):
-            return replace(before, bytes_out=before.bytes_out + size)
+            size += before.bytes_out
+            return replace(before, state="working", reason="", bytes_out=size)
         case Answered():
             return replace(before, state="connected", answered=before.answered + 1)
         case Refused():
             return replace(before, state="connected", refused=before.refused + 1)
         case Dropped():
-            return replace(before, state="connected", dropped=before.dropped + 1)
+            dropped = before.dropped + 1
+            return replace(before, state="connected", reason="", dropped=dropped)
         case WorkerRestarted():
             return replace(before, restarts=before.restarts + 1)
+        case Held(_, reason):
+            return replace(before, state="held", reason=reason)
         case Idle():
             return replace(before, state="idle")
         case Stopped():

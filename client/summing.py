@@ -28,6 +28,7 @@ from fedward.study.messages import (
     Advertised,
     AdvertiseQuery,
     Contribution,
+    EvaluateRequest,
     Invitation,
     MaskedContribution,
     MeasureRequest,
@@ -73,16 +74,20 @@ class Summing(Protocol):
 class PlainSumming:
     """Whoever runs the aggregator can read what leaves."""
 
-    def __init__(self, hospital: str, kept: KeptWords | None = None) -> None:
+    def __init__(
+        self, hospital: str, kept: KeptWords | None = None, *, judging: bool = False
+    ) -> None:
         """Take the hospital's name.
 
         Args:
             hospital: Its name.
             kept: Where a private round's contribution is kept, so that it is charged once; None
                 for a study that is not private.
+            judging: Whether judging is charged, and kept too.
         """
         self._hospital = hospital
         self._kept = kept
+        self._charged = (MeasureRequest, TrainRequest, *([EvaluateRequest] if judging else []))
 
     def advertise(self, query: AdvertiseQuery) -> Advertised:
         """Refused with RefusedError: there is no key."""
@@ -99,7 +104,7 @@ class PlainSumming:
         if request.invitation is not None:
             raise _not_secure()
         allow()
-        if self._kept is None or not isinstance(request, TrainRequest | MeasureRequest):
+        if self._kept is None or not isinstance(request, self._charged):
             return Contribution(self._hospital, plain_vector(work()))
         told = told_digest(request)
         words = self._kept.read(request.round, told, size=layout.size)
@@ -116,19 +121,21 @@ class PlainSumming:
 class SecureSumming:
     """What leaves can only be added up."""
 
-    def __init__(self, hospital: str, secure: SecureHospital, study: Study, folder: Path) -> None:
+    def __init__(
+        self, hospital: str, secure: SecureHospital, study: Study, kept: KeptWords
+    ) -> None:
         """Take the hospital's side of the protocol for one run.
 
         Args:
             hospital: Its name.
             secure: Keys, roster, journal.
             study: The run's.
-            folder: Where this run's state is kept.
+            kept: Where a round's contribution is kept, so that it is charged once.
         """
         self._hospital = hospital
         self._secure = secure
         self._study = study
-        self._kept = KeptWords(folder)
+        self._kept = kept
 
     def advertise(self, query: AdvertiseQuery) -> Advertised:
         """This hospital's signed public key for the run."""
@@ -216,16 +223,19 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
     if not 1 <= len(run) <= _LONGEST_RUN:
         raise BadRequest("no possible name of a run", todo="see the aggregator's log")
     own = _run_folder(folder / hospital.state, study, run)
+    durable = hospital.simulation is None
+    kept = KeptWords(own, durable=durable)
     if not study.aggregation.secure:
         private = isinstance(study.privacy, LocalPrivacy)
-        return PlainSumming(hospital.name, KeptWords(own) if private else None)
+        judging = study.evaluation_noise is not None
+        return PlainSumming(hospital.name, kept if private else None, judging=judging)
     membership = read_membership(hospital, folder)
     for folder_ in (own.parent, own):  # a parent made on the way would be readable for others
         folder_.mkdir(parents=True, exist_ok=True, mode=0o700)
     key, journal = own / "run-key.pem", own / "journal.sqlite"
     if not journal.exists():
         key.unlink(missing_ok=True)  # what was said under it is not remembered
-    remembered = Journal(journal, durable=hospital.simulation is None)
+    remembered = Journal(journal, durable=durable)
     secure = SecureHospital(
         name=membership.name,
         identity=membership.identity,
@@ -238,7 +248,7 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
         ),
         journal=remembered,
     )
-    return SecureSumming(membership.name, secure, study, own)
+    return SecureSumming(membership.name, secure, study, kept)
 
 
 def _run_folder(state: Path, study: Study, run: str) -> Path:

@@ -10,6 +10,7 @@ Between the two runs a pipe of plain bytes; nothing that came from the network i
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,7 +25,6 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fedward.client.hospital import refuse_pretended
 from fedward.client.letter import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
@@ -89,17 +89,22 @@ class Worker:
         self._pipe = Connection(ours.detach())
         self._why, self._ready = "", False
 
-    def ask(self, letter: Letter) -> Letter:
+    def ask(self, letter: Letter, seconds: float = math.inf) -> Letter:
         """Let the process answer.
 
+        Args:
+            letter: The question.
+            seconds: For how long anybody waits for it, above 0; the deadline may be shorter.
+
         Raises:
-            WorkerLost: It ended, or was ended because it took longer than the deadline.
+            WorkerLost: It ended, or was ended because it took longer than it may.
         """
+        most = min(self._deadline, seconds)
         self.start()
         try:
             with self._alarm(_START, "it needed longer to start"):
                 pipe = self._await_ready()
-            with self._alarm(self._deadline, "it took longer"):
+            with self._alarm(most, "it took longer"):
                 pipe = self._give(letter, pipe)
                 return Letter.read(pipe.recv_bytes)
         except (EOFError, OSError):
@@ -186,11 +191,12 @@ def serve(hospital: Path, pipe: Connection) -> None:
     Raises:
         OptionError: The hospital's noise would have a seed.
     """
-    from fedward.client.app import make_app, open_site  # torch: the daemon does without
+    from fedward.client.app import make_app  # torch: the daemon does without
+    from fedward.client.current import CurrentSite
 
-    site = open_site(hospital)
-    refuse_pretended(site.hospital, hospital)  # the app asks only whom it has to find itself
-    app = make_app(lambda _: site)
+    current = CurrentSite(hospital)
+    name = current.now().hospital.name
+    app = make_app(lambda _: current.now())
 
     def answer(letter: Letter) -> Letter:
         try:
@@ -200,7 +206,7 @@ def serve(hospital: Path, pipe: Connection) -> None:
         except Exception as error:
             _reraise_exhausted(error)
             _LOG.error("%s: %s", type(error).__name__, error)
-            return reply_to(letter, pack_answer(could_not_finish(site.hospital.name)))
+            return reply_to(letter, pack_answer(could_not_finish(name)))
 
     with suppress(EOFError, ConnectionError):  # the daemon has ended, or was killed
         pipe.send_bytes(_READY)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import nn
 
 from fedward.models.family import Family
 from fedward.study.frozen import Frozen
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Settings(Frozen):
@@ -20,6 +22,8 @@ class Settings(Frozen):
 
 def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """Linear layers with ReLU between them. Inputs (n, features), outputs (n, outputs)."""
+    from torch import nn  # settings are read where nothing is built
+
     widths = [shape[0], *settings.hidden]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from fedward.models import mlp, small_cnn
 from fedward.models.family import Family
-from fedward.models.private_form import private_form
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import ModelChoice, Study, read_study
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
 
@@ -28,6 +28,10 @@ def build(study: Study, *, seed: int) -> nn.Module:
         StudyError: The study names no known model, a setting that the model does not have, or data
             of a shape that the model cannot take.
     """
+    import torch  # the daemon reads studies and does without
+
+    from fedward.models.private_form import private_form
+
     family = _family(study)
     settings = _settings(study, family)
     shape = study.data.input_shape

@@ -20,10 +20,14 @@ _SQUEEZE = 4.0
 Counts = NDArray[np.float64]
 
 
+def bin_of(log_odds: Tensor, bins: int = BINS) -> Tensor:
+    """The bin of each score, shape (n,), int64."""
+    return (torch.sigmoid(log_odds.double() / _SQUEEZE) * bins).long().clamp(0, bins - 1)
+
+
 def histogram(log_odds: Tensor) -> Counts:
     """Scores in each bin, shape (1024,)."""
-    place = (torch.sigmoid(log_odds.double() / _SQUEEZE) * BINS).long().clamp(0, BINS - 1)
-    counts: Counts = torch.bincount(place, minlength=BINS).double().cpu().numpy()
+    counts: Counts = torch.bincount(bin_of(log_odds), minlength=BINS).double().cpu().numpy()
     return counts
 
 
@@ -39,15 +43,15 @@ def auc(negatives: Counts, positives: Counts) -> float | None:
     return float((positives * (below + negatives / 2)).sum() / pairs)
 
 
-def edge_of(probability: float) -> int:
+def edge_of(probability: float, bins: int = BINS) -> int:
     """The bin edge nearest to a probability: scores in bins from it on are called positive."""
     z = math.log(probability / (1 - probability))
-    return round(BINS / (1 + math.exp(-z / _SQUEEZE)))
+    return round(bins / (1 + math.exp(-z / _SQUEEZE)))
 
 
-def probability_at(edge: int) -> float:
+def probability_at(edge: int, bins: int = BINS) -> float:
     """The probability that a bin edge stands for."""
-    inside = min(max(edge, 0.25), BINS - 0.25) / BINS
+    inside = min(max(edge, 0.25), bins - 0.25) / bins
     z = _SQUEEZE * math.log(inside / (1 - inside))
     return 1 / (1 + math.exp(-z))
 

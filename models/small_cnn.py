@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import nn
 
 from fedward.models.family import Family
 from fedward.study.frozen import Frozen
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Settings(Frozen):
@@ -38,6 +40,8 @@ def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module
     Where a finding is in the picture matters, so there is no mean over it before the output.
     Inputs (n, channels, height, width), outputs (n, outputs).
     """
+    from torch import nn  # settings are read where nothing is built
+
     before, height, width = shape
     layers: list[nn.Module] = []
     for number, channels in enumerate(settings.channels):

@@ -41,6 +41,8 @@ class Classification:
     pair of histograms, another has one pair for each class against the rest.
     """
 
+    bins = scores.BINS
+
     def __init__(self, task: ClassTask) -> None:
         """Take the classes and the threshold from the study."""
         self._classes = len(task.classes)
@@ -51,7 +53,7 @@ class Classification:
     @property
     def size(self) -> int:
         """Length of the sums."""
-        return 2 + self._classes**2 + len(self._scored) * 2 * scores.BINS
+        return 2 + self._classes**2 + len(self._scored) * 2 * self.bins
 
     @property
     def reals(self) -> tuple[int, ...]:
@@ -86,7 +88,7 @@ class Classification:
         pairs = labels * k + outputs.argmax(dim=1)
         blocks = [np.array([len(labels), loss]), _numpy(torch.bincount(pairs, minlength=k * k))]
         for positive in self._scored:
-            log_odds = _log_odds(outputs, positive)
+            log_odds = log_odds_of(outputs, positive)
             blocks += [
                 scores.histogram(log_odds[labels != positive]),
                 scores.histogram(log_odds[labels == positive]),
@@ -105,7 +107,7 @@ class Classification:
             return 0.5
         (pair,) = self._histograms(validation)
         balanced = self._threshold == "max_balanced_accuracy"
-        return scores.probability_at(scores.best_edge(*pair, balanced=balanced))
+        return scores.probability_at(scores.best_edge(*pair, balanced=balanced), self.bins)
 
     def metrics(self, sums: Sums, threshold: float = 0.5) -> dict[str, Any]:
         """Metrics of everything that was added up; None where there is nothing to judge by."""
@@ -142,14 +144,14 @@ class Classification:
 
     def _confusion(self, sums: Sums, threshold: float) -> tuple[float, float, float, float]:
         (pair,) = self._histograms(sums)
-        return scores.confusion(*pair, scores.edge_of(threshold))
+        return scores.confusion(*pair, scores.edge_of(threshold, self.bins))
 
     def _histograms(self, sums: Sums) -> list[tuple[Sums, Sums]]:
-        flat = sums[2 + self._classes**2 :].reshape(-1, 2, scores.BINS)
+        flat = sums[2 + self._classes**2 :].reshape(-1, 2, self.bins)
         return [(pair[0], pair[1]) for pair in flat]
 
 
-def _log_odds(outputs: Tensor, positive: int) -> Tensor:
+def log_odds_of(outputs: Tensor, positive: int) -> Tensor:
     """Log-odds of one class against all others together."""
     others = torch.cat([outputs[:, :positive], outputs[:, positive + 1 :]], dim=1)
     return outputs[:, positive] - torch.logsumexp(others, dim=1)

@@ -100,7 +100,8 @@ def _calibrate_beside(
         raise OptionError(
             f"what else the study pays for costs epsilon {settled:.3g}, and too little is left of "
             f"{epsilon:g} to train with",
-            todo="raise [privacy] statistics_noise_multiplier, or epsilon",
+            todo="raise [privacy] statistics_noise_multiplier, evaluation_noise_multiplier or "
+            "epsilon",
         )
     tolerance = min(0.01, epsilon / 100)
     while epsilon - cost(high) > tolerance and high - low > _FINEST * high:

@@ -16,6 +16,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,9 @@ from typing import Any, Literal
 from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
 from fedward.privacy.protocol_errors import BadSignature
+from fedward.privacy.secret_file import write_secret
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
+from fedward.privacy.whole_file import keep_names
 from fedward.study.errors import DataError, FedwardError
 
 _PURPOSE = "audit-log"
@@ -114,6 +117,7 @@ class AuditLog:
         """
         self._path, self._hospital, self._identity, self._now = path, hospital, identity, now
         self._one = threading.Lock()
+        self._half = False  # whether something may stand after the last line
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -168,20 +172,14 @@ class AuditLog:
         self._size = whole
         torn = content[whole:]
         if torn:
-            self._keep_aside(torn)
+            aside = self._path.with_name(f"{self._path.name}.torn-{self._number + 1}")
+            write_secret(aside, torn, over=True)
             os.ftruncate(self._file, whole)
         if not self._number:
             self._append("began", "own")
-            _sync_folder(self._path.parent)
+            keep_names(self._path.parent)
         if torn:
             self._append("torn", "own", size=len(torn), sha256=hashlib.sha256(torn).hexdigest())
-
-    def _keep_aside(self, torn: bytes) -> None:
-        aside = self._path.with_name(f"{self._path.name}.torn-{self._number + 1}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(torn)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _append(self, kind: str, direction: Direction, **said: Any) -> Line:  # noqa: ANN401
         at = self._now().isoformat(timespec="milliseconds")
@@ -192,16 +190,25 @@ class AuditLog:
         _read_entry(_read(line, number)[0]["entry"], number)  # what cannot be read is not written
         last = hashlib.sha256(line).hexdigest()
         try:
+            self._cut()
+            self._half = True
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)
             _write_head(self._path, number, last)
+            self._half = False
         except OSError as error:
-            # A full disk may have taken half of it, or the line and not its head.
-            os.ftruncate(self._file, self._size)
+            with suppress(OSError):  # else the next line tries it again
+                self._cut()
             raise _unusable(self._path, str(error.strerror)) from None
         self._size += len(line) + 1
         self._number, self._last = number, last
         return Line(number, entry, last)
+
+    def _cut(self) -> None:
+        """A full disk may have taken half of a line, or the line and not its head."""
+        if self._half:
+            os.ftruncate(self._file, self._size)
+            self._half = False
 
 
 def verify(path: Path, public: bytes, *, own: bool = False) -> list[Line]:
@@ -348,24 +355,13 @@ def _head(path: Path) -> Path:
 
 def _write_head(path: Path, number: int, last: str) -> None:
     """Not waited for: a head that a power cut sets back still is one of this log."""
-    aside = path.with_name(f"{path.name}.head.tmp")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "wb") as handle:
-        handle.write(canonical({"hash": last, "lines": number}))
-    aside.replace(_head(path))
+    head = canonical({"hash": last, "lines": number})
+    write_secret(_head(path), head, over=True, wait=False)
 
 
 def _write_whole(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unusable(path: Path, why: str) -> DataError:

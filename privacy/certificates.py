@@ -214,7 +214,9 @@ def read_authority(pem: bytes, *, now: datetime) -> datetime:
     return ends
 
 
-def check_server(chain: bytes, *, ca: bytes, host: str, now: datetime, public: bytes = b"") -> None:
+def check_server(
+    chain: bytes, *, ca: bytes, host: str, now: datetime, public: bytes = b""
+) -> datetime:
     """Accept a server's certificate by returning; hospitals' TLS accepts the same ones.
 
     Args:
@@ -224,13 +226,17 @@ def check_server(chain: bytes, *, ca: bytes, host: str, now: datetime, public: b
         now: With a time zone.
         public: The server's public key, SubjectPublicKeyInfo in DER, if it must be this one.
 
+    Returns:
+        When the first certificate of the chain ends.
+
     Raises:
         BadCertificate: It is malformed, of another authority, host or key, or not valid now.
     """
     try:
         server, *above = x509.load_pem_x509_certificates(chain)
         subject = x509.IPAddress(ipaddress.ip_address(host)) if is_ip(host) else x509.DNSName(host)
-        store = verification.Store([_authority(ca)])
+        authority = _authority(ca)
+        store = verification.Store([authority])
         policy = verification.PolicyBuilder().store(store).time(now)
         policy.build_server_verifier(subject).verify(server, above)
         found = _der(server.public_key())
@@ -244,6 +250,7 @@ def check_server(chain: bytes, *, ca: bytes, host: str, now: datetime, public: b
             "the certificate belongs to another key",
             todo="ask the coordinator for one for this key's request",
         )
+    return min(each.not_valid_after_utc for each in (server, *above, authority))
 
 
 def _wanted(request: bytes) -> tuple[tuple[str, ...], ec.EllipticCurvePublicKey]:

@@ -38,9 +38,10 @@ from fedward.privacy.enrolment import (
 )
 from fedward.privacy.identity import Identity
 from fedward.privacy.protocol_errors import BadCertificate, ProtocolError
-from fedward.privacy.public_file import keep_names, read_public, write_public
+from fedward.privacy.public_file import read_public, write_public
 from fedward.privacy.roster import LARGEST_ROSTER, Roster, read_roster, sign_roster
 from fedward.privacy.signed_study import sign_study
+from fedward.privacy.whole_file import keep_names
 from fedward.study.errors import DataError, OptionError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 from fedward.study.study import Study

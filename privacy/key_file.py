@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from fedward.privacy.secret_file import write_secret
 from fedward.study.errors import DataError
 
 PrivateKey = Ed25519PrivateKey | X25519PrivateKey | EllipticCurvePrivateKey
@@ -47,28 +47,6 @@ def write_key(path: Path, key: PrivateKey, form: PrivateFormat = PrivateFormat.P
         ) from None
     except OSError as error:
         raise unusable_key(path, str(error.strerror)) from None
-
-
-def write_secret(path: Path, secret: bytes) -> None:
-    """Write a file for its owner alone, never over another one.
-
-    It is written aside and then linked into its place, so that nobody ever reads half of it, and of
-    two that write at once one fails.
-
-    Raises:
-        FileExistsError: Something is at that path already.
-        OSError: It cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(file, "wb") as handle:
-            handle.write(secret)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.link(aside, path)
-    finally:
-        aside.unlink()
 
 
 def read_key(path: Path) -> object:

@@ -16,7 +16,7 @@ import hmac
 import logging
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,13 @@ from fedward.privacy.privacy_errors import (
 from fedward.study.errors import BudgetError
 
 MECHANISM = "poisson-subsampled-gaussian"
-"""What every charge so far is for; composition of other mechanisms is not known here."""
+"""Steps of a round, and what is measured before the first."""
+
+EVALUATION = "gaussian-evaluation"
+"""A noised evaluation of everybody: it composes as a step of `MECHANISM` at rate 1.
+
+Composition of other mechanisms than these two is not known here.
+"""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS charge (
@@ -66,19 +72,20 @@ _START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
 
 @dataclass(frozen=True)
 class Charge:
-    """One round's steps, about to be taken.
+    """One round's steps, or a noised evaluation, about to be taken.
 
     Attributes:
         data: Name of the data set.
         study: Digest of the study.
         run: Name of the run.
-        round: From 1; 0 is what was measured before the first.
+        round: From 1; 0 is what was measured before the first; those after the last judge.
         told: Digest of what the round asks (its model, what is monitored), hexadecimal.
-        patients: Digest of the training patients and all that they have, under a key that stays
-            at the hospital, hexadecimal.
+        patients: Digest of the training patients (with noised evaluation, of all patients) and all
+            that they have, under a key that stays at the hospital, hexadecimal.
         steps: Noise multiplier, sampling rate and number of steps.
         delta: The study's.
         accountant: The study's.
+        mechanism: Kind of noise: `MECHANISM` or `EVALUATION`.
     """
 
     data: str
@@ -90,6 +97,7 @@ class Charge:
     steps: SampledGaussian
     delta: float
     accountant: Accountant
+    mechanism: str = MECHANISM
 
 
 @dataclass(frozen=True)
@@ -98,13 +106,11 @@ class Entry:
 
     Attributes:
         charge: What was charged.
-        mechanism: Kind of noise.
         charged_at: When, ISO 8601, UTC.
         hash: SHA-256 over the row and the hash before it, hexadecimal.
     """
 
     charge: Charge
-    mechanism: str
     charged_at: str
     hash: str
 
@@ -146,17 +152,24 @@ class Ledger:
         elif self._begun.exists():
             self._refuse_lost()
 
-    def charge(self, charge: Charge, *, cap: Cap | None, most: int | None = None) -> None:
-        """Write a charge to disk.
+    def charge(
+        self,
+        *charges: Charge,
+        cap: Cap | None,
+        most: int | None = None,
+        most_of: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write charges to disk, all of them or none.
 
         Args:
-            charge: The steps about to be taken.
+            charges: What is about to be done, as one question asks it.
             cap: What the total may not pass; None for no cap.
-            most: Charges that its run may have in all; None for any number.
+            most: Charges that a run may have in all; None for any number.
+            most_of: Charges that it may have of a mechanism; any number of those not named.
 
         Raises:
-            BudgetError: The total would pass the cap, the run has `most` charges already, or the
-                chain is broken; nothing is written.
+            BudgetError: The total would pass the cap, the run has as many charges already as it
+                may have, or the chain is broken; nothing is written.
             AnotherModel: The round was charged before, for another question.
             PlanChanged: The run was charged before, for other steps.
             RoundIsOver: A later round of the run was charged before.
@@ -164,30 +177,24 @@ class Ledger:
         """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
-            entries = _verified(db)
-            _refuse_contradiction(entries, charge)
-            if most is not None:
-                _refuse_more(most, entries, charge)
-            if cap is not None:
-                _refuse_above(cap, entries, charge)
-            before = entries[-1].hash if entries else _START
-            sigma, rate, steps = charge.steps
-            # As SQLite gives them back: the hash is over their text, and 160 is not 160.0.
-            numbers = (float(sigma), float(rate), int(steps), float(charge.delta))
-            terms = (MECHANISM, *numbers, charge.accountant)
-            row = (*_fields(charge), *terms, datetime.now(UTC).isoformat())
-            marks = ", ".join("?" * (len(row) + 1))
-            db.execute(
-                f"INSERT INTO charge ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants only
-                (*row, _hash(before, row)),
-            )
+            for charge in charges:
+                entries = _verified(db)
+                _refuse_contradiction(entries, charge)
+                _refuse_more(most, (most_of or {}).get(charge.mechanism), entries, charge)
+                if cap is not None:
+                    _refuse_above(cap, entries, charge)
+                _insert(db, charge, after=entries[-1].hash if entries else _START)
             db.execute("COMMIT")
         self._begin()
 
     def noise_multiplier(self, *, study: str, run: str) -> float | None:
         """The noise multiplier of this run's rounds; None before the first was charged."""
         charges = (entry.charge for entry in self.entries())
-        of_run = [c for c in charges if (c.study, c.run) == (study, run) and c.round]
+        of_run = [
+            c
+            for c in charges
+            if (c.study, c.run) == (study, run) and c.round and c.mechanism == MECHANISM
+        ]
         return of_run[0].steps.noise_multiplier if of_run else None
 
     def epsilon(
@@ -253,6 +260,19 @@ def _keep_from_others(path: Path) -> None:
     _LOG.warning("%s: others could read the privacy ledger (mode %o); now they cannot", path, mode)
 
 
+def _insert(db: sqlite3.Connection, charge: Charge, *, after: str) -> None:
+    sigma, rate, steps = charge.steps
+    # As SQLite gives them back: the hash is over their text, and 160 is not 160.0.
+    numbers = (float(sigma), float(rate), int(steps), float(charge.delta))
+    terms = (charge.mechanism, *numbers, charge.accountant)
+    row = (*_fields(charge), *terms, datetime.now(UTC).isoformat())
+    marks = ", ".join("?" * (len(row) + 1))
+    db.execute(
+        f"INSERT INTO charge ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants only
+        (*row, _hash(after, row)),
+    )
+
+
 def _fields(charge: Charge) -> tuple[str, str, str, int, str, str]:
     return (charge.data, charge.study, charge.run, charge.round, charge.told, charge.patients)
 
@@ -277,7 +297,8 @@ def _entry(place: int, row: Sequence[Any], found: str) -> Entry:
     """A row whose hash was right: its columns have the kinds that `charge` gave them."""
     data, study, run, number, told, patients, *terms = row
     mechanism, sigma, rate, steps, delta, accountant, charged_at = terms
-    for name, known in ((mechanism, (MECHANISM,)), (accountant, get_args(Accountant))):
+    known_mechanisms = (MECHANISM, EVALUATION)
+    for name, known in ((mechanism, known_mechanisms), (accountant, get_args(Accountant))):
         if name not in known:
             raise BudgetError(
                 f"row {place} of the privacy ledger is of the kind {name!r}, and what it costs "
@@ -285,8 +306,8 @@ def _entry(place: int, row: Sequence[Any], found: str) -> Entry:
                 todo="run the version of fedward that charged it, or a later one",
             )
     event = SampledGaussian(sigma, rate, steps)
-    charge = Charge(data, study, run, number, told, patients, event, delta, accountant)
-    return Entry(charge, mechanism, charged_at, found)
+    charge = Charge(data, study, run, number, told, patients, event, delta, accountant, mechanism)
+    return Entry(charge, charged_at, found)
 
 
 def _hash(before: str, row: Sequence[object]) -> str:
@@ -304,7 +325,7 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
                 "the training patients are not those that this run began with",
                 todo="start a new run, or put the data back as it was",
             )
-        if bool(before.round) == bool(charge.round) and before.steps != charge.steps:
+        if _kind(before) == _kind(charge) and before.steps != charge.steps:
             raise PlanChanged(
                 "noise, sampling rate or steps are not those that this run began with",
                 todo="put [limits] declared_patients back as it was, or start a new run",
@@ -321,13 +342,22 @@ def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:
             )
 
 
-def _refuse_more(most: int, entries: Sequence[Entry], charge: Charge) -> None:
+def _kind(charge: Charge) -> tuple[str, bool]:
+    """Charges of one kind are alike in a run: measuring, the rounds' steps, evaluations."""
+    return charge.mechanism, charge.mechanism == MECHANISM and charge.round > 0
+
+
+def _refuse_more(
+    most: int | None, most_alike: int | None, entries: Sequence[Entry], charge: Charge
+) -> None:
     of_run = [e for e in entries if (e.charge.study, e.charge.run) == (charge.study, charge.run)]
-    if len(of_run) >= most:
-        raise BudgetError(
-            f"this run was charged {len(of_run)} times, and may be {most} times",
-            todo="find out why its rounds were lost, and start a new run",
-        )
+    alike = [e for e in of_run if e.charge.mechanism == charge.mechanism]
+    for charged, allowed in ((len(of_run), most), (len(alike), most_alike)):
+        if allowed is not None and charged >= allowed:
+            raise BudgetError(
+                f"this run was charged {charged} times, and may be {allowed} times",
+                todo="find out why its rounds were lost, and start a new run",
+            )
 
 
 def _refuse_above(cap: Cap, entries: Sequence[Entry], charge: Charge) -> None:

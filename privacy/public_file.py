@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
+from fedward.privacy.whole_file import write_whole
 from fedward.study.errors import DataError
 
 
@@ -15,18 +14,8 @@ def write_public(path: Path, content: bytes) -> None:
     Raises:
         DataError: It cannot be written; what was there before is unchanged.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        try:
-            with aside.open("xb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        keep_names(path.parent)
+        write_whole(path, content)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror})",
@@ -35,22 +24,14 @@ def write_public(path: Path, content: bytes) -> None:
         ) from None
 
 
-def keep_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a rename is not until then."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def read_public(path: Path, *, what: str, largest: int) -> bytes:
+def read_public(path: Path, *, what: str, largest: int, todo: str = "check the path") -> bytes:
     """A file's content; of one that is too large only so much that its reader refuses it.
 
     Args:
         path: The file.
         what: What it should be, for the error message.
         largest: Bytes.
+        todo: What to do if it cannot be read.
 
     Raises:
         DataError: It cannot be read.
@@ -60,5 +41,5 @@ def read_public(path: Path, *, what: str, largest: int) -> bytes:
             return handle.read(largest + 1)
     except OSError as error:
         raise DataError(
-            f"no {what} can be read here ({error.strerror})", todo="check the path", where=str(path)
+            f"no {what} can be read here ({error.strerror})", todo=todo, where=str(path)
         ) from None

@@ -24,7 +24,8 @@ def steps_of_round(study: Study, rate: float) -> int:
 def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
     """The noise multiplier that the study sets, or that spends its epsilon over all rounds.
 
-    Scaling constants that the study measures are paid from the same epsilon.
+    Scaling constants that the study measures, and evaluation where it has noise, are paid from the
+    same epsilon.
 
     Finding it takes a second or more; it is kept for the life of the process.
 
@@ -39,7 +40,7 @@ def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
         rate,
         steps_of_round(study, rate) * study.training.rounds,
         privacy.accountant,
-        beside=measuring(study),
+        beside=(*measuring(study), *evaluating(study, study.training.rounds)),
     )
 
 
@@ -52,6 +53,23 @@ def measuring(study: Study) -> tuple[SampledGaussian, ...]:
     if noise is None:
         raise StudyError("privacy.statistics_noise_multiplier", given="nothing", allowed="a number")
     return (SampledGaussian(noise, 1.0, 1),)
+
+
+def evaluating(study: Study, rounds: int) -> tuple[SampledGaussian, ...]:
+    """What evaluation costs, everybody each time; nothing where it has no noise.
+
+    Every round is monitored at most once, and after the last the final model is judged once on each
+    part that judges it. All of it is added up, though nobody is in two parts: a hospital's budget
+    is of its data set, and is held to the sum.
+
+    Args:
+        study: Says what is done.
+        rounds: That were monitored; with all of them comes what follows the last.
+    """
+    if study.evaluation_noise is None:
+        return ()
+    judgings = len(study.judged_parts) if rounds >= study.training.rounds else 0
+    return (SampledGaussian(study.evaluation_noise, 1.0, rounds + judgings),)
 
 
 def refuse_large_delta(delta: float, *, declared: int) -> None:
@@ -78,7 +96,8 @@ def refuse_large_delta(delta: float, *, declared: int) -> None:
 def epsilon_after(study: Study, rounds: int, declared: int | None = None) -> float | None:
     """Epsilon at a hospital that took part in this many rounds; None where it cannot be said.
 
-    What it cost to measure scaling constants, before the first round, is in it.
+    What it cost to measure scaling constants, before the first round, is in it, and evaluation
+    where it has noise: of every round, and after the last of the final model.
 
     Args:
         study: Says what is done.
@@ -95,4 +114,5 @@ def epsilon_after(study: Study, rounds: int, declared: int | None = None) -> flo
     event = SampledGaussian(
         noise_of(study, privacy, rate), rate, steps_of_round(study, rate) * rounds
     )
-    return epsilon_of([*measuring(study), event], privacy.delta, privacy.accountant)
+    beside = (*measuring(study), *evaluating(study, rounds))
+    return epsilon_of([*beside, event], privacy.delta, privacy.accountant)

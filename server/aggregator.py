@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AfterValidator, Field
 
 from fedward.privacy.address import is_host, split_address
-from fedward.privacy.certificates import check_server, request_certificate
+from fedward.privacy.certificates import LARGEST_PEM, check_server, request_certificate
 from fedward.privacy.enrolment import claimed_coordinator as _claimed
 from fedward.privacy.enrolment import fingerprint, read_answer, same_fingerprint
 from fedward.privacy.key_file import read_key, unusable_key, write_key
-from fedward.privacy.roster import Roster, is_name, read_roster
+from fedward.privacy.public_file import read_public
+from fedward.privacy.roster import LARGEST_ROSTER, Roster, is_name, read_roster
 from fedward.server.durable import write_aside
 from fedward.server.lost_rounds import DEPLOYED
 from fedward.study.errors import AggregatorError, DataError, InputError
@@ -171,18 +172,23 @@ class Aggregator:
             DataError: The file cannot be read.
             ProtocolError: It is no roster of this coordinator.
         """
-        return read_roster(_bytes_of(self.roster_path, "roster"), self.coordinator)
+        return read_roster(_installed(self.roster_path, "roster", LARGEST_ROSTER), self.coordinator)
 
-    def check_certificate(self) -> None:
+    def check_certificate(self) -> datetime:
         """Accept by returning: the certificate names this host and key, and is valid now.
+
+        Returns:
+            When it ends, UTC.
 
         Raises:
             DataError: A file cannot be read.
             ProtocolError: Hospitals would not accept the certificate.
         """
-        check_server(
-            _bytes_of(self.certificate_path, "certificate"),
-            ca=_bytes_of(self.path.parent / self.file.ca, "certificate authority"),
+        return check_server(
+            _installed(self.certificate_path, "certificate", LARGEST_PEM),
+            ca=_installed(
+                self.path.parent / self.file.ca, "certificate of the authority", LARGEST_PEM
+            ),
             host=self.file.host,
             now=datetime.now(UTC),
             public=_public(self.key_path),
@@ -303,12 +309,7 @@ def _public(path: Path) -> bytes:
     return _key(path).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _bytes_of(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the {what} cannot be read ({error.strerror})",
-            todo="install the coordinator's answer: fedward aggregator enroll --answer FILE",
-            where=str(path),
-        ) from None
+def _installed(path: Path, what: str, largest: int) -> bytes:
+    """A file of the coordinator's answer."""
+    todo = "install the coordinator's answer: fedward aggregator enroll --answer FILE"
+    return read_public(path, what=what, largest=largest, todo=todo)

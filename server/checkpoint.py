@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedward.models.task import Sums
-from fedward.server.durable import cannot_write, sync_folder, write_to_disk
+from fedward.privacy.whole_file import OWNERS, keep_names, write_to_disk
+from fedward.server.durable import cannot_write
 from fedward.server.events import Refused, RoundFinished, RoundLost
 from fedward.study.errors import DataError
 from fedward.study.messages import Part, Refusal, Vector
@@ -91,12 +92,12 @@ class Checkpoints:
         aside = self._folder / _ASIDE
         try:
             aside.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_to_disk(aside / "state.safetensors", arrays)
-            write_to_disk(aside / "state.json", state)
-            sync_folder(aside)
+            write_to_disk(aside / "state.safetensors", arrays, mode=OWNERS)
+            write_to_disk(aside / "state.json", state, mode=OWNERS)
+            keep_names(aside)
             number = max(self._numbers(), default=0) + 1
             os.rename(aside, self._folder / f"after-{number:06}")
-            sync_folder(self._folder)
+            keep_names(self._folder)
         except OSError as error:
             raise cannot_write(aside, error) from None
         for old in sorted(self._numbers())[:-_KEPT]:

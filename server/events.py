@@ -120,6 +120,8 @@ class Outcome:
         refusals: Every refusal or failure with its round.
         seconds: The whole federation.
         scaling: Center and scale of each measured feature; None in a study that measures nothing.
+        noise: Of every evaluation, at each hospital: its multiplier, the largest norm of what one
+            patient adds, and the standard deviation in each sum; None where there is none.
     """
 
     model: Vector
@@ -132,6 +134,7 @@ class Outcome:
     refusals: list[Refused] = field(default_factory=list)
     seconds: float = 0.0
     scaling: dict[str, dict[str, float]] | None = None
+    noise: dict[str, float] | None = None
 
 
 Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | RoundDelayed | Outcome

@@ -80,7 +80,7 @@ def exchange(
     asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
     heard = Heard()
     missing = set(contents)
-    for reply in _replies(grid, pushed, deadline, heed):
+    for reply in _replies(grid, pushed, size, deadline, heed):
         # Not the reply's own source: what a SuperLink says of a lost node comes from itself.
         node = asked[reply.metadata.reply_to_message_id]
         missing.discard(node)
@@ -96,12 +96,14 @@ def exchange(
     return heard
 
 
-def _replies(grid: Grid, pushed: list[str], deadline: float, heed: Heed) -> Iterator[Message]:
+def _replies(
+    grid: Grid, pushed: list[str], size: int, deadline: float, heed: Heed
+) -> Iterator[Message]:
     """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
     waiting = dict.fromkeys(pushed)
     latest = time.monotonic()
     last = latest + deadline
-    with closing(Pulling(grid)) as pulling:
+    with closing(Pulling(grid, size=size * 4)) as pulling:
         while waiting and time.monotonic() < last:
             heed()
             before = len(waiting)
@@ -137,7 +139,7 @@ def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
         )
         return Refusal(name, TrainingError.__name__, what, todo)
     finally:
-        for record in reply.content.array_records.values():
+        for record in reply.content.values():
             record.clear()  # Flower's messages outlive their last use
     return None
 

@@ -18,8 +18,9 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedward.models import flat
+from fedward.models.noised_task import NoisedClassification, judging_task
 from fedward.models.registry import build, settled
-from fedward.models.task import Sums, task_of
+from fedward.models.task import Sums
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of, scaling_of
@@ -107,7 +108,7 @@ class Federation:
         self._offering: Offering = offering or NoOffer()
         self._heed = heed
         self._digest = study.digest()
-        self._task = task_of(study)
+        self._task = judging_task(study)
         self._fewest = study.participation.fewest
         self._optimizer = ServerOptimizer(study.aggregation)
         self._checkpoints = None if folder is None else Checkpoints(folder)
@@ -241,8 +242,7 @@ class Federation:
 
     def _judge(self, monitor: Part | None) -> Outcome:
         """The final model on validation, where the threshold may be chosen, and then on test."""
-        parts: tuple[Part, ...] = ("validation", "test") if monitor == "validation" else ("test",)
-        for part in parts:
+        for part in self._study.judged_parts:
             number = self._study.judging_round(part)
             if self._so_far.exchange >= number:
                 continue
@@ -271,7 +271,15 @@ class Federation:
             refusals=list(done.refusals),
             seconds=done.seconds,
             scaling=None if done.scaling is None else done.scaling.named(self._study.data),
+            noise=self._noise(),
         )
+
+    def _noise(self) -> dict[str, float] | None:
+        """What noise is in the metrics; None where there is none."""
+        noise, task = self._study.evaluation_noise, self._task
+        if noise is None or not isinstance(task, NoisedClassification):
+            return None
+        return {"multiplier": noise, "norm": task.norm, "deviation": task.deviation}
 
     def _layout(self, parameters: int) -> Layout:
         return Layout(parameters, self._task.size, self._task.reals)

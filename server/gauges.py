@@ -43,6 +43,11 @@ class Gauges:
         self.callers = Gauge(
             "fedward_gate_connections", "Connections to the public port.", registry=registry
         )
+        self.certificate = Gauge(
+            "fedward_certificate_days",
+            "Days until the public port's certificate ends; negative once it has.",
+            registry=registry,
+        )
         self._runs = Gauge("fedward_runs", "Runs in a state.", ["state"], registry=registry)
 
     def passed(self, passage: Passage) -> None:

@@ -3,13 +3,16 @@
 Flower's `HttpGrid.pull_messages` sleeps a second and more whenever a reply is announced and not yet
 there whole, asks for one message at a time or holds all of them at once, and waits until the
 SuperLink has forgotten a reply. Here a reply is fetched once its last object has come, one reply
-after another. Private names of Flower that this needs stand in this file; tested on 1.41.
+after another; nobody waits for a hospital whose upload stopped in the middle, and one that adds
+nothing for long is given up. Private names of Flower that this needs stand in this file; tested on
+1.41.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,8 +37,8 @@ from flwr.superlink.grid import HttpGrid
 
 _LOG = logging.getLogger("fedward.server")
 _LINES = 2  # objects on their way at once
-_FIRST_NAP, _LONGEST_NAP = 0.005, 0.5
-_PATIENCE = 180.0  # seconds for an object of a reply whose root is there
+_SLOWEST = 125_000  # bytes a second of a hospital's line that is still waited for
+_MOST_AT_ONCE = 32 << 20  # bytes that a hospital sends at once: 4 objects of 8 MiB
 
 
 class Pulling:
@@ -44,9 +47,17 @@ class Pulling:
     A stock `Grid`, as in a simulation, is asked for them one by one.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        """Nothing is asked yet."""
-        self._quick = _Quick(grid) if isinstance(grid, HttpGrid) else None
+    def __init__(self, grid: Grid, *, size: int = 0, quiet: float = 30.0) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            grid: The way to the hospitals.
+            size: Bytes of the array in a reply.
+            quiet: Seconds without a new object after which an announced reply is given up, besides
+                those that a slow line takes for the objects that are on their way.
+        """
+        quiet += min(size, _MOST_AT_ONCE) / _SLOWEST
+        self._quick = _Quick(grid, quiet) if isinstance(grid, HttpGrid) else None
         self._grid = grid
 
     def replies(self, waiting: Iterable[str]) -> Iterator[Message]:
@@ -65,10 +76,24 @@ class Pulling:
 
 @dataclass
 class _Coming:
-    """A reply that was announced, and as much of it as is here."""
+    """A reply that was announced, and as much of it as is here.
+
+    Attributes:
+        head: The message without its content.
+        names: Of its objects.
+        awaited: One that was not there at the last look; at first the one that comes last.
+        unseen: Names of those that were there at no look, in turn.
+        moved: When one came last, on the monotonic clock.
+        looked: When that was last looked for.
+        contents: What has been fetched.
+    """
 
     head: MessageProto
     names: list[str]
+    awaited: str
+    unseen: deque[str]
+    moved: float = field(default_factory=time.monotonic)
+    looked: float = field(default_factory=time.monotonic)
     contents: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -77,8 +102,9 @@ class _Coming:
 
 
 class _Quick:
-    def __init__(self, grid: HttpGrid) -> None:
+    def __init__(self, grid: HttpGrid, quiet: float) -> None:
         self._grid = grid
+        self._quiet = quiet
         self._run = grid.run.run_id
         self._pull = make_pull_object_fn_protobuf(
             grid._runtime_client.PullObject, grid.node, self._run
@@ -94,43 +120,70 @@ class _Quick:
                 PullAppMessagesRequest(message_ids=asked)
             )
             pairs = zip(answer.messages_list, answer.message_object_trees, strict=True)
-            self._coming += [_Coming(head, _names(tree)) for head, tree in pairs]
+            self._coming += [_announced(head, tree) for head, tree in pairs]
         for coming in list(self._coming):
-            reply = self._reply(coming)
+            try:
+                reply = self._reply(coming)
+            except ObjectPullError as error:
+                reply = _lost(self._grid, coming, error)
             if reply is not None:
                 self._coming.remove(coming)
                 yield reply
 
     def _reply(self, coming: _Coming) -> Message | None:
-        """The reply; None if its sender has not sent the last of it."""
-        try:
-            coming.contents[coming.root] = self._pull(coming.root)
-        except ObjectUnavailableError:
+        """The reply; None if its sender has not sent all of it.
+
+        Raises:
+            ObjectPullError: It will never be whole.
+        """
+        if not self._has(coming, coming.awaited):
+            self._refuse_quiet(coming)
             return None
-        except ObjectPullError as error:
-            return _lost(self._grid, coming, error)
-        try:
-            rest = [name for name in coming.names if name != coming.root]
-            coming.contents |= dict(self._lines.map(self._patiently, rest))
-        except ObjectPullError as error:
-            return _lost(self._grid, coming, error)
+        coming.moved = time.monotonic()
+        rest = [name for name in coming.names if name not in coming.contents]
+        there = self._lines.map(lambda name: self._has(coming, name), rest)
+        missing = [name for name, found in zip(rest, there, strict=True) if not found]
+        if missing:  # a stock SuperNode sends some of them after the root
+            coming.awaited = missing[0]
+            return None
         self._lines.submit(self._confirm, coming.root)
         message = inflate_object_from_contents(coming.root, coming.contents)
         assert isinstance(message, Message)  # noqa: S101 - the SuperLink checked it
         message.metadata.__dict__["_message_id"] = coming.root
         return message
 
-    def _patiently(self, name: str) -> tuple[str, bytes]:
-        """An object; a stock SuperNode sends some of them after the root."""
-        nap, last = _FIRST_NAP, time.monotonic() + _PATIENCE
-        while True:
+    def _has(self, coming: _Coming, name: str) -> bool:
+        """Fetch an object if it has come."""
+        try:
+            coming.contents[name] = self._pull(name)
+        except ObjectUnavailableError:
+            return False
+        return True
+
+    def _refuse_quiet(self, coming: _Coming) -> None:
+        """Look now and then whether more of a reply has come; nothing is kept, there may be many.
+
+        Each object is looked for within the quiet that is allowed, in whatever order they come.
+
+        Raises:
+            ObjectPullError: Nothing did for too long.
+        """
+        now = time.monotonic()
+        if now - coming.looked < self._quiet / 10:
+            return
+        coming.looked = now
+        for _ in range(min(len(coming.unseen), len(coming.names) // 8 + 1)):
+            name = coming.unseen.popleft()
+            if name in coming.contents:
+                continue
             try:
-                return name, self._pull(name)
+                self._pull(name)
             except ObjectUnavailableError:
-                if time.monotonic() > last:
-                    raise ObjectPullError(name, "it did not come") from None
-            time.sleep(nap)
-            nap = min(2 * nap, _LONGEST_NAP)
+                coming.unseen.append(name)
+            else:
+                coming.moved = now
+        if now - coming.moved > self._quiet:
+            raise ObjectPullError(coming.awaited, "its sender went away")
 
     def _confirm(self, name: str) -> None:
         """Let the SuperLink forget a reply; nobody waits for it."""
@@ -146,8 +199,9 @@ class _Quick:
         self._lines.shutdown(wait=False)
 
 
-def _names(tree: ObjectTree) -> list[str]:
-    return list(dict.fromkeys(str(node.object_id) for node in iterate_object_tree(tree)))
+def _announced(head: MessageProto, tree: ObjectTree) -> _Coming:
+    names = list(dict.fromkeys(str(node.object_id) for node in iterate_object_tree(tree)))
+    return _Coming(head, names, str(head.metadata.message_id), deque(names))
 
 
 def _lost(grid: HttpGrid, coming: _Coming, error: ObjectPullError) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.server.durable import aside_of, write_aside, write_json
+from fedward.server.durable import write_aside, write_json
 from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
@@ -23,8 +24,9 @@ def write_results(study: Study, outcome: Outcome, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_model(study, outcome, folder / "model.safetensors")
     write_rounds(outcome, folder / "rounds.csv")
+    noise = {} if outcome.noise is None else {"evaluation_noise": outcome.noise}
     write_json(
-        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds},
+        {"study": study.digest(), "test": outcome.test, "seconds": outcome.seconds, **noise},
         folder / "federation.json",
     )
 
@@ -48,15 +50,14 @@ def write_model(study: Study, outcome: Outcome, path: Path) -> None:
 
 def write_rounds(outcome: Outcome, path: Path) -> None:
     """A CSV row for 0, 1, ... finished rounds: the model's metrics after that many."""
-    aside = aside_of(path)
-    with aside.open("w", newline="", encoding="utf-8") as lines:
-        table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
-        table.writeheader()
-        for number, metrics in enumerate(outcome.curve):
-            row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}
-            if number:
-                record = outcome.rounds[number - 1]
-                answered = 0 if isinstance(record, RoundLost) else record.answered
-                row |= {"seconds": f"{record.seconds:.4f}", "hospitals": answered}
-            table.writerow(row)
-    aside.replace(path)
+    lines = io.StringIO(newline="")
+    table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
+    table.writeheader()
+    for number, metrics in enumerate(outcome.curve):
+        row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}
+        if number:
+            record = outcome.rounds[number - 1]
+            answered = 0 if isinstance(record, RoundLost) else record.answered
+            row |= {"seconds": f"{record.seconds:.4f}", "hospitals": answered}
+        table.writerow(row)
+    write_aside(path, lines.getvalue().encode())

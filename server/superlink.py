@@ -1,7 +1,8 @@
 """A stock Flower SuperLink on loopback: its process, its hospitals' keys, its runs.
 
-This is the one file with Flower's private names on the aggregator's side. They were read in Flower
-1.41 and are tested against that version; another one is refused with one line.
+On the aggregator's side Flower's private names stand here, in `doorkeeper.py` and in `pulling.py`.
+They were read in Flower 1.41 and are tested against that version; another one is refused with one
+line.
 
 The SuperLink listens on 127.0.0.1 alone. Whoever reaches that port can start programs as this user,
 so only the gate stands between it and the world, and no other person belongs on the machine.
@@ -9,7 +10,6 @@ so only the gate stands between it and the world, and no other person belongs on
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -19,9 +19,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -30,17 +29,12 @@ import flwr
 import httpx
 import psutil
 import tomli_w
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_der_public_key,
     load_pem_public_key,
 )
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -50,15 +44,12 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
-from flwr.supercore.constant import (
-    FLEET_HTTP_PUBLIC_KEY_HEADER,
-    FLEET_HTTP_SIGNATURE_HEADER,
-    FLWR_IN_MEMORY_DB_NAME,
-)
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+from fedward.privacy.transport import transport_pem
 from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
 from fedward.server.lost_rounds import DEPLOYED
@@ -72,14 +63,12 @@ FLEET = b"/v1/fleet/"
 FORWARDED = (b"accept", b"content-type", b"flwr-")
 """Beginnings of the request headers that the hospitals' API reads."""
 
+_CHUNK = 8 << 20  # bytes of an array in one object, and so in one request; hospitals do the same
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 _OUR_PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-serverapp")
 _GONE = "unregistered"
 _IN_MEMORY = Path(FLWR_IN_MEMORY_DB_NAME)
-_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
-_TIME_HEADER = TIMESTAMP_HEADER.lower().encode()
-_SIGNATURE_HEADER = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
 
 RunState = Literal["waiting", "running", "completed", "failed", "stopped"]
 
@@ -145,56 +134,6 @@ def app_bundle() -> bytes:
         return build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})[0]
 
 
-class Doorkeeper:
-    """Which requests carry the time, signed just now with a key that was let in.
-
-    The SuperLink checks the same, but only after it has read the whole body into memory: a public
-    key is no secret, and with it alone strangers could fill that memory.
-
-    Args:
-        keys: Public transport keys, DER.
-        now: The clock.
-    """
-
-    def __init__(
-        self,
-        keys: Iterable[bytes],
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        pems = [_pem(key) for key in keys]
-        self._keys = {base64.b64encode(pem): load_pem_public_key(pem) for pem in pems}
-        self._now = now
-        self._seen: dict[bytes, tuple[bytes, bytes]] = {}
-
-    def __call__(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Who sends the request, or None if it may not pass.
-
-        Args:
-            headers: The request's, names in small letters.
-        """
-        name = headers.get(_KEY_HEADER, b"")
-        key = self._keys.get(name)
-        said = headers.get(_TIME_HEADER, b""), headers.get(_SIGNATURE_HEADER, b"")
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not self._is_fresh(said[0]):
-            return None
-        if self._seen.get(name) != said:  # hospitals sign once for many requests
-            try:
-                signature = base64.b64decode(said[1], validate=True)
-                key.verify(signature, said[0], ec.ECDSA(hashes.SHA256()))
-            except (InvalidSignature, ValueError):
-                return None
-            self._seen[name] = said
-        return name
-
-    def _is_fresh(self, stamp: bytes) -> bool:
-        try:
-            age = (self._now() - datetime.fromisoformat(stamp.decode("ascii"))).total_seconds()
-        except (ValueError, TypeError):  # TypeError: it has no time zone
-            return False
-        return -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
-
-
 def child_environment(home: Path) -> dict[str, str]:
     """This process's environment for Flower's: without its settings, proxies and chatter.
 
@@ -213,6 +152,7 @@ def child_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(_CHUNK),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -512,20 +452,17 @@ def _state(status: Any) -> tuple[RunState, str]:  # noqa: ANN401 - protobuf's ow
 
 
 def _pem(key: bytes) -> bytes:
-    """A key in the one form that Flower knows it by.
+    """A public transport key in the one form that Flower knows it by.
 
     Raises:
         ServiceError: It is no EC P-384 key in DER.
     """
     try:
-        read = load_der_public_key(key)
-    except (ValueError, UnsupportedAlgorithm):
-        read = None
-    if not isinstance(read, ec.EllipticCurvePublicKey) or not isinstance(read.curve, ec.SECP384R1):
+        return transport_pem(key)
+    except ValueError:
         raise ServiceError(
             "a hospital's transport key is no EC P-384 key", todo="ask for its enrolment again"
-        )
-    return read.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        ) from None
 
 
 def _der(key: bytes) -> bytes:

@@ -14,21 +14,24 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 from fedward.server.aggregator import Aggregator
 from fedward.server.diary import Diary, Overheard
+from fedward.server.doorkeeper import Doorkeeper
 from fedward.server.durable import write_json
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
 from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
-from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
+from fedward.server.superlink import FLEET, FORWARDED, SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
+_WARN_DAYS = 30
+_RENEW = "send request.csr to the coordinator again, then: fedward aggregator enroll --answer FILE"
 _PROBE_SECONDS = 0.5  # whoever asks whether it runs holds the lock for less
 
 
@@ -109,7 +112,7 @@ class Supervisor:
         self, aggregator: Aggregator, *, pace: Pace | None = None, stream: TextIO | None = None
     ) -> None:
         aggregator.roster()
-        aggregator.check_certificate()
+        self._certificate_ends = aggregator.check_certificate()
         self._aggregator = aggregator
         self._pace = pace or Pace()
         self._state = aggregator.state
@@ -261,15 +264,21 @@ class Supervisor:
         self._wait = self._pace.first_wait  # it answers: the next death is a first one again
 
     def _keep_certificate(self) -> None:
-        """Use a renewed certificate for the connections to come."""
+        """Use a renewed certificate for the connections to come; warn before one ends."""
         path = self._aggregator.certificate_path
         stamp = _stamp(path)
-        if self._known.setdefault("certificate", stamp) == stamp:
-            return
-        self._aggregator.check_certificate()
-        load_certificate(self._tls, path, self._aggregator.key_path)
-        self._known["certificate"] = stamp  # last: what was refused is looked at again
-        self._diary.tell("certificate renewed")
+        if self._known.setdefault("certificate", stamp) != stamp:
+            self._certificate_ends = self._aggregator.check_certificate()
+            load_certificate(self._tls, path, self._aggregator.key_path)
+            self._known["certificate"] = stamp  # last: what was refused is looked at again
+            self._due.pop("certificate", None)
+            self._diary.tell("certificate renewed")
+        days = (self._certificate_ends - datetime.now(UTC)) / timedelta(days=1)
+        self._gauges.certificate.set(days)
+        if days < _WARN_DAYS and self._is_due("certificate"):
+            self._due["certificate"] = time.monotonic() + 86400
+            ends, todo = f"{self._certificate_ends:%Y-%m-%d %H:%M} UTC", _RENEW
+            self._diary.tell("certificate ends", on=ends, days=int(days), todo=todo)
 
     # --- Runs -------------------------------------------------------------------------------------
 

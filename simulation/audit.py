@@ -23,8 +23,8 @@ from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile, read_hospital
 from fedward.client.site import Loaded, Site
 from fedward.models import flat
+from fedward.models.noised_task import judging_task
 from fedward.models.registry import build, settled
-from fedward.models.task import task_of
 from fedward.privacy.audit import (
     canaries_for,
     epsilon_for,
@@ -246,7 +246,7 @@ def _train(study: Study, ward: _Ward, canaries: Canaries, *, seed: int) -> tuple
     nobody = everybody.first(0)
     site.keep(alone, {"train": everybody, "validation": nobody, "test": nobody})
     model = flat.flatten(build(alone, seed=seed))
-    layout = Layout(len(model), task_of(alone).size)
+    layout = Layout(len(model), judging_task(alone).size)
     for number in range(1, study.training.rounds + 1):
         model = model + _update(site, TrainRequest(alone.digest(), _RUN, number, model), layout)
     charged = sum(entry.charge.steps.steps for entry in site.ledger.entries())

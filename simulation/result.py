@@ -92,6 +92,20 @@ class Constants(_Entry):
     scale: float
 
 
+class EvaluationNoise(_Entry):
+    """Noise in the metrics: normal, added at each hospital to each of its sums.
+
+    Attributes:
+        multiplier: The study's `evaluation_noise_multiplier`.
+        norm: Largest L2 norm of what one patient adds.
+        deviation: Standard deviation at one hospital: multiplier times norm, in patients.
+    """
+
+    multiplier: float
+    norm: float
+    deviation: float
+
+
 class Result(_Entry):
     """The whole document. Version 1."""
 
@@ -112,5 +126,8 @@ class Result(_Entry):
     hospitals: dict[str, HospitalRecords]
     scaling: dict[str, Constants] | None = Field(
         default=None, description="what the federated run measured before its first round"
+    )
+    evaluation_noise: EvaluationNoise | None = Field(
+        default=None, description="noise in all metrics, and of patients; null if exact"
     )
     failures: list[str] = Field(description="a line for each refusal or failure that was survived")

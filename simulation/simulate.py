@@ -32,6 +32,7 @@ from fedward.simulation.ray_engine import run_on_ray
 from fedward.simulation.result import (
     AllMetrics,
     Constants,
+    EvaluationNoise,
     HospitalRecords,
     Metrics,
     Result,
@@ -179,6 +180,7 @@ def _simulate(
         privacy={open_site(path).hospital.name: _spent(path, study) for path in hospitals},
         hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
         scaling=_constants(outcome),
+        evaluation_noise=None if outcome.noise is None else EvaluationNoise(**outcome.noise),
         failures=failures,
     )
     from fedward.simulation.curves import draw_curves  # matplotlib may look for fonts first

@@ -23,6 +23,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """A text in which nothing is left that moves a terminal's cursor, colours or turns a line."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 class FedwardError(Exception):
     """The root of all errors that Fedward raises on purpose.
 
@@ -45,7 +50,7 @@ class FedwardError(Exception):
         """The whole error on one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text}; {self.todo}" if self.todo else text
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by parts: worker processes hand errors back to the parent."""

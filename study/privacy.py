@@ -33,6 +33,9 @@ class LocalPrivacy(Frozen):
         accountant: Which of Opacus' accountants composes the steps.
         statistics_noise_multiplier: Noise of the measured scaling constants, where the study
             measures them: in units of the largest norm of what one patient adds.
+        evaluation_noise_multiplier: Noise of every evaluation (each monitored round, and each
+            judging of the final model), in the same units; none if left out: evaluation then
+            leaves as sums without noise.
     """
 
     mode: Literal["local"]
@@ -45,6 +48,7 @@ class LocalPrivacy(Frozen):
     records_per_patient: Annotated[int, Field(ge=1, le=10_000)] = 1
     accountant: Literal["prv", "rdp"] = "prv"
     statistics_noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    evaluation_noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _one_budget_and_one_rate(self) -> LocalPrivacy:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from fedward.study.aggregation import Aggregation, FedAvg, QFedAvg, Robust
 from fedward.study.data import Data
-from fedward.study.errors import StudyError
+from fedward.study.errors import StudyError, printable
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 from fedward.study.messages import Part
 from fedward.study.parts import StratifiedParts
@@ -165,6 +166,12 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _evaluation_can_have_noise(self) -> Study:
+        if self.evaluation_noise is not None and not isinstance(self.task, ClassTask):
+            raise ValueError("privacy.evaluation_noise_multiplier for binary and multiclass only")
+        return self
+
+    @model_validator(mode="after")
     def _labels_fit(self) -> Study:
         given, needed = len(self.data.label_columns), self.task.label_columns
         if given != needed:
@@ -193,6 +200,17 @@ class Study(Frozen):
     def judging_round(self, part: Part) -> int:
         """Number of the exchange that judges the final model on a part, each part once."""
         return self.training.rounds + 1 + get_args(Part).index(part)
+
+    @property
+    def judged_parts(self) -> tuple[Part, ...]:
+        """The parts that the final model is judged on, in this order."""
+        return ("validation", "test") if self.data.validated else ("test",)
+
+    @property
+    def evaluation_noise(self) -> float | None:
+        """The noise multiplier of every evaluation; None where evaluation has no noise."""
+        privacy = self.privacy
+        return privacy.evaluation_noise_multiplier if isinstance(privacy, LocalPrivacy) else None
 
     def sums_sentence(self) -> str:
         """Who can read what leaves a hospital, in a sentence for people."""
@@ -247,7 +265,12 @@ class Study(Frozen):
 
 
 # Keys that came later, and what they say where a study was written before them.
-_LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
+_LATER = {
+    "bounds": None,
+    "scaling": "given",
+    "statistics_noise_multiplier": None,
+    "evaluation_noise_multiplier": None,
+}
 
 _LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
 
@@ -319,7 +342,37 @@ def parse_study(values: dict[str, Any]) -> Study:
             "many others, and no noise hides that",
         )
     _refuse_unpaid_statistics(study)
+    _refuse_unprintable(study)
     return study
+
+
+# Unicode's control, format and surrogate characters, and its separators of lines and paragraphs.
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def _refuse_unprintable(study: Study) -> None:
+    """What people read before they approve must not be able to write over what they read."""
+    for key, text in _texts(study.model_dump(mode="json", exclude={"simulation"}), ""):
+        if any(unicodedata.category(character) in _OBEYED for character in text):
+            raise StudyError(
+                printable(key),
+                given=ascii(text)[:80],
+                allowed="printable characters: none that a terminal or an editor obeys",
+            )
+
+
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
+    """Every text in a value, names of keys too, with its path."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            path = f"{key}.{name}" if key else str(name)
+            yield path, str(name)
+            yield from _texts(entry, path)
+    elif isinstance(value, list | tuple):
+        for number, entry in enumerate(value):
+            yield from _texts(entry, f"{key}.{number}")
 
 
 def _refuse_unpaid_statistics(study: Study) -> None:

@@ -1,7 +1,8 @@
 """The only place where a message becomes Flower records, and records become a message.
 
-A message is at most one array and one table of scalars and lists. What comes from the network is
-checked for type, size and value before it is used.
+A message is at most one array and one table of scalars and lists. A short array is in the table, as
+bytes under the name of its type: each of Flower's objects is a request of its own. What comes from
+the network is checked for type, size and value before it is used.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from fedward.study.messages import (
 )
 from fedward.study.scaling import Scaling
 
+_ARRAYS = "arrays"
 _VECTOR = "vector"
 _TERMS = "terms"
 _FLOATS = ("float32", "float32 little-endian", "<f4")
@@ -47,6 +49,7 @@ _MOST = 100_000  # entries of a list; a study has no more hospitals
 _LARGEST = 4096  # bytes of a list's entry; the largest, a packed advert, has 2048
 _LARGEST_DOCUMENT = 4 << 20  # bytes of a signed document; a roster of tens of thousands of members
 _LONGEST = 10_000  # characters of a text
+_SHORT = 128 << 10  # bytes of an array that travels in the table
 
 
 def pack_request(request: Request | Query) -> RecordDict:
@@ -68,7 +71,7 @@ def pack_request(request: Request | Query) -> RecordDict:
         terms["part"] = request.part
     elif request.monitor is not None:
         terms["monitor"] = request.monitor
-    return _records(_array(request.model, _FLOATS), terms)
+    return _records(request.model, _FLOATS, terms)
 
 
 def unpack_measure_request(records: RecordDict) -> MeasureRequest:
@@ -180,11 +183,11 @@ def pack_answer(answer: Answer) -> RecordDict:
         case Considered(hospital, approved):
             return RecordDict({_TERMS: ConfigRecord({"hospital": hospital, "approved": approved})})
         case Contribution(hospital, vector):
-            return _records(_array(vector, _FLOATS), {"hospital": hospital})
+            return _records(vector, _FLOATS, {"hospital": hospital})
         case MaskedContribution(hospital, masked):
             terms = {"hospital": hospital, "commitment": masked.commitment}
             terms |= _packed_map("share", masked.shares)
-            return _records(_array(masked.words, _WORDS), terms)
+            return _records(masked.words, _WORDS, terms)
         case Advertised(hospital, advert):
             return RecordDict({_TERMS: ConfigRecord({"hospital": hospital, "advert": advert})})
         case Unmasked(hospital, unmasking):
@@ -230,14 +233,15 @@ def numbered(records: RecordDict) -> tuple[int, int]:
     return (round_ if isinstance(round_, int) else 0, attempt if isinstance(attempt, int) else 0)
 
 
-def _records(array: Array, terms: dict[str, Any]) -> RecordDict:
-    return RecordDict({"arrays": ArrayRecord({_VECTOR: array}), _TERMS: ConfigRecord(terms)})
-
-
-def _array(vector: Vector | Words, kind: tuple[str, str, str]) -> Array:
+def _records(
+    vector: Vector | Words, kind: tuple[str, str, str], terms: dict[str, Any]
+) -> RecordDict:
     dtype, form, code = kind
     data = np.ascontiguousarray(vector, dtype=code).tobytes()
-    return Array(dtype, (len(vector),), form, data)
+    if len(data) <= _SHORT:
+        return RecordDict({_TERMS: ConfigRecord({**terms, dtype: data})})
+    array = Array(dtype, (len(vector),), form, data)
+    return RecordDict({_ARRAYS: ArrayRecord({_VECTOR: array}), _TERMS: ConfigRecord(terms)})
 
 
 def _packed_invitation(invitation: Invitation | None) -> dict[str, Any]:
@@ -266,8 +270,11 @@ def _terms(records: RecordDict) -> ConfigRecord:
 def _vector(records: RecordDict, kind: tuple[str, str, str]) -> Any:  # noqa: ANN401 - either dtype
     """The vector, without a copy: plain little-endian numbers leave nothing to parse."""
     dtype, form, code = kind
+    short = _terms(records).get(dtype)
+    if short is not None:
+        return _short(short, code, alone=_ARRAYS not in records)
     try:
-        array = records.array_records["arrays"][_VECTOR]
+        array = records.array_records[_ARRAYS][_VECTOR]
     except KeyError:
         raise _malformed("no vector") from None
     if array.stype != form or array.dtype != dtype or len(array.data) % 4:
@@ -275,6 +282,12 @@ def _vector(records: RecordDict, kind: tuple[str, str, str]) -> Any:  # noqa: AN
     if tuple(array.shape) != (len(array.data) // 4,):
         raise _malformed(f"an array of shape {tuple(array.shape)} in {len(array.data)} bytes")
     return np.frombuffer(array.data, dtype=code)
+
+
+def _short(data: object, code: str, *, alone: bool) -> Any:  # noqa: ANN401 - either dtype
+    if not (isinstance(data, bytes) and len(data) <= _SHORT and len(data) % 4 == 0 and alone):
+        raise _malformed("a short array that is none, or not the only one")
+    return np.frombuffer(data, dtype=code)
 
 
 def _sized(vector: Any, size: int) -> Any:  # noqa: ANN401 - the same type comes back

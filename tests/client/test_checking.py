@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedward.client.checking import Found, check
 from fedward.client.hospital import HospitalFile
-from fedward.privacy.accounting import SampledGaussian
+from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.ledger import Charge, Ledger
 from fedward.study.study import Study
 from tests.client.conftest import PRIVATE, House, StudyWith
@@ -224,6 +224,23 @@ def test_the_budget_is_held_against_the_whole_study(house: House, private: Study
     assert facts(free)["budget"].endswith("no limit is set")
     assert facts(wide)["budget"].endswith("50 is allowed")
     assert len(tight.problems) == 1
+    assert "of its 3 rounds would be answered" in tight.problems[0]
+
+
+def test_what_is_measured_and_judged_with_noise_is_part_of_the_whole_study(
+    house: House, plain_study: StudyWith
+) -> None:
+    people(house, [1] * 60)
+    limits = {"declared_patients": 42, "delta": 1e-5}
+    noised = plain_study({"privacy": {**PRIVATE, "evaluation_noise_multiplier": 2.0}})
+    rounds = SampledGaussian(1.0, 0.5, 2 * 3)
+    whole = epsilon_of([rounds, SampledGaussian(2.0, 1.0, 5)], 1e-5, "rdp")
+
+    wide = checked(house, noised, limits={**limits, "epsilon": 1.001 * whole})
+    tight = checked(house, noised, limits={**limits, "epsilon": 0.999 * whole})
+
+    assert wide.problems == []
+    assert f"a whole run brings it to {whole:.3f}" in facts(wide)["budget"]
     assert "of its 3 rounds would be answered" in tight.problems[0]
 
 

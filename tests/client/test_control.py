@@ -31,6 +31,8 @@ from fedward.client.happenings import (
     WorkerRestarted,
 )
 from fedward.client.standing import Observer
+from fedward.privacy.accounting import SampledGaussian, epsilon_of
+from fedward.privacy.ledger import Charge, Ledger
 from fedward.study.errors import DataError, InputError
 from fedward.study.study import Study
 from tests.enrolled import Enrolled, enrol
@@ -260,6 +262,49 @@ def test_a_budget_without_a_ledger_is_said_in_words(client: ControlClient) -> No
     with pytest.raises(Exception, match="nothing was ever charged") as caught:
         client.budget()
     assert getattr(caught.value, "exit_code", 0) == 1
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from fedward.client import daemon, service  # all that a daemon is made of
+from fedward.client.control import ControlClient, ControlServer
+from fedward.client.standing import Observer
+path = Path(sys.argv[1])
+server = ControlServer(path, Observer(), lambda: None)
+server.start()
+with ControlClient(path) as client:
+    (offered,) = client.studies().studies
+    client.approve(offered.digest)
+    (row, whole) = client.budget().rows
+    client.revoke(offered.digest)
+server.close()
+print(row.data, row.rounds, f"{row.epsilon:.3f}", whole.study)
+print(*sorted({"torch", "opacus", "sklearn", "scipy"} & set(sys.modules)), "ended")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_asked_over_the_socket_loads_no_torch_into_the_daemon(
+    north: Enrolled, study_with: StudyWith
+) -> None:
+    """It would hold hundreds of megabytes as long as the daemon lives."""
+    north.offer(study_with({}))
+    steps = SampledGaussian(1.0, 0.5, 2)
+    charge = Charge(
+        *("data", "ab" * 32, "run-1", 1, "cd" * 32, "ef" * 32), steps, delta=1e-5, accountant="rdp"
+    )
+    north.state.mkdir(exist_ok=True)
+    Ledger(north.state / "ledger.sqlite").charge(charge, cap=None, most=9)
+
+    said = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(north.path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+    assert said == [f"data 1 {epsilon_of([steps], 1e-5, 'rdp'):.3f} all", "ended"]
 
 
 def test_stop_reaches_the_daemon(service: Service, client: ControlClient) -> None:

@@ -20,6 +20,8 @@ from fedward.client.happenings import (
     Dropped,
     Happening,
     Idle,
+    Leaving,
+    NotLogged,
     Refused,
     Stopped,
     WorkerRestarted,
@@ -32,7 +34,7 @@ from fedward.study.errors import AuditError
 Step = Letter | FleetError | None
 
 
-def letter(number: int = 1, content: RecordDict | None = None) -> Letter:
+def letter(number: int = 1, content: RecordDict | None = None, *, lasts: float = 1e9) -> Letter:
     """A question as it comes from the server."""
     metadata = metadata_from_proto(
         MetadataProto(
@@ -41,7 +43,7 @@ def letter(number: int = 1, content: RecordDict | None = None) -> Letter:
             dst_node_id=2,
             group_id="",
             created_at=1.8e9,
-            ttl=1e9,
+            ttl=lasts,
             message_type="train",
         )
     )
@@ -60,6 +62,7 @@ class Play:
         self.now = 0.0
         self.slept: list[float] = []
         self.sent: list[Letter] = []
+        self.allowed: list[float] = []
         self.happened: list[Happening] = []
         self.activated = self.started = 0
         self.daemon = Daemon(
@@ -107,7 +110,8 @@ class Play:
     def start(self) -> None:
         self.started += 1
 
-    def ask(self, letter: Letter) -> Letter:
+    def ask(self, letter: Letter, seconds: float) -> Letter:
+        self.allowed.append(seconds)
         error = self.working.pop(0) if self.working else None
         if error is not None:
             raise error
@@ -264,6 +268,81 @@ def test_what_cannot_be_told_is_not_done() -> None:
     with pytest.raises(AuditError):
         play.daemon.run()
     assert play.sent == []
+
+
+class Disk:
+    """A listener whose disk is full so many times, before each thing that it must write."""
+
+    def __init__(self, asked: int = 0, leaving: int = 0) -> None:
+        self.full = {Asked: asked, Leaving: leaving}
+        self.tried = 0
+
+    def __call__(self, happening: Happening) -> None:
+        if self.full.get(type(happening), 0):
+            self.full[type(happening)] -= 1
+            self.tried += 1
+            raise NotLogged("the audit log cannot be used (No space left on device)")
+
+
+def on_full_disk(steps: Iterable[Step], disk: Disk) -> Play:
+    play = Play(steps)
+    play.daemon._listeners = (disk, play.happened.append)
+    return play
+
+
+@pytest.mark.parametrize("disk", [Disk(asked=20), Disk(leaving=20)], ids=["asked", "leaving"])
+def test_what_cannot_be_logged_waits_until_it_can(disk: Disk) -> None:
+    play = on_full_disk([letter(1), letter(2)], disk)
+    names = play.run()
+
+    assert names.count("Held") == 1
+    assert [name for name in names if name != "Held"] == [
+        *("Connected", "Asked", "Leaving", "Answered"),
+        *("Asked", "Leaving", "Answered", "Stopped"),
+    ]
+    assert disk.tried == 20
+    assert play.slept[0] <= 0.25
+    assert play.slept[15] >= 30  # less and less often
+    assert play.started == 1  # nothing ended
+
+
+@pytest.mark.parametrize("stage", ["asked", "leaving"])
+def test_nothing_leaves_that_is_not_logged_and_the_next_message_is_taken(stage: str) -> None:
+    """Held until nobody waits any more: then it is given up, and the daemon lives on."""
+    disk = Disk(**{stage: 10**6})
+    play = on_full_disk([letter(1, lasts=600)], disk)
+
+    names = play.run()
+
+    assert names[-3:] == ["Held", "Dropped", "Stopped"]
+    assert play.sent == []
+    assert len(play.allowed) == (stage == "leaving")
+    assert 600 <= play.now <= 600 + 60 + 5
+
+
+def test_a_daemon_that_is_stopped_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(asked=10**6)
+    play = on_full_disk([letter()], disk)
+    monkeypatch.setattr(play.daemon, "_sleep", lambda _: play.daemon.stop(1e6))
+
+    assert play.run() == ["Connected", "Held", "Dropped", "Stopped"]
+    assert play.sent == []
+
+
+def test_the_worker_may_take_as_long_as_the_answer_is_waited_for() -> None:
+    play = on_full_disk([letter(lasts=100.0), letter(lasts=7.0)], Disk(asked=3))
+    play.run()
+
+    assert play.allowed == [pytest.approx(100.0 - sum(play.slept[:3])), pytest.approx(7.0)]
+
+
+@pytest.mark.parametrize("lasts", [0.0, -5.0, float("nan")])
+def test_a_message_whose_time_is_over_is_not_worked_on(lasts: float) -> None:
+    play = Play([letter(lasts=lasts)])
+
+    assert play.run() == ["Connected", "Asked", "Dropped", "Stopped"]
+    assert play.allowed == []
+    assert play.started == 1
 
 
 def test_names_from_the_network_are_fit_for_a_log() -> None:

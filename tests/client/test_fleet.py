@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, RecordDict
-from flwr.proto.fleet_pb2 import PushMessagesResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PushMessagesResponse
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
 
-from fedward.client.fleet import CLOCK_TOLERANCE, FleetConnection, refuse_untested_flower
+from fedward.client.fleet import (
+    CLOCK_TOLERANCE,
+    FleetConnection,
+    _Coming,
+    refuse_untested_flower,
+)
 from fedward.client.fleet_errors import (
     CertificateRefused,
     ClockDiffers,
@@ -369,3 +374,85 @@ def test_a_number_that_is_remembered_is_gone_on_with(
     monkeypatch.setattr(line, "_call", call)
     assert line.activate() == 7
     assert file.read_text() == "7\n"
+
+
+def test_the_parts_of_a_message_are_fetched_in_the_order_in_which_they_come() -> None:
+    """Who asks for the root first waits until everything is there, and has it all to fetch then."""
+    names = ["chunk 1", "chunk 2", "array", "terms", "message"]
+    chunks = [ObjectTree(object_id=name) for name in names[:2]]
+    array = ObjectTree(object_id="array", children=chunks)
+    tree = ObjectTree(object_id="message", children=[array, ObjectTree(object_id="terms")])
+
+    assert _Coming(MessageProto(), tree).missing() == names
+
+
+# --- A hospital's proxy ---------------------------------------------------------------------------
+
+
+@contextmanager
+def proxy(heard: list[bytes]) -> Iterator[str]:
+    """A proxy that passes on, unopened, what was asked for with CONNECT."""
+    door = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                heard.append(data)
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        while True:
+            try:
+                line, _ = door.accept()
+            except OSError:
+                return
+            head = b""
+            with line:
+                while b"\r\n\r\n" not in head:
+                    head += line.recv(65536)
+                heard.append(head)
+                host, port = head.split()[1].decode().split(":")
+                with socket.create_connection((host, int(port))) as behind:
+                    line.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                    back = threading.Thread(target=pass_on, args=(behind, line), daemon=True)
+                    back.start()
+                    pass_on(line, behind)
+                    back.join(5)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    door.shutdown(socket.SHUT_RDWR)
+    door.close()
+    thread.join(10)
+
+
+def test_a_proxy_of_the_environment_passes_on_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    body = ActivateNodeResponse(node_id=7).SerializeToString()
+    with answering(tmp_path, saying(200, body=body)) as address, proxy(heard) as through:
+        monkeypatch.setenv("HTTPS_PROXY", through)
+        for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        line = FleetConnection(address, AUTHORITY.pem, KEY)
+        assert line.activate() == 7
+        line.close()
+
+    assert heard[0].startswith(f"CONNECT {address} HTTP/1.1".encode())
+    assert b"flwr-public-key" not in b"".join(heard).lower()
+    assert len(heard) > 3
+
+
+def test_a_proxy_that_opens_tls_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+    false = answering(tmp_path, saying(200), authority=Authority("proxy"))
+    with false as address, proxy(heard) as through:
+        monkeypatch.setenv("HTTPS_PROXY", through)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert type(error_at(address)) is CertificateRefused
+    assert heard

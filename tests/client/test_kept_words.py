@@ -158,3 +158,25 @@ def test_words_are_written_least_significant_byte_first(folder: Path) -> None:
 
     (file,) = folder.iterdir()
     assert file.read_bytes() == bytes([1, 2, 3, 4])
+
+
+def test_what_a_killed_process_wrote_aside_goes_with_the_next_round(folder: Path) -> None:
+    kept = KeptWords(folder)
+    kept.write(1, TOLD, WORDS)
+    (folder / f".round-1-{TOLD.hex()}.words.0123456789abcdef").write_bytes(b"half of it")
+
+    kept.write(2, TOLD, WORDS)
+
+    assert [path.name for path in folder.iterdir()] == [f"round-2-{TOLD.hex()}.words"]
+
+
+def test_it_outlives_a_power_cut_except_in_a_simulation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+
+    KeptWords(folder, durable=False).write(1, TOLD, WORDS)
+    assert synced == []
+    KeptWords(folder).write(2, TOLD, WORDS)
+    assert len(synced) == 2  # the content and its name

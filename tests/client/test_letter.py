@@ -18,7 +18,7 @@ from fedward.study.messages import TrainRequest
 from fedward.study.wire import pack_request
 from tests.client.test_daemon import letter
 
-MODEL = np.arange(4, dtype=np.float32)
+MODEL = np.arange(40_000, dtype=np.float32)  # too long for the table
 HARMLESS = ConfigRecord({"study": "e" * 64, "run": "harmless", "round": 1})
 
 
@@ -166,6 +166,19 @@ def test_an_array_that_came_along_does_not_hide_the_message_s() -> None:
     assert found.model == hashlib.sha256(MODEL.tobytes()).hexdigest()
     with pytest.raises(MessageRefused, match="objects came with it that are not in it"):
         found.refuse_forged()
+
+
+def test_a_short_array_is_the_model_too_and_the_only_one() -> None:
+    few = np.arange(4, dtype=np.float32)
+    short = pack_request(TrainRequest("d" * 64, "run-1", 7, few))
+
+    found = holding(short)
+    found.refuse_forged()
+    assert found.model == hashlib.sha256(few.tobytes()).hexdigest()
+
+    short["arrays"] = ArrayRecord({"vector": Array(MODEL)})
+    with pytest.raises(MessageRefused, match="more than one array"):
+        holding(short).refuse_forged()
 
 
 @pytest.mark.parametrize(

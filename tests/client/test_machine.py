@@ -122,9 +122,9 @@ def worker(house: House) -> Iterator[Worker]:
 
 def answered(worker: Worker, study: Study) -> Answer:
     content = unpack(worker.ask(letter(1, pack_request(training(study))))).content
-    arrays = content.array_records.get("arrays")
-    size = 0 if arrays is None else len(arrays["vector"].data) // 4
-    return unpack_answer(content, size=size)
+    short = content.config_records["terms"].get("float32", b"")
+    assert isinstance(short, bytes)
+    return unpack_answer(content, size=len(short) // 4)
 
 
 @LINUX

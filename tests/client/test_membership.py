@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedward.client.data.sources import BundledSource
 from fedward.client.hospital import Consortium, HospitalFile
-from fedward.client.membership import read_membership
+from fedward.client.membership import keep_newest_roster, read_membership
 from fedward.privacy.identity import Identity
 from fedward.privacy.key_file import write_key
+from fedward.privacy.protocol_errors import BadSignature
 from fedward.privacy.roster import Roster, sign_roster
 from fedward.study.errors import DataError, RefusedError
 
@@ -216,3 +217,52 @@ def test_no_message_quotes_the_private_key(member: Member) -> None:
     said.append(member.refusal())
 
     assert not any(secret[20:30] in text for text in said)
+
+
+# --- A roster that the aggregator brings ----------------------------------------------------------
+
+
+def brought(member: Member, version: int, members: Mapping[str, Identity]) -> bytes:
+    """The file's content after the aggregator has brought a roster, signed by the coordinator."""
+    keys = {name: identity.public for name, identity in members.items()}
+    document = sign_roster(Roster(version, keys), member.coordinator)
+    keep_newest_roster(document, member.file(), member.folder)
+    return (member.folder / "roster.json").read_bytes()
+
+
+def test_a_newer_roster_takes_the_old_one_s_place(member: Member) -> None:
+    brought(member, 2, {"north": member.identity, "south": OTHERS["south"]})
+
+    found = read_membership(member.file(), member.folder).roster
+    assert (found.version, set(found.members)) == (2, {"north", "south"})
+
+
+def test_an_older_roster_or_the_same_changes_nothing(member: Member) -> None:
+    everybody = {"north": member.identity, **OTHERS}
+    before = brought(member, 3, everybody)
+
+    assert brought(member, 3, everybody) == before
+    assert brought(member, 2, {"north": member.identity}) == before
+
+
+def test_a_second_roster_of_one_version_is_refused(member: Member) -> None:
+    before = brought(member, 3, {"north": member.identity, **OTHERS})
+
+    with pytest.raises(DataError, match="two rosters of version 3"):
+        brought(member, 3, {"north": member.identity})
+    assert (member.folder / "roster.json").read_bytes() == before
+
+
+def test_a_newer_roster_without_this_hospital_ends_its_membership(member: Member) -> None:
+    brought(member, 2, OTHERS)
+
+    assert "does not name 'north'" in member.refusal()
+
+
+def test_a_newer_roster_that_somebody_else_signed_changes_nothing(member: Member) -> None:
+    before = (member.folder / "roster.json").read_bytes()
+    forged = sign_roster(Roster(2, {"north": member.identity.public}), OTHERS["south"])
+
+    with pytest.raises(BadSignature):
+        keep_newest_roster(forged, member.file(), member.folder)
+    assert (member.folder / "roster.json").read_bytes() == before

@@ -18,7 +18,7 @@ from fedward.privacy.contribution import Total
 from fedward.privacy.identity import Identity
 from fedward.privacy.key_file import read_key
 from fedward.privacy.plain_sum import PlainSum
-from fedward.privacy.roster import read_roster
+from fedward.privacy.roster import Roster, read_roster, sign_roster
 from fedward.study.messages import (
     Answer,
     Contribution,
@@ -414,3 +414,35 @@ def test_what_is_wrong_with_its_files_is_nobody_s_business(
 
     assert (said.error, said.what) == ("DataError", "could not finish")
     assert "does not name 'a' with this hospital's key" in caplog.text
+
+
+# --- A roster that is exchanged while the process stays warm --------------------------------------
+
+
+def test_a_roster_that_staff_install_counts_from_the_next_round(private: Run) -> None:
+    """Without a restart: who has left the consortium is told nothing any more."""
+    private.play(private.train(1))
+    roster = private.sites.files["a"].parent.with_name("roster.json")
+    before = read_roster(roster.read_bytes(), private.sites.coordinator.public)
+    members = {name: key for name, key in before.members.items() if name != "c"}
+    roster.write_bytes(sign_roster(Roster(2, members), private.sites.coordinator))
+
+    for name in private.sites.names:
+        said = refusal(private, private.train(2), name)
+        assert said.error in {"ProtocolError", "DataError"}
+    assert private.sites.charges() == ONCE
+
+
+def test_while_the_roster_stays_the_keys_stay_warm(private: Run) -> None:
+    private.play(private.train(1))
+    (way,) = private.sites["a"]._ways.values()
+    private.play(private.train(2))
+
+    assert list(private.sites["a"]._ways.values()) == [way]
+
+
+def test_a_roster_that_is_gone_is_refused_at_once(private: Run) -> None:
+    private.play(private.train(1))
+    private.sites.files["a"].parent.with_name("roster.json").unlink()
+
+    assert refusal(private, private.train(2)).error == "DataError"

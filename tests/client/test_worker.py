@@ -90,6 +90,15 @@ def test_a_question_that_is_too_slow_ends_it(house: House, worker: Worker) -> No
         hasty.stop()
 
 
+def test_when_nobody_waits_any_more_the_work_is_ended(worker: Worker) -> None:
+    """The worker's own deadline is a minute."""
+    with pytest.raises(WorkerLost, match=r"longer than 1e-06 s"):
+        worker.ask(letter(), 1e-6)
+    assert worker.pid is None
+
+    refusal_of(worker.ask(letter(), 60.0))
+
+
 def test_a_hospital_that_cannot_be_opened_loses_the_question_only(house: House) -> None:
     (house.folder / "hospital.toml").write_text("name = 3\n", encoding="utf-8")
     worker = Worker(house.folder / "hospital.toml", deadline=60)

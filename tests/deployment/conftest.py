@@ -178,9 +178,10 @@ def answer_of(records: RecordDict, study: Study) -> Answer:
     try:
         return unpack_answer(records)
     except Exception:
-        found = records.array_records["arrays"]["vector"]
-        assert len(found.data) // 4 >= size
-        return unpack_answer(records, size=len(found.data) // 4)
+        found = records.config_records["terms"]["float32"]
+        assert isinstance(found, bytes)
+        assert len(found) // 4 >= size
+        return unpack_answer(records, size=len(found) // 4)
 
 
 def kill(hospital: Hospital) -> None:

@@ -14,7 +14,7 @@ from fedward.privacy.encoding import Encoding
 from fedward.server.run_registry import RunFolder
 from fedward.simulation.simulate import Options, simulate
 from fedward.study.study import Study
-from tests.deployment.at_work import ROUNDS, AtWork, at_work, table, three
+from tests.deployment.at_work import ROUNDS, AtWork, at_work, table, three, until
 
 pytestmark = pytest.mark.slow
 FULL = {"local_epochs": 4, "batch_size": 1000}
@@ -56,6 +56,24 @@ def test_a_private_study_ends_and_its_books_are_good(consortium: AtWork) -> None
     consortium.no_traceback()
 
 
+def test_a_run_that_was_stopped_goes_on_at_the_next_round(consortium: AtWork) -> None:
+    study = three("stopped", training={"rounds": 8})
+    run = consortium.train(study, "stopped-1")
+    hub = ("--aggregator", consortium.hub_file)
+    until(lambda: len(consortium.events(run, "RoundFinished")) >= 2)
+
+    consortium.fedward("aggregator", "stop", "stopped-1", *hub)
+    until(lambda: run.record.state == "stopped")
+    before = [event["round"] for event in consortium.events(run, "RoundFinished")]
+    assert before == list(range(1, len(before) + 1))
+    assert len(before) < 8
+    consortium.fedward("aggregator", "resume", "stopped-1", *hub)
+    consortium.finished(run)
+
+    rounds = [event["round"] for event in consortium.events(run, "RoundFinished")]
+    assert rounds == list(range(1, 9))  # none twice, none left out
+
+
 @pytest.mark.parametrize("secure", [True, False], ids=["secure", "plain"])
 def test_the_model_is_the_simulation_s(consortium: AtWork, tmp_path: Path, *, secure: bool) -> None:
     """Nobody dropped, nothing was drawn: what is left is the rounding of secure sums."""
@@ -63,25 +81,26 @@ def test_the_model_is_the_simulation_s(consortium: AtWork, tmp_path: Path, *, se
     run = consortium.train(study, "secure" if secure else "plain", seed=3)
     consortium.finished(run)
 
-    simulated = _simulated(study, tmp_path)
+    expected = simulated(study, tmp_path)
     deployed = load_file(run.folder / "model.safetensors")
-    assert deployed.keys() == simulated.keys()
-    bound = _rounding(study, run) if secure else 1e-6
+    assert deployed.keys() == expected.keys()
+    bound = rounding(study, run) if secure else 1e-6
     assert bound < 1e-3
-    for name, values in simulated.items():
+    for name, values in expected.items():
         np.testing.assert_allclose(deployed[name], values, rtol=0, atol=bound)
-    assert any(np.ptp(values) > 0.1 for values in simulated.values())
+    assert any(np.ptp(values) > 0.1 for values in expected.values())
     rounds = consortium.events(run, "RoundFinished")
     assert [event["answered"] for event in rounds] == [3] * ROUNDS
 
 
-def _simulated(study: Study, folder: Path) -> dict[str, np.ndarray]:
+def simulated(study: Study, folder: Path) -> dict[str, np.ndarray]:
+    """The model that the simulation trains on the same data, from the same seed."""
     options = Options(folder / "run", table(folder), seed=3, baselines=False, workers=1)
     simulate(study, options, listener=lambda _: None, say=lambda _: None)
     return load_file(folder / "run" / "model.safetensors")
 
 
-def _rounding(study: Study, run: RunFolder) -> float:
+def rounding(study: Study, run: RunFolder) -> float:
     """How far apart two runs of secure sums may be, that differ in how they round only.
 
     Each of three hospitals errs by the bound in weight times update, on either side; the mean
@@ -91,4 +110,4 @@ def _rounding(study: Study, run: RunFolder) -> float:
     size = sum(v.size for v in load_file(run.folder / "model.safetensors").values())
     code = Encoding(Layout(size, 0, ()), study.aggregation, hospitals=3)
     records = 60  # fewer than train at the three hospitals together
-    return 2 * 2 * ROUNDS * 3 * code.error_bound / records
+    return 2 * 2 * study.training.rounds * 3 * code.error_bound / records

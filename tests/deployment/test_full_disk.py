@@ -6,7 +6,6 @@ be run.
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,22 +66,15 @@ def consortium(disks: list[Path]) -> Iterator[AtWork]:
 def test_a_hospital_s_disk_is_full_for_a_while(consortium: AtWork) -> None:
     run = consortium.train(STUDY, "full")
     consortium.until_said(FULL, "asked to query.advertise")
+    daemon = consortium.deployment.parts[FULL].process
+    assert daemon is not None
     filler = _fill(consortium.state(FULL))
-
-    def complains() -> bool:
-        consortium.start(FULL)  # as a service manager does
-        return re.search("No space left on device|disk is full", consortium.said(FULL)) is not None
-
-    until(complains)
+    consortium.until_said(FULL, "is held: .*No space left on device")
     filler.unlink()
     begun = len(consortium.said(FULL))
-
-    def is_back() -> bool:
-        consortium.start(FULL)  # the one before may still have been ending
-        return "answered query" in consortium.said(FULL)[begun:]
-
-    until(is_back)
+    consortium.until_said(FULL, "answered query", after=begun)
     _goes_on(consortium, run)
+    assert daemon.poll() is None  # the same process, which nobody had to start again
 
 
 def test_the_aggregator_s_disk_is_full_for_a_while(consortium: AtWork) -> None:

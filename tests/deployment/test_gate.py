@@ -19,10 +19,11 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, Regis
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 
+from fedward.server.doorkeeper import Doorkeeper
 from fedward.server.gate import Gate, Passage, Route, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.http_sides import Limits
-from fedward.server.superlink import FLEET, FORWARDED, Doorkeeper, SuperLink
+from fedward.server.superlink import FLEET, FORWARDED, SuperLink
 from tests.server.flower_hospital import (
     Answer,
     Files,

@@ -16,7 +16,7 @@ import pytest
 from fedward.server.run_registry import RunFolder
 from tests.deployment.at_work import ROUNDS, AtWork, at_work, three
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = pytest.mark.slow
 WATCHED = "A"
 """The hospital that is killed, or whose log tells at which stage the run is."""
 

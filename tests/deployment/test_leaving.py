@@ -9,7 +9,7 @@ import pytest
 from fedward.server.aggregator import RunSettings
 from tests.deployment.at_work import ROUNDS, AtWork, at_work, three, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = pytest.mark.slow
 FOUR = {"hospitals": 4, "min_hospitals": 3, "deadline_seconds": 12.0}
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from fedward.client.fleet import FleetConnection
 from fedward.client.letter import Letter, reply_to
-from fedward.server.pulling import Pulling
+from fedward.server.pulling import Pulling, _Quick
 from fedward.study.messages import ADVERTISE, Advertised, AdvertiseQuery
 from fedward.study.wire import pack_answer, pack_request, unpack_answer
 from tests.superlink_ward import ServerSide, Ward, until
@@ -48,6 +52,12 @@ def lines(ward: Ward) -> Iterator[tuple[Line, Line]]:
     yield pair
     for line in pair:
         line.fleet.close()
+
+
+@pytest.fixture(autouse=True)
+def last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody waits for has ended before the test closes its line to the SuperLink."""
+    monkeypatch.setattr(_Quick, "close", lambda quick: quick._lines.shutdown(wait=True))
 
 
 def answered(letter: Letter, name: str) -> Letter:
@@ -102,7 +112,109 @@ def test_a_stock_node_that_sends_the_root_first_is_waited_for(
     sender = threading.Timer(0.3, lambda: [push(*one) for one in later])
     sender.start()
     with closing(Pulling(server.grid)) as pulling:
-        found = [unpack_answer(reply.content) for reply in pulling.replies(asked)]
+        assert list(pulling.replies(asked)) == []
+        found = unpack_answer(until_one(pulling, asked).content)
     sender.join()
 
-    assert [answer.hospital for answer in found] == ["stock"]
+    assert isinstance(found, Advertised)
+    assert found.hospital == "stock"
+
+
+# --- Hospitals that stop in the middle ------------------------------------------------------------
+
+QUIET = 2.0  # seconds
+VECTOR = np.arange(2048, dtype=np.float32)
+
+
+def until_one(pulling: Pulling, asked: list[str], *, seconds: float = 30.0) -> Message:
+    """The next reply, whenever it comes."""
+    got: list[Message] = []
+
+    def there() -> bool:
+        got.extend(pulling.replies(asked))
+        return bool(got)
+
+    until(there, seconds=seconds)
+    assert len(got) == 1
+    return got[0]
+
+
+def many(letter: Letter, monkeypatch: pytest.MonkeyPatch) -> Letter:
+    """An answer of more than ten objects."""
+    monkeypatch.setattr("flwr.app.message.array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 1024)
+    arrays = ArrayRecord({"vector": Array(VECTOR)})
+    return reply_to(letter, RecordDict({"terms": ConfigRecord({"n": 1}), "arrays": arrays}))
+
+
+def hold(line: Line, monkeypatch: pytest.MonkeyPatch, letter: Letter) -> list[Callable[[], bool]]:
+    """Announce an answer and send nothing of it yet: each call sends one object, in order."""
+    push, held = line.fleet._stored, list[Callable[[], bool]]()
+
+    def later(whole: Letter, name: str, session: str) -> bool:
+        held.append(partial(push, whole, name, session))
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(line.fleet, "_stored", later)
+        patched.setattr(line.fleet, "_each", lambda work, names: [work(name) for name in names])
+        line.fleet.send(letter)
+    return held
+
+
+@pytest.mark.parametrize("last", ["root", "leaf"])
+def test_a_hospital_killed_amid_its_upload_holds_nobody_up_and_is_given_up(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    dead, quick = lines
+    asked = server.give(QUERY, ADVERTISE, [dead.node, quick.node])
+    held = hold(dead, monkeypatch, many(dead.receive(), monkeypatch))
+    sent = held[: len(held) // 2] if last == "root" else held[1:]
+    assert all(send() for send in sent)
+    quick.fleet.send(answered(quick.receive(), "quick"))
+
+    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
+        began = time.monotonic()
+        first = list(pulling.replies(asked))
+        soon = time.monotonic() - began
+        lost = until_one(pulling, asked[:1])
+        passed = time.monotonic() - began
+
+    assert [unpack_answer(reply.content).hospital for reply in first] == ["quick"]
+    assert soon < QUIET / 2
+    assert lost.metadata.reply_to_message_id == asked[0]
+    assert lost.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert QUIET <= passed < 3 * QUIET
+
+
+def test_a_slow_hospital_is_waited_for_as_long_as_something_comes(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = lines[0]
+    asked = server.give(QUERY, ADVERTISE, [line.node])
+    held = hold(line, monkeypatch, many(line.receive(), monkeypatch))
+
+    def slowly() -> None:
+        for send in held:
+            time.sleep(QUIET / 4)
+            send()
+
+    sender = threading.Thread(target=slowly)
+    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
+        sender.start()
+        began = time.monotonic()
+        reply = until_one(pulling, asked)
+        passed = time.monotonic() - began
+    sender.join()
+
+    assert reply.has_content()
+    np.testing.assert_array_equal(reply.content.array_records["arrays"]["vector"].numpy(), VECTOR)
+    assert passed > QUIET
+
+
+def test_a_slow_line_has_time_for_the_objects_on_their_way(server: ServerSide) -> None:
+    with closing(Pulling(server.grid, size=4_000_000)) as small:
+        assert small._quick is not None
+        assert small._quick._quiet == 30 + 32  # a megabit a second
+    with closing(Pulling(server.grid, size=10**9)) as large:
+        assert large._quick is not None
+        assert large._quick._quiet < 300

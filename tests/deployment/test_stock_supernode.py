@@ -5,8 +5,6 @@ It fetches the app bundle from the SuperLink and runs what that names: here, ins
 
 from __future__ import annotations
 
-import os
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fedward.client.hospital import read_hospital, write_hospital
+from fedward.client.membership import consortium_of
 from fedward.client.site import Site
 from fedward.study.messages import Contribution, Refusal
 from fedward.study.study import Study
+from tests.deployment.at_work import AtWork, at_work, three
 from tests.deployment.conftest import Hospital, Open, answer_of, asked, training
+from tests.deployment.stock_node import StockPart, start_supernode, write_openssh
+from tests.deployment.test_consortium import FULL, rounding, simulated
 from tests.secure_sites import study_of
-from tests.superlink_ward import BIN, ServerSide, Ward, free_port, until
+from tests.superlink_ward import ServerSide, Ward, until
 
 pytestmark = pytest.mark.slow
 Start = Callable[[Hospital], None]
@@ -49,27 +52,9 @@ def start(ward: Ward, tmp_path: Path) -> Iterator[Start]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(hospital: Hospital) -> None:
-        key = hospital.folder / "transport.openssh"
-        words: list[str | Path] = [BIN / "fedward", "hospital", "transport", "--openssh", key]
-        subprocess.run([*words, "--hospital", hospital.file], check=True)
-        assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        words = [BIN / "flower-supernode", "--superlink", ward.address]
-        words += ["--root-certificates", hospital.folder / "ca.pem"]
-        words += ["--auth-supernode-private-key", key, "--port", str(free_port())]
-        words += ["--node-config", f'hospital="{hospital.file}"']
-        environment = {
-            **os.environ,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "FLWR_HOME": str(tmp_path / "flower"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-        }
-        with (hospital.folder / "supernode.log").open("wb") as log:
-            processes.append(
-                subprocess.Popen(
-                    words, env=environment, stdout=log, stderr=log, start_new_session=True
-                )
-            )
+        key = write_openssh(hospital.file)
+        log, home = hospital.folder / "supernode.log", tmp_path / "flower"
+        processes.append(start_supernode(hospital.file, ward.address, key, home=home, log=log))
 
     yield start
     for process in processes:
@@ -119,3 +104,32 @@ def test_a_study_that_is_not_approved_is_refused_there_too(
 
     assert isinstance(refusal, Refusal), refusal
     assert "not approved" in refusal.what
+
+
+def test_it_takes_part_in_a_secure_study_through_the_gate(tmp_path: Path) -> None:
+    """Two daemons and a stock SuperNode: TLS, node keys, masks; the model is the simulation's."""
+
+    def prepare(made: AtWork) -> None:
+        file = made.file("C")
+        address = consortium_of(read_hospital(file)).address
+        assert address is not None
+        log = file.with_name("log.txt")
+        made.deployment.parts["C"] = StockPart(("",), log, hospital=file, address=address)
+
+    patient = {"hospitals": 3, "deadline_seconds": 120.0, "wait_seconds": 240.0}
+    study = three("stock", training={**FULL, "rounds": 2}, participation=patient)
+    with at_work(study, prepare=prepare) as consortium:
+        run = consortium.train(study, "stock", seed=3)
+        consortium.finished(run, seconds=420)
+
+        rounds = consortium.events(run, "RoundFinished")
+        assert [event["answered"] for event in rounds] == [3, 3]
+        assert "Sending: train message" in consortium.said("C")  # as Flower's SuperNode says it
+        assert not (consortium.state("C") / "audit.jsonl").exists()
+        assert (consortium.state("A") / "audit.jsonl").exists()
+        expected, bound = simulated(study, tmp_path), rounding(study, run)
+        found = load_file(run.folder / "model.safetensors")
+        assert bound < 1e-3
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=bound)
+        assert any(np.ptp(values) > 0.1 for values in expected.values())

@@ -125,18 +125,17 @@ def test_until_it_is_on_the_disk_it_is_not_at_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks meanwhile, or after a crash, finds no key rather than half of one."""
-    path, there = tmp_path / "key.pem", list[bool]()
+    path, synced = tmp_path / "key.pem", list[tuple[bool, bool]]()
     sync = os.fsync
 
     def looked_at(descriptor: int) -> None:
-        there.append(path.exists())
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", looked_at)
     write_key(path, KEY)
 
-    assert there
-    assert not any(there)
+    assert synced == [(False, False), (True, True)]  # its content, and at last its name
     assert path.exists()
 
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
-from fedward.privacy.ledger import MECHANISM, Cap, Charge, Ledger
+from fedward.privacy.ledger import EVALUATION, MECHANISM, Cap, Charge, Ledger
 from fedward.privacy.privacy_errors import (
     AnotherModel,
     PlanChanged,
@@ -29,7 +29,7 @@ from fedward.privacy.privacy_errors import (
     RoundIsOver,
 )
 from fedward.study.errors import BudgetError, FedwardError
-from tests.privacy.charges import ONE, STEPS, charge, cost, rounds, rows, spent
+from tests.privacy.charges import DELTA, ONE, STEPS, charge, cost, rounds, rows, spent
 from tests.privacy.conftest import fast_folder
 
 
@@ -547,3 +547,64 @@ def test_a_ledger_of_an_earlier_format_is_a_typed_error_and_stays_as_it_is(path:
     with pytest.raises(BudgetError, match="ledger"):
         charge(Ledger(path))
     assert path.read_bytes() == before
+
+
+# --- Several charges of one question --------------------------------------------------------------
+
+JUDGED = replace(ONE, steps=SampledGaussian(3.0, 1.0, 1), mechanism=EVALUATION)
+
+
+def test_charges_of_one_question_are_made_together_and_read_back(path: Path) -> None:
+    Ledger(path).charge(JUDGED, ONE, cap=None)
+
+    assert [entry.charge for entry in Ledger(path).entries()] == [JUDGED, ONE]
+    assert rows(path, "mechanism") == [(EVALUATION,), (MECHANISM,)]
+    assert spent(Ledger(path)) == cost(JUDGED.steps, ONE.steps)
+
+
+def test_if_one_of_them_is_refused_none_is_made(path: Path) -> None:
+    ledger = Ledger(path)
+    between = (cost(ONE.steps) + cost(JUDGED.steps, ONE.steps)) / 2
+    ledger.charge(replace(ONE, run="other", data="other"), cap=None)
+    before = path.read_bytes()
+
+    with pytest.raises(BudgetError, match="cap"):
+        ledger.charge(JUDGED, ONE, cap=Cap(between, DELTA))
+    with pytest.raises(BudgetError, match="may be 0 times"):
+        ledger.charge(JUDGED, ONE, cap=None, most_of={MECHANISM: 0})
+    with pytest.raises(BudgetError, match="may be 1 times"):
+        ledger.charge(JUDGED, ONE, cap=None, most=1)
+
+    assert path.read_bytes() == before
+    ledger.charge(ONE, cap=Cap(between, DELTA), most=1, most_of={EVALUATION: 0})
+
+
+def test_a_mechanism_has_a_number_of_charges_of_its_own(path: Path) -> None:
+    ledger = Ledger(path)
+    for number in (1, 2):
+        round_ = [replace(charge, round=number) for charge in (JUDGED, ONE)]
+        ledger.charge(*round_, cap=None, most_of={MECHANISM: 2, EVALUATION: 3}, most=5)
+
+    with pytest.raises(BudgetError, match="may be 2 times"):
+        ledger.charge(replace(ONE, round=3), cap=None, most_of={MECHANISM: 2, EVALUATION: 3})
+    ledger.charge(replace(JUDGED, round=3), cap=None, most_of={MECHANISM: 2, EVALUATION: 3})
+
+
+def test_evaluations_are_alike_and_the_rounds_noise_is_not_theirs(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.charge(JUDGED, cap=None)
+    assert ledger.noise_multiplier(study=ONE.study, run=ONE.run) is None
+    ledger.charge(ONE, cap=None)
+    assert ledger.noise_multiplier(study=ONE.study, run=ONE.run) == ONE.steps.noise_multiplier
+
+    for changed in (JUDGED, ONE):
+        other = replace(changed, round=2, steps=changed.steps._replace(noise_multiplier=2.5))
+        with pytest.raises(PlanChanged):
+            ledger.charge(other, cap=None)
+    with pytest.raises(AnotherModel):
+        ledger.charge(replace(JUDGED, told="ff" * 32), cap=None)
+    with pytest.raises(PopulationChanged):
+        ledger.charge(replace(JUDGED, round=2, patients="ff" * 32), cap=None)
+    ledger.charge(replace(JUDGED, round=2), cap=None)
+    with pytest.raises(RoundIsOver):
+        ledger.charge(ONE, cap=None)

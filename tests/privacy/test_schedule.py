@@ -12,6 +12,7 @@ from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.privacy_errors import DeltaTooLarge
 from fedward.privacy.schedule import (
     epsilon_after,
+    evaluating,
     measuring,
     noise_of,
     refuse_large_delta,
@@ -243,3 +244,54 @@ def test_where_measuring_takes_the_whole_epsilon_nothing_is_trained(
 
     with pytest.raises(OptionError, match="too little is left"):
         noise_of(study, private(study), 0.25)
+
+
+# --- Evaluation with noise is paid from it too ----------------------------------------------------
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+@pytest.mark.parametrize("also", [{}, MEASURED], ids=["alone", "measured"])
+@pytest.mark.parametrize("validated", [True, False])
+def test_evaluation_and_all_rounds_together_cost_the_studys_epsilon(
+    rate: float,
+    accountant: str,
+    also: dict[str, object],
+    validated: bool,
+    study_with: StudyWith,
+) -> None:
+    terms: dict[str, object] = LOCAL | {"accountant": accountant, "sampling_rate": rate}
+    statistics = {"statistics_noise_multiplier": 20.0} if also else {}
+    parts = {"by": "hash", "train": 0.7, "validation": 0.1, "test": 0.2}
+    if not validated:
+        parts |= {"validation": 0.0, "test": 0.3}
+    changes = {**also, "data.parts": parts, "training.rounds": 3}
+    free = study_with({**changes, "privacy": terms | statistics})
+    paid = study_with(
+        {**changes, "privacy": terms | statistics | {"evaluation_noise_multiplier": 8.0}}
+    )
+    privacy, judgings = private(paid), 2 if validated else 1
+
+    sigma = noise_of(paid, privacy, rate)
+    steps = SampledGaussian(sigma, rate, steps_of_round(paid, rate) * 3)
+    evaluated = SampledGaussian(8.0, 1.0, 3 + judgings)
+    spent = epsilon_of([*measuring(paid), evaluated, steps], 1e-5, privacy.accountant)
+
+    assert 1.98 <= spent <= 2.0
+    assert evaluating(paid, 3) == (evaluated,)
+    assert evaluating(paid, 2) == (evaluated._replace(steps=2),)
+    assert evaluating(free, 3) == ()
+    assert sigma > noise_of(free, private(free), rate)
+    assert epsilon_after(paid, 3) == spent
+    after = [epsilon_after(paid, rounds) or 0.0 for rounds in range(4)]
+    assert after == sorted(set(after))
+
+
+def test_where_evaluation_takes_the_whole_epsilon_nothing_is_trained(
+    study_with: StudyWith,
+) -> None:
+    study = study_with({"privacy": LOCAL | {"evaluation_noise_multiplier": 2.0}})
+
+    with pytest.raises(OptionError, match="too little is left") as caught:
+        noise_of(study, private(study), 0.25)
+    assert "evaluation_noise_multiplier" in caught.value.todo

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from opacus.accountants import RDPAccountant
 
-from fedward.privacy.accounting import SampledGaussian
-from fedward.privacy.ledger import Ledger
+from fedward.privacy.accounting import Accountant, SampledGaussian
+from fedward.privacy.ledger import EVALUATION, Ledger
 from tests.privacy.charges import ONE
 from tests.privacy.conftest import fast_folder
 
@@ -86,3 +86,32 @@ def test_by_numbers_both_say_the_same_within_a_hundredth_and_opacus_bound(seed: 
     theirs = composed(pld.PLDAccountant(value_discretization_interval=1e-3), history, delta)
 
     assert 0.99 * theirs <= ours <= 1.01 * theirs + 0.02
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+@pytest.mark.parametrize("noise", [2.0, 5.0, 20.0])
+def test_evaluations_of_everybody_beside_the_rounds_cost_what_both_say(
+    noise: float, accountant: Accountant
+) -> None:
+    """An evaluation is a Gaussian mechanism that nobody is sampled for."""
+    evaluations = SampledGaussian(noise, 1.0, 1)
+    rounds = SampledGaussian(1.5, 0.1, 20)
+    with fast_folder() as folder:
+        ledger = Ledger(folder / "ledger")
+        for number in range(1, 6):
+            one = replace(ONE, round=number)
+            judged = replace(one, steps=evaluations, mechanism=EVALUATION)
+            ledger.charge(judged, replace(one, steps=rounds), cap=None)
+        ours = ledger.epsilon(data="data", delta=1e-5, accountant=accountant)
+    if accountant == "rdp":
+        theirs = rdp.RdpAccountant(RDPAccountant.DEFAULT_ALPHAS)
+    else:
+        theirs = pld.PLDAccountant(value_discretization_interval=1e-3)
+    theirs.compose(dpa.GaussianDpEvent(noise), 5)
+
+    wanted = composed(theirs, [rounds._replace(steps=100)], 1e-5)
+
+    if accountant == "rdp":
+        assert ours == pytest.approx(wanted, rel=0.01)
+    else:
+        assert 0.99 * wanted <= ours <= 1.01 * wanted + 0.02

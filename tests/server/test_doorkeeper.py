@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedward.server.superlink import Doorkeeper
+from fedward.server.doorkeeper import Doorkeeper
 from tests.server.flower_hospital import public_der, transport_key
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -83,3 +83,11 @@ def test_what_was_signed_once_does_not_pass_for_ever() -> None:
     clock[0] += timedelta(seconds=306)
 
     assert door(headers) is None
+
+
+def test_what_is_no_key_lets_nobody_in_and_keeps_nobody_out() -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    door = Doorkeeper([b"no key", public_der(other), public_der(KEY)], now=lambda: NOW)
+
+    assert door(signed())
+    assert door(signed(other, named=other)) is None

@@ -65,6 +65,7 @@ def ask(
     request: TrainRequest = REQUEST,
     take: Take | None = None,
     deadline: float = 30.0,
+    size: int = LAYOUT.size,
 ) -> Came:
     """Ask every node to train, and add up what comes; or hand it to another `take`."""
     came = Came()
@@ -74,7 +75,7 @@ def ask(
         "train",
         take or came.take,
         group="1",
-        size=LAYOUT.size,
+        size=size,
         deadline=deadline,
     )
     if take is None:
@@ -129,19 +130,22 @@ def test_a_reply_is_dropped_once_it_was_taken() -> None:
     assert most <= 1
 
 
-def test_what_a_reply_held_is_gone_even_if_somebody_keeps_the_reply() -> None:
+@pytest.mark.parametrize(("size", "held"), [(7, [0]), (40_000, [0, 0])])
+def test_what_a_reply_held_is_gone_even_if_somebody_keeps_the_reply(
+    size: int, held: list[int]
+) -> None:
     """Flower's messages outlive their last use; a vector is as large as the model."""
     kept: list[Message] = []
 
     def answers(message: Message) -> list[Message]:
-        size = 6 if message.metadata.dst_node_id == 2 else 7  # one of them is refused
-        kept.append(contribution(message, np.ones(size, dtype=np.float32)))
+        wrong = message.metadata.dst_node_id == 2  # one of them is refused
+        kept.append(contribution(message, np.ones(size - wrong, dtype=np.float32)))
         return [kept[-1]]
 
-    came = ask(PostBox(answers, nodes=3))
+    came = ask(PostBox(answers, nodes=3), take=lambda node, answer: None, size=size)
 
     assert (came.heard.answered, list(came.heard.refusals)) == ([1, 3], [2])
-    assert [len(reply.content.array_records["arrays"]) for reply in kept] == [0, 0, 0]
+    assert [[len(found) for found in reply.content.values()] for reply in kept] == 3 * [held]
 
 
 def test_the_request_reaches_every_node_whole() -> None:

@@ -6,7 +6,7 @@ import fcntl
 import io
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,22 @@ class Link:
         return self.state
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Aggregator:
-    hub = found_aggregator(tmp_path / "aggregator.toml", name="Hub", host="hub.org", port=9443)
-    now, coordinator = datetime.now(UTC), Identity.generate()
+def enrolled(folder: Path, *, days_ago: int = 0) -> Aggregator:
+    """An aggregator whose certificate was issued so many days ago; it is good for 397."""
+    hub = found_aggregator(folder / "aggregator.toml", name="Hub", host="hub.org", port=9443)
+    now, coordinator = datetime.now(UTC) - timedelta(days=days_ago), Identity.generate()
     authority = Authority.generate(now=now)
     roster = sign_roster(Roster(1, {"Ward": Identity.generate().public}), coordinator)
     chain = authority.certify(hub.request(), now=now)
+    (folder / "renewed.pem").write_bytes(authority.certify(hub.request(), now=datetime.now(UTC)))
     answer = EnrolmentAnswer(roster, coordinator.public, authority.pem, "hub.org:9443", chain)
     hub.enroll(sign_answer(answer, coordinator), fingerprint(coordinator.public))
     return hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Aggregator:
+    return enrolled(tmp_path)
 
 
 class Post:
@@ -193,6 +199,35 @@ def test_a_certificate_that_is_refused_is_looked_at_again(post: Post, hub: Aggre
     post.look(3)
 
     assert post.log.getvalue().count("certificate renewed") == 1
+
+
+def days_left(post: Post) -> float:
+    found = post.supervisor._gauges.registry.get_sample_value("fedward_certificate_days")
+    assert found is not None
+    return float(found)
+
+
+def test_a_certificate_that_ends_soon_is_told_once_until_it_is_renewed(tmp_path: Path) -> None:
+    hub = enrolled(tmp_path, days_ago=397 - 17)
+    post = Post(hub)
+
+    post.look(3)
+
+    assert post.log.getvalue().count("certificate ends") == 1
+    assert '"days": 16' in post.log.getvalue()
+    assert days_left(post) == pytest.approx(17, abs=0.1)
+    write_aside(hub.certificate_path, (tmp_path / "renewed.pem").read_bytes())
+    post.look(3)
+    assert days_left(post) == pytest.approx(397, abs=0.1)
+    assert post.log.getvalue().count("certificate ends") == 1
+    post.supervisor._diary.close()
+
+
+def test_a_certificate_that_lasts_is_not_told(post: Post) -> None:
+    post.look(3)
+
+    assert "certificate" not in post.log.getvalue()
+    assert days_left(post) > 390
 
 
 def test_asking_whether_it_runs_does_not_keep_it_from_starting(tmp_path: Path) -> None:

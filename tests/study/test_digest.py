@@ -301,7 +301,11 @@ def test_a_study_cannot_be_changed(values_with: ValuesWith) -> None:
 
 anything = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-6, 1e6)
-name = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
+name = st.text(  # without what terminals and editors obey: no study holds that
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]),
+    min_size=1,
+    max_size=8,
+)
 feature = st.one_of(
     st.fixed_dictionaries({}, optional={"center": anything, "scale": positive}),
     st.fixed_dictionaries({"absent": anything}),

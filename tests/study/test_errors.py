@@ -95,3 +95,10 @@ def test_an_error_keeps_what_it_knows_about_its_key_through_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
 
     assert str(again.in_file("heart.toml")) == str(error.in_file("heart.toml"))
+
+
+def test_an_error_says_nothing_that_a_terminal_obeys() -> None:
+    """What somebody else wrote stands in it."""
+    line = DataError("given '\x1b[2J\u202e'", todo="mend\x07it", where="a\x9bb").line()
+
+    assert line == "a\ufffdb: given '\ufffd[2J\ufffd'; mend\ufffdit"

@@ -469,3 +469,33 @@ def test_the_model_has_one_input_for_each_number_category_and_mark_of_absence(
     features = {"age": {}, "stage": {"categories": [1, 2, 3]}, "lab": {"absent": 0}}
 
     assert parse_study(values_with({"data.features": features})).data.input_shape == (1 + 3 + 2,)
+
+
+EVIL = ["\x1b[2J", "\n", "\x07", "\u202e", "\u2066", "\u200b", "\u2028", "\x9b", "\x7f"]
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=ascii)
+@pytest.mark.parametrize(
+    "key",
+    ["study.title", "task.classes", "data.label", "data.features", "model.name", "model.kind"],
+)
+def test_a_study_holds_no_text_that_a_terminal_obeys(
+    key: str, evil: str, values_with: ValuesWith
+) -> None:
+    """Whoever approves it must see what it says, and nothing else."""
+    texts: dict[str, object] = {
+        "task.classes": [f"a{evil}", "b"],
+        "data.features": {f"a{evil}ge": {}, "size": {}},
+    }
+    values = values_with({key: texts.get(key, f"x{evil}y")})
+
+    error = error_of(values)
+
+    assert error.line().isprintable()
+    assert key in error.line()
+    assert "printable" in error.allowed
+
+
+@pytest.mark.parametrize("title", ["Grüße aus Köln", "心臓病", "قلب", "a - b"])
+def test_every_script_may_stand_in_a_study(title: str, values_with: ValuesWith) -> None:
+    assert parse_study(values_with({"study.title": title})).study.title == title

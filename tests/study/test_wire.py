@@ -151,8 +151,9 @@ def saved(array: np.ndarray[Any, Any], *, allow_pickle: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-PACKED = pack_answer(Contribution("a", GOOD)).array_records["arrays"]["vector"]
-BYTES = bytes(PACKED.data)
+LONG = np.resize(GOOD, 40_000)
+PACKED = pack_answer(Contribution("a", LONG)).array_records["arrays"]["vector"]
+BYTES = GOOD.tobytes()
 
 
 def claimed(
@@ -377,3 +378,43 @@ def test_the_error_says_what_to_do() -> None:
 
     assert "same version of fedward" in caught.value.todo
     assert json.dumps(caught.value.line())
+
+
+# --- Short arrays ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "tables"), [(32_768, ["terms"]), (32_769, ["arrays", "terms"])])
+def test_a_short_array_is_in_the_table(size: int, tables: list[str]) -> None:
+    vector = np.arange(size, dtype=np.float32)
+
+    packed = pack_answer(Contribution("a", vector))
+
+    assert sorted(packed) == tables
+    again = unpack_answer(over_the_wire(packed), size=size)
+    assert isinstance(again, Contribution)
+    assert same_bits(again.vector, vector)
+
+
+@pytest.mark.parametrize(
+    "short", [b"123", "text", 1.0, [1.0], b"\0" * ((128 << 10) + 4)], ids=lambda v: str(v)[:9]
+)
+def test_a_short_array_that_is_none_is_refused(short: Any) -> None:  # noqa: ANN401
+    terms = ConfigRecord({"hospital": "a", "float32": short})
+
+    with pytest.raises(FederationError, match="a short array"):
+        unpack_answer(RecordDict({"terms": terms}), size=3)
+
+
+def test_two_arrays_are_refused() -> None:
+    records = pack_answer(Contribution("a", LONG))
+    records.config_records["terms"]["float32"] = GOOD.tobytes()
+
+    with pytest.raises(FederationError, match="not the only one"):
+        unpack_answer(records, size=3)
+
+
+def test_a_short_array_of_another_type_is_none() -> None:
+    terms = ConfigRecord({"hospital": "a", "uint32": GOOD.tobytes()})
+
+    with pytest.raises(FederationError, match="no vector"):
+        unpack_answer(RecordDict({"terms": terms}), size=3)
