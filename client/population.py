@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedward.client.data.records import Records
+from fedward.client.data.stored import Stored, in_pieces
 from fedward.privacy.framing import framed
 from fedward.privacy.key_file import read_secret, write_secret
 from fedward.study.errors import DataError
@@ -33,10 +34,11 @@ def population_digest(records: Records, state: Path) -> str:
         DataError: The key cannot be read or made.
     """
     digest = hmac.new(_key(state / _KEY), digestmod=hashlib.sha256)
-    for tensor in (records.inputs, records.labels, records.patients):
-        array = tensor.contiguous().numpy()
-        digest.update(framed(str(array.dtype), str(array.shape)))
-        digest.update(array.data)
+    for rows in (records.inputs, records.labels, records.patients):
+        kind = rows.dtype if isinstance(rows, Stored) else str(rows.dtype).removeprefix("torch.")
+        digest.update(framed(str(kind), str(tuple(rows.shape))))
+        for piece in in_pieces(rows):
+            digest.update(piece.data)
     digest.update(framed(records.people))
     return digest.hexdigest()
 

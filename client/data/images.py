@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
+from fedward.client.data.decoded import decoded, file_key
 from fedward.client.data.faults import Faults
 from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
 from fedward.client.data.sources import FolderSource, NpzSource
+from fedward.client.data.stored import Stored
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
@@ -50,7 +53,7 @@ def read_images(source: NpzSource | FolderSource, study: Study, context: Context
     if isinstance(source, NpzSource):
         found = _read_archive(path, source, data, study, faults)
     else:
-        found = _read_folder(path, source, data, study, faults)
+        found = _read_folder(path, source, data, study, context)
     return without_faulty(found, faults)
 
 
@@ -167,10 +170,16 @@ def _unit(pixels: NDArray[np.generic]) -> Pixels:
     return unit
 
 
-def _scaled(unit: Pixels, data: ImageData, where: str, faults: Faults) -> Pixels:
+def _fitted(unit: Pixels, data: ImageData) -> Pixels:
     """As the study says, in place."""
     unit -= np.float32(data.center)
     unit /= np.float32(data.scale)
+    return unit
+
+
+def _scaled(unit: Pixels, data: ImageData, where: str, faults: Faults) -> Pixels:
+    """The same, and what is not finite is told of."""
+    _fitted(unit, data)
     finite = np.isfinite(unit).reshape(len(unit), -1).all(axis=1)
     for row in np.flatnonzero(~finite):
         what = f"record {row + 1}: a pixel is not finite (NaN or infinity)"
@@ -188,7 +197,7 @@ class _Listed(NamedTuple):
 
 
 def _read_folder(
-    path: Path, source: FolderSource, data: ImageData, study: Study, faults: Faults
+    path: Path, source: FolderSource, data: ImageData, study: Study, context: Context
 ) -> RawRecords:
     listed = _listed_in_table(path, source) if source.labels else _listed_by_class(path)
     if not listed:
@@ -200,9 +209,9 @@ def _read_folder(
     labels = [image.label for image in listed]
     names = np.array([image.patient for image in listed], dtype=str)
     return RawRecords(
-        inputs=_scaled(_stacked(listed, data, faults), data, where, faults),
+        inputs=_decoded(path, listed, data, context),
         labels=targets(
-            [labels], data, study.task, where=where, rows=range(len(labels)), faults=faults
+            [labels], data, study.task, where=where, rows=range(len(labels)), faults=context.faults
         ),
         patients=numbered(names),
         names=names,
@@ -211,15 +220,22 @@ def _read_folder(
     )
 
 
-def _stacked(listed: list[_Listed], data: ImageData, faults: Faults) -> Pixels:
-    """All images; black ones in the place of those that cannot be read."""
-    pixels = np.zeros((len(listed), *data.shape), dtype=np.float32)
-    for row, image in enumerate(listed):
-        try:
-            pixels[row] = _pixels(image.file, data)
-        except DataError as error:
-            faults.add(error, row)
-    return pixels
+def _decoded(
+    path: Path, listed: list[_Listed], data: ImageData, context: Context
+) -> Pixels | Stored:
+    """All images as the study has them; zeros in the place of those that cannot be read."""
+    how = (PIL.__version__, data.shape, data.center, data.scale)
+    keys = [file_key(image.file, path, *how) for image in listed]
+
+    def decode(row: int) -> Pixels:
+        file = listed[row].file
+        if file_key(file, path, *how) != keys[row]:
+            raise DataError(
+                "was changed while it was read", todo="read the data again", where=str(file)
+            )
+        return _fitted(_pixels(file, data), data)
+
+    return decoded(keys, decode, data.shape, np.float32, context)
 
 
 def _listed_by_class(path: Path) -> list[_Listed]:

@@ -60,8 +60,8 @@ def test_full_range_becomes_minus_one_to_one(read: Read) -> None:
 
     assert raw.inputs.dtype == np.float32
     assert raw.inputs.shape == (2, 1, 4, 6)
-    assert np.unique(raw.inputs[0]).tolist() == [-1]
-    assert np.unique(raw.inputs[1]).tolist() == [1]
+    assert np.unique(raw.whole[0]).tolist() == [-1]
+    assert np.unique(raw.whole[1]).tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
@@ -70,7 +70,7 @@ def test_every_integer_type_is_scaled_by_its_own_range(kind: type, read: Read) -
 
     raw = read({"images": images, "labels": [0, 1, 1]}, GREY | {"center": 0.0, "scale": 1.0})
 
-    assert np.unique(raw.inputs).tolist() == [1]
+    assert np.unique(raw.whole).tolist() == [1]
 
 
 def test_floating_point_pixels_are_taken_as_they_are(read: Read) -> None:
@@ -93,7 +93,7 @@ def test_the_parts_of_medmnist_archives_are_kept_apart(read: Read) -> None:
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train"] * 5 + ["validation"] * 2 + ["test"] * 3
     assert raw.labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
-    assert raw.inputs[5, 0] == pytest.approx(entries["val_images"][0] / 127.5 - 1, abs=1e-6)
+    assert raw.whole[5, 0] == pytest.approx(entries["val_images"][0] / 127.5 - 1, abs=1e-6)
     assert len(np.unique(raw.patients)) == 10
 
 
@@ -254,7 +254,7 @@ def test_pneumoniamnist_has_its_published_counts(study_with: StudyWith) -> None:
         "test": 624,
     }
     assert int(raw.labels.sum()) == 3494 + 389 + 390
-    assert -1 <= raw.inputs.min() < raw.inputs.max() <= 1
+    assert -1 <= raw.whole.min() < raw.whole.max() <= 1
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_a_table_of_labels_gives_class_patient_and_part(
     assert len(set(raw.names.tolist())) == 3
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train", "test", "train", "validation"]
-    assert raw.inputs[3] == pytest.approx(pixels(1, 4, 6, seed=3) / 127.5 - 1, abs=1e-6)
+    assert raw.whole[3] == pytest.approx(pixels(1, 4, 6, seed=3) / 127.5 - 1, abs=1e-6)
 
 
 def test_a_table_of_labels_may_come_from_excel(by_table: Path, study_with: StudyWith) -> None:
@@ -363,7 +363,7 @@ def test_colour_images_are_read_as_red_green_blue(tmp_path: Path, study_with: St
 
     raw = read_folder(tmp_path / "images", study_with, COLOUR)
 
-    assert raw.inputs[0] == pytest.approx(np.moveaxis(image, -1, 0) / 127.5 - 1, abs=1e-6)
+    assert raw.whole[0] == pytest.approx(np.moveaxis(image, -1, 0) / 127.5 - 1, abs=1e-6)
 
 
 def test_sixteen_bit_images_keep_their_range(tmp_path: Path, study_with: StudyWith) -> None:
@@ -374,7 +374,7 @@ def test_sixteen_bit_images_keep_their_range(tmp_path: Path, study_with: StudyWi
 
     raw = read_folder(tmp_path / "images", study_with)
 
-    assert raw.inputs[0, 0, :3, 0] == pytest.approx([-1, 1, 0.004], abs=0.01)
+    assert raw.whole[0, 0, :3, 0] == pytest.approx([-1, 1, 0.004], abs=0.01)
 
 
 @pytest.mark.parametrize(

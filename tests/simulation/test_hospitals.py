@@ -40,7 +40,7 @@ def site(file: Path) -> Site:
 def numbers(file: Path, study: Study) -> list[int]:
     """The numbers of the records that a hospital reads, from their first feature."""
     parts = site(file).load(study.digest()).parts.values()
-    inputs = torch.cat([records.inputs for records in parts])
+    inputs = torch.cat([records.whole for records in parts])
     return sorted((inputs[:, 0] * 60).round().int().tolist())
 
 
@@ -218,7 +218,7 @@ def test_one_folder_of_images_is_divided(tmp_path: Path) -> None:
 
     loaded = [site(file).load(study.digest()).parts.values() for file in files]
     assert [sum(map(len, parts)) for parts in loaded] == [20, 20]
-    pictures = torch.cat([records.inputs for parts in loaded for records in parts]).flatten(1)
+    pictures = torch.cat([records.whole for parts in loaded for records in parts]).flatten(1)
     assert len(torch.unique(pictures, dim=0)) == 40
 
 
