@@ -193,7 +193,8 @@ def open_kept(folder: Path, name: str, layout: Layout, most: int) -> Kept:
     Raises:
         OSError: The folder cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # the folder of state, as a rule
+    folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     path = folder / f"{name}.rows"
     while True:
@@ -271,8 +272,8 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _make_room(folder: Path, own: str, needed: int, most: int) -> bool:
-    """Whether there is room now; data sets are removed only where that is enough."""
+def _make_room(folder: Path, own: str, needed: int, most: int, *, removing: bool = True) -> bool:
+    """Whether there is room, or can be made; data sets are removed only where that is enough."""
     if needed > most:
         return False
     sizes, short = _others(folder, own), _short(folder, own, needed, most)
@@ -284,7 +285,7 @@ def _make_room(folder: Path, own: str, needed: int, most: int) -> bool:
                 short -= sizes[path]
         if short > 0:
             return False
-        for path in held:
+        for path in held if removing else ():
             _remove(folder, path.stem)
             _LOG.info("decoded records that were not used for long make room for others")
         return True
@@ -305,7 +306,7 @@ def _short(folder: Path, own: str, needed: int, most: int) -> int:
 
 def _roomier(folder: Path, name: str, layout: Layout, most: int, state: _State) -> bool:
     """Whether there was no room before, and is now."""
-    return not state.kept and _short(folder, name, layout.size, most) <= 0
+    return not state.kept and _make_room(folder, name, layout.size, most, removing=False)
 
 
 def _last_used(rows: Path) -> float:

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedward.client.data.reading import read_all
+from fedward.client.data import decoded as decoding
+from fedward.client.data.context import Context, LoggedProgress
+from fedward.client.data.faults import ListedFaults
+from fedward.client.data.reading import read_all, read_parts, read_with
 from fedward.client.data.records import RawRecords, as_text
 from fedward.client.data.sources import FolderSource, NpzSource
+from fedward.client.data.stored import Stored
+from fedward.client.hospital import read_hospital
 from fedward.study.errors import DataError
 from fedward.study.study import Study
 
@@ -471,3 +477,82 @@ def test_a_missing_table_or_column_of_patients_is_named(
         read_folder(by_table, study_with, labels="none.csv")
     with pytest.raises(DataError, match="who"):
         read_folder(by_table, study_with, labels="labels.csv", patient="who")
+
+
+# --- Kept decoded ---------------------------------------------------------------------------------
+
+
+def test_a_hospital_decodes_its_images_once(
+    by_table: Path,
+    study_with: StudyWith,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Through hospital.toml alone: in memory, on disk, and decoded whenever they are read."""
+    caplog.set_level("INFO", "fedward.client")
+    study = study_with({"data": {**GREY, "parts": {"by": "file"}}})
+    file = by_table.parent / "hospital.toml"
+    text = (
+        'name = "north"\nstate = "s"\n[data]\nformat = "folder"\npath = "images"\n'
+        'labels = "labels.csv"\npatient = "patient"\n'
+    )
+    bare = read_all(
+        FolderSource(format="folder", path="images", labels="labels.csv", patient="patient"),
+        study,
+        by_table.parent,
+    )
+    opened: list[object] = []
+    really = Image.open
+
+    def counted(path: Path) -> object:
+        opened.append(path)
+        return really(path)
+
+    monkeypatch.setattr(Image, "open", counted)
+    found = {}
+    for kind, most, cache in (
+        ("first", 2**30, ""),
+        ("second", 2**30, ""),
+        ("on disk", 0, ""),
+        ("without room", 0, '[cache]\nfolder = "c"\ngib = 0\n'),
+    ):
+        file.write_text(text + cache, encoding="utf-8")
+        monkeypatch.setattr(decoding, "IN_MEMORY", most)
+        opened.clear()
+        parts = read_parts(read_hospital(file), study, file.parent, LoggedProgress())
+        found[kind] = (len(opened), parts["train"])
+
+    assert [opens for opens, _ in found.values()] == [4, 0, 0, 4]
+    train = bare.whole[[0, 2]]
+    assert isinstance(found["second"][1].inputs, torch.Tensor)
+    for kind, (_, records) in found.items():
+        assert isinstance(records.inputs, Stored) == (kind in {"on disk", "without room"})
+        assert np.array_equal(records.whole.numpy(), train)
+        assert records.labels.tolist() == [0, 0]
+    assert len([e for e in caplog.records if "for the first time: 100 %" in e.getMessage()]) == 2
+    save(by_table / "2.png", pixels(1, 4, 6, seed=9)[0])
+    again = read_parts(read_hospital(file), study, file.parent)["train"].whole
+    assert not np.array_equal(again.numpy(), train)
+    held = found["without room"][1]
+    with pytest.raises(DataError, match=r"2\.png: was changed while"):
+        _ = held.whole
+
+
+def test_what_is_wrong_with_images_is_remembered(
+    by_class: Path, study_with: StudyWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (by_class / "benign" / "4.png").write_bytes(b"no image")
+    study, source = study_with({"data": GREY}), FolderSource(format="folder", path="images")
+    told = []
+    for _ in range(2):
+        faults = ListedFaults()
+        context = Context(by_class.parent, faults, by_class.parent / "cache")
+        raw = read_with(source, study, context)
+        told.append([(row, error.line()) for row, error in faults.found])
+        assert len(raw) == 4
+        assert raw.dropped == 1
+        monkeypatch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
+
+    assert told[0] == told[1]
+    assert told[0][0][0] == 2
+    assert "4.png: cannot be read as an image" in told[0][0][1]
