@@ -36,6 +36,7 @@ Decode = Callable[[int], NDArray[Any]]
 _LOG = logging.getLogger("fedward.client")
 _PIECE = 2**25  # bytes that are decoded before they are written
 _ROWS = 4096  # records, the same
+_SMALL = 2**15  # bytes of a record that is decoded sooner than threads are changed
 _SHARES = 4  # of a piece for each thread: one share may take longer than another
 
 
@@ -86,12 +87,13 @@ def file_key(file: Path, folder: Path, *rest: object) -> str:
         folder: Of all of them: they may be moved together.
         rest: Place in the file, and what the decoding depends on.
     """
-    name = os.path.relpath(file, folder)
+    path, within = str(file), os.path.join(folder, "")
+    name = path.removeprefix(within)
     try:
-        found = file.stat()
+        found = os.stat(path)
     except OSError as error:
         return repr((name, error.errno, *rest))
-    return repr((name, found.st_size, found.st_mtime_ns, os.access(file, os.R_OK), *rest))
+    return repr((name, found.st_size, found.st_mtime_ns, os.access(path, os.R_OK), *rest))
 
 
 def _kept(keys: Sequence[str], layout: Layout, context: Context) -> Kept | None:
@@ -132,10 +134,9 @@ def _finish(kept: Kept, decode: Decode, context: Context) -> None:
 
 def _into_memory(decode: Decode, layout: Layout, context: Context) -> NDArray[Any]:
     found = np.zeros((layout.count, *layout.shape), layout.dtype)
-    with _pieces(decode, layout, 0) as pieces:
+    with _pieces(decode, layout, 0, found) as pieces:
         for piece in pieces:
             end = piece.first + len(piece.rows)
-            found[piece.first : end] = piece.rows
             for row, error in piece.faults:
                 context.faults.add(error, row)
             context.progress(end, layout.count)
@@ -152,12 +153,11 @@ class _Anew:
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         wanted = Layout(len(numbers), self._layout.shape, self._layout.dtype)
-        found = np.empty((wanted.count, *wanted.shape), wanted.dtype)
-        with _pieces(lambda row: self._decode(int(numbers[row])), wanted, 0) as pieces:
+        found = np.zeros((wanted.count, *wanted.shape), wanted.dtype)
+        with _pieces(lambda row: self._decode(int(numbers[row])), wanted, 0, found) as pieces:
             for piece in pieces:
                 for _, error in piece.faults:
                     raise error
-                found[piece.first : piece.first + len(piece.rows)] = piece.rows
         return found
 
 
@@ -171,26 +171,46 @@ class _Piece:
 
 
 @contextmanager
-def _pieces(decode: Decode, layout: Layout, first: int) -> Iterator[Iterator[_Piece]]:
+def _pieces(
+    decode: Decode, layout: Layout, first: int, into: NDArray[Any] | None = None
+) -> Iterator[Iterator[_Piece]]:
     """All records from the first on, in order; the next piece is decoded while one is written.
 
-    Threads, because libraries let go of Python's lock while they decode, and need no copies.
+    Threads, because libraries let go of Python's lock while they decode, and need no copies. Of
+    small records most of the work is Python's: more than one thread would only wait for its lock.
+
+    Args:
+        decode: Gives one record.
+        layout: Of all of them.
+        first: Number of the first one.
+        into: Zeros for all records, if they are to be in memory.
     """
-    pool = ThreadPoolExecutor(_threads(), thread_name_prefix="decoding")
+    threads = _cores() if layout.row >= _SMALL else 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
     try:
-        yield _in_order(pool, decode, layout, first)
+        yield _in_order(pool, threads, decode, layout, first, into)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, decode: Decode, layout: Layout, first: int
+    pool: ThreadPoolExecutor,
+    threads: int,
+    decode: Decode,
+    layout: Layout,
+    first: int,
+    into: NDArray[Any] | None,
 ) -> Iterator[_Piece]:
     step = min(max(_PIECE // max(layout.row, 1), 1), _ROWS)
-    share = max(step // (_threads() * _SHARES), 1)
+    share = max(step // (threads * _SHARES), 1)
     coming: deque[tuple[int, NDArray[Any], list[Future[list[tuple[int, DataError]]]]]] = deque()
     for start in range(first, layout.count, step):
-        rows = np.zeros((min(step, layout.count - start), *layout.shape), layout.dtype)
+        count = min(step, layout.count - start)
+        rows = (
+            np.zeros((count, *layout.shape), layout.dtype)
+            if into is None
+            else into[start : start + count]
+        )
         parts = [
             pool.submit(_fill, decode, start + at, rows[at : at + share])
             for at in range(0, len(rows), share)
@@ -223,7 +243,7 @@ def _fill(decode: Decode, first: int, rows: NDArray[Any]) -> list[tuple[int, Dat
     return faults
 
 
-def _threads() -> int:
+def _cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
+import torch
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -28,7 +29,14 @@ from fedward.study.study import Study
 _ARCHIVE_PARTS = {"train": "train", "validation": "val", "test": "test"}
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
+_CACHED = 2**18  # bytes
+
 Pixels = NDArray[np.float32]
+Whole = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class _DeepError(Exception):
+    """An image has sixteen bits."""
 
 
 def read_images(source: NpzSource | FolderSource, study: Study, context: Context) -> RawRecords:
@@ -223,19 +231,55 @@ def _read_folder(
 def _decoded(
     path: Path, listed: list[_Listed], data: ImageData, context: Context
 ) -> Pixels | Stored:
-    """All images as the study has them; zeros in the place of those that cannot be read."""
-    how = (PIL.__version__, data.shape, data.center, data.scale)
-    keys = [file_key(image.file, path, *how) for image in listed]
+    """All images as the study has them; some number in the place of those that cannot be read.
 
-    def decode(row: int) -> Pixels:
+    They are kept as the files have them, with eight bits if all of them do: that is a quarter.
+    """
+    with np.errstate(all="ignore"):
+        if not np.isfinite(_fitted(np.array([0, 1], np.float32), data)).all():
+            raise DataError(
+                "pixels would not be finite (NaN or infinity)",
+                todo="change [data] center or scale in the study",
+                where=str(path),
+            )
+    keys = [file_key(image.file, path, PIL.__version__) for image in listed]
+
+    def decode(row: int) -> Whole:
         file = listed[row].file
-        if file_key(file, path, *how) != keys[row]:
+        if file_key(file, path, PIL.__version__) != keys[row]:
             raise DataError(
                 "was changed while it was read", todo="read the data again", where=str(file)
             )
-        return _fitted(_pixels(file, data), data)
+        return _pixels(file, data)
 
-    return decoded(keys, decode, data.shape, np.float32, context)
+    def shallow(row: int) -> Whole:
+        found = decode(row)
+        if found.dtype != np.uint8:
+            raise _DeepError
+        return found
+
+    def deep(row: int) -> Whole:
+        found = decode(row)
+        return found.astype(np.uint16) * np.uint16(257) if found.dtype == np.uint8 else found
+
+    try:
+        found = decoded(keys, shallow, data.shape, np.uint8, context)
+    except _DeepError:
+        found = decoded(keys, deep, data.shape, np.uint16, context)
+    if isinstance(found, Stored):
+        return found.mapped(
+            lambda rows: torch.from_numpy(_as_studied(rows.numpy(), data)), np.dtype(np.float32)
+        )
+    return _as_studied(found, data)
+
+
+def _as_studied(whole: Whole, data: ImageData) -> Pixels:
+    """Whole numbers as the study has them, in pieces that stay in the processor's cache."""
+    found = np.empty(whole.shape, np.float32)
+    step = max(_CACHED // max(found[:1].nbytes, 1), 1)
+    for start in range(0, len(whole), step):
+        found[start : start + step] = _fitted(_unit(whole[start : start + step]), data)
+    return found
 
 
 def _listed_by_class(path: Path) -> list[_Listed]:
@@ -286,8 +330,8 @@ def _flat(data: ImageData, file: Path) -> tuple[int, int, int]:
     return data.shape
 
 
-def _pixels(file: Path, data: ImageData) -> Pixels:
-    """One image's pixels, shape (channels, height, width), from 0 to 1."""
+def _pixels(file: Path, data: ImageData) -> Whole:
+    """One image's pixels, shape (channels, height, width), with all of its type's range."""
     channels, height, width = _flat(data, file)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -316,4 +360,5 @@ def _pixels(file: Path, data: ImageData) -> Pixels:
             todo="replace the file or take it out",
             where=str(file),
         ) from None
-    return _unit(pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0))
+    whole: Whole = pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    return whole

@@ -54,18 +54,20 @@ class Stored:
         rows: Rows,
         index: NDArray[np.int64] | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
+        dtype: np.dtype[Any] | None = None,
     ) -> None:
         """See some rows, in some order.
 
         Args:
             rows: All there are.
             index: Numbers of those that are seen, shape (n,); all of them if left out.
-            change: Done to whatever is read, a row at a time or many; keeps shape and dtype.
+            change: Done to whatever is read, a row at a time or many; keeps the shape.
+            dtype: After that; the rows' own if left out.
         """
         self._rows = rows
         self._index = np.arange(rows.shape[0]) if index is None else index
         self._change = change
-        self.dtype = rows.dtype
+        self.dtype = dtype or rows.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,13 +84,15 @@ class Stored:
         Raises:
             IndexError: There is no such row.
         """
-        return Stored(self._rows, self._index[_plain(which)], self._change)
+        return Stored(self._rows, self._index[_plain(which)], self._change, self.dtype)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Stored:
-        """The same rows with something done to them when they are read."""
+    def mapped(
+        self, change: Callable[[Tensor], Tensor], dtype: np.dtype[Any] | None = None
+    ) -> Stored:
+        """The same rows with something done to them when they are read, which may change dtype."""
         before = self._change
         whole = change if before is None else lambda rows: change(before(rows))
-        return Stored(self._rows, self._index, whole)
+        return Stored(self._rows, self._index, whole, dtype or self.dtype)
 
     def rows(self, which: Which) -> Tensor:
         """These rows as a tensor of their own, on the CPU.

@@ -556,3 +556,30 @@ def test_what_is_wrong_with_images_is_remembered(
     assert told[0] == told[1]
     assert told[0][0][0] == 2
     assert "4.png: cannot be read as an image" in told[0][0][1]
+
+
+def test_images_of_eight_and_sixteen_bits_are_kept_together(
+    tmp_path: Path, study_with: StudyWith
+) -> None:
+    """Every value of eight bits is the very same number among deep images."""
+    shape = (16, 16)
+    every = np.arange(256, dtype=np.uint8).reshape(shape)
+    save(tmp_path / "images" / "benign" / "0.png", every)
+    save(tmp_path / "images" / "malignant" / "1.png", every[::-1].copy())
+    study = study_with({"data": {"kind": "images", "shape": [1, *shape]}})
+    source = FolderSource(format="folder", path="images")
+    context = Context(tmp_path, cache=tmp_path / "cache")
+    alone = read_with(source, study, context).whole
+
+    save(tmp_path / "images" / "malignant" / "2.png", every.astype(np.uint16) * 200 + 7)
+    for _ in range(2):
+        found = read_with(source, study, context).whole
+        assert found.dtype == np.float32
+        assert np.array_equal(found[:2], alone)
+        expected = (every * np.float64(200) + 7) / 65535 * 2 - 1
+        assert found[2, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_scale_that_makes_infinities_is_refused(by_class: Path, study_with: StudyWith) -> None:
+    with pytest.raises(DataError, match="not be finite"):
+        read_folder(by_class, study_with, {**GREY, "scale": 1e-60})
