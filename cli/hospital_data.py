@@ -45,6 +45,7 @@ def check(
     What it prints is for the hospital's staff alone: it has true numbers of patients. It needs no
     daemon, and charges nothing.
     """
+    from fedward.cli.progress import decoding_bar
     from fedward.client.checking import check as check_here
     from fedward.client.hospital import read_hospital
 
@@ -53,7 +54,8 @@ def check(
     for known in _chosen(study, found, hospital.parent):
         state = "" if known.approved is None else ", approved here"
         output.print(f"Study {known.study.study.name!r}, digest {known.digest[:16]}{state}")
-        result = check_here(found, hospital.parent, known.study)
+        with decoding_bar() as progress:
+            result = check_here(found, hospital.parent, known.study, progress)
         for word, text in result.facts:
             output.print(f"  {word:<11} {text}")
         shown = result.problems if all_lines else result.problems[:_SHOWN]

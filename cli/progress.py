@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from fedward.cli.console import messages
+from fedward.client.data.context import Progress, unseen
 from fedward.privacy.schedule import epsilon_after
 from fedward.server.events import (
     Answered,
@@ -25,12 +27,14 @@ from fedward.server.events import (
 from fedward.server.sentences import judged, lost_sentence, refusal_sentence, sentence
 from fedward.study.study import Study
 
+_DECODING = "decoding"
+
 
 @contextmanager
-def watch(study: Study) -> Iterator[Listener]:
-    """A listener that shows a run of this study for as long as the context is open."""
+def watch(study: Study) -> Iterator[tuple[Listener, Progress]]:
+    """What shows a run of this study, and a first decoding, for as long as the context is open."""
     if not messages.is_terminal:
-        yield _PlainLines(study)
+        yield _PlainLines(study), unseen
         return
     view = _LiveView(study)
     with Live(view.picture(), console=messages, refresh_per_second=8, transient=True) as live:
@@ -39,7 +43,36 @@ def watch(study: Study) -> Iterator[Listener]:
             view(event)
             live.update(view.picture())
 
-        yield listen
+        def decode(done: int, total: int) -> None:
+            view.decoding(done, total)
+            live.update(view.picture())
+
+        yield listen, decode
+
+
+@contextmanager
+def decoding_bar() -> Iterator[Progress]:
+    """A bar for the first decoding of records, where there is one, in a terminal."""
+    with _bars(transient=True) as bars:
+
+        def show(done: int, total: int) -> None:
+            if not bars.tasks:
+                bars.add_task(_DECODING, said="")
+            bars.update(bars.tasks[0].id, completed=done, total=total)
+
+        yield show
+
+
+def _bars(*, transient: bool = False) -> Bars:
+    return Bars(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}", markup=False),
+        console=messages,
+        transient=transient,
+    )
 
 
 class _PlainLines:
@@ -64,14 +97,8 @@ class _LiveView:
         self._figures: list[str] = []
         self._epsilon: list[str] = []
         self._refusals: list[str] = []
-        self._bars = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
-            console=messages,
-        )
+        self._bars = _bars()
+        self._decoding = self._bars.add_task(_DECODING, said="", visible=False)
         self._rounds = self._bars.add_task("rounds", total=study.training.rounds, said="")
         self._hospitals = self._bars.add_task(
             "hospitals", total=study.participation.asked, said="waiting"
@@ -92,6 +119,10 @@ class _LiveView:
                 self._figures = [*figures, *self._epsilon]
             case RoundLost():
                 self._refusals.append(lost_sentence(event))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show how much is decoded, until all is."""
+        self._bars.update(self._decoding, completed=done, total=total, visible=done < total)
 
     def picture(self) -> Group:
         """What is on the screen now."""

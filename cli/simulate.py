@@ -74,8 +74,10 @@ def simulate(
     contract = simulation.with_hospitals(contract, hospitals)
     folder = out or _new_folder(contract.study.name)
     options = simulation.Options(folder, data, seed, baselines, workers, engine, drop)
-    with watch(contract) as listener:
-        result = simulation.simulate(contract, options, listener=listener, say=messages.print)
+    with watch(contract) as (listener, progress):
+        result = simulation.simulate(
+            contract, options, listener=listener, say=messages.print, progress=progress
+        )
     _show(result, contract, folder)
 
 

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from fedward.client.budget import open_ledger
 from fedward.client.charging import declared_patients, refuse_unnamed
+from fedward.client.data.context import Progress, unseen
 from fedward.client.data.faults import ListedFaults
 from fedward.client.data.parts import PARTS, assign
-from fedward.client.data.reading import read_all
+from fedward.client.data.reading import context_of, read_with
 from fedward.client.data.records import RawRecords
+from fedward.client.data.stored import in_pieces
 from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
@@ -72,17 +74,18 @@ class Found:
         self.facts.append((word, text))
 
 
-def check(hospital: HospitalFile, folder: Path, study: Study) -> Found:
+def check(hospital: HospitalFile, folder: Path, study: Study, progress: Progress = unseen) -> Found:
     """Look at a hospital's data, machine and budget as a study needs them.
 
     Args:
         hospital: The hospital's file.
         folder: The folder of that file, which its paths are relative to.
         study: Approved, offered, or only thought about.
+        progress: Told of the first decoding of its files.
     """
     found, patients = Found(), None
     with found.telling(), within_memory():
-        patients = _data(found, hospital, folder, study)
+        patients = _data(found, hospital, folder, study, progress)
     _machine(found, hospital, study)
     if isinstance(study.privacy, LocalPrivacy):
         _privacy(found, hospital, study, study.privacy, patients)
@@ -93,10 +96,12 @@ def check(hospital: HospitalFile, folder: Path, study: Study) -> Found:
 # --- Records --------------------------------------------------------------------------------------
 
 
-def _data(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> int | None:
+def _data(
+    found: Found, hospital: HospitalFile, folder: Path, study: Study, progress: Progress
+) -> int | None:
     """The number of training patients, if it can be said."""
     faults = ListedFaults()
-    raw = read_all(hospital.data, study, folder, faults)
+    raw = read_with(hospital.data, study, context_of(hospital, folder, faults, progress))
     found.problems += [error.line() for _, error in faults.found]
     left_out = raw.dropped - len(faults.rows)
     found.say(
@@ -159,7 +164,7 @@ def _far_off(found: Found, raw: RawRecords, data: TableData) -> None:
     """Values that a study's public scale did not expect are allowed, and often a wrong unit."""
     at = 0
     for name, feature in data.features.items():
-        values = np.abs(raw.inputs[:, at])
+        values = np.abs(np.concatenate([rows[:, at] for rows in in_pieces(raw.inputs)]))
         at += feature.width
         if feature.categories is None and (far := int((values > _FAR).sum())):
             row = int(raw.rows[values.argmax()]) + 1
@@ -171,9 +176,9 @@ def _far_off(found: Found, raw: RawRecords, data: TableData) -> None:
 
 
 def _brightness(found: Found, raw: RawRecords, data: ImageData) -> None:
-    low, high = (
-        float(edge) * data.scale + data.center for edge in (raw.inputs.min(), raw.inputs.max())
-    )
+    edges = [(piece.min(), piece.max()) for piece in in_pieces(raw.inputs)]
+    lowest, highest = min(low for low, _ in edges), max(high for _, high in edges)
+    low, high = (float(edge) * data.scale + data.center for edge in (lowest, highest))
     odd = "" if low >= -0.01 and 0.5 < high <= 1.01 else "; the study expects 0 to 1"
     found.say("look at" if odd else "pixels", f"pixels from {low:.3g} to {high:.3g}{odd}")
 

@@ -39,8 +39,7 @@ def metric_sums(
     """
     model.eval()
     total = np.zeros(task.size)
-    pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
-    for inputs, labels in pieces:
+    for inputs, labels in records.batches(_BATCH):
         if len(labels):
             outputs = precision.outputs(model, inputs)
             total += task.sums(task.bounded(outputs) if bounded else outputs, labels)
@@ -126,7 +125,7 @@ def mean_loss(
 ) -> float:
     """The mean of the task's loss over these records; 0 if there are none."""
     model.eval()
-    pieces = zip(records.inputs.split(_BATCH), records.labels.split(_BATCH), strict=True)
+    pieces = records.batches(_BATCH)
     losses = (task.loss(precision.outputs(model, x), y) for x, y in pieces if len(y))
     total = sum(float(loss.double().sum()) for loss in losses)
     return total / max(len(records), 1)

@@ -95,6 +95,19 @@ class TrainingSettings(Frozen):
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
+class CacheSettings(Frozen):
+    """Where decoded images and signals are kept, so that they are decoded once.
+
+    Attributes:
+        folder: Relative to this file; `cache` in the folder of state if left out.
+        gib: Most that they take of the disk. The least recently used make room for others; what has
+            no room is decoded whenever it is read.
+    """
+
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    gib: Annotated[float, Field(ge=0, le=2**20)] = 32.0
+
+
 class DaemonSettings(Frozen):
     """How the daemon asks the aggregator for work.
 
@@ -139,6 +152,7 @@ class HospitalFile(Frozen):
         data: Where the records are.
         limits: What the hospital allows at most.
         training: How its machine trains and judges.
+        cache: Where decoded records are kept.
         consortium: Keys for secure sums; none if the hospital is in no consortium.
         daemon: How the daemon asks the aggregator for work.
         simulation: Set in a simulation only.
@@ -151,6 +165,7 @@ class HospitalFile(Frozen):
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
     training: TrainingSettings = TrainingSettings()
+    cache: CacheSettings = CacheSettings()
     consortium: Consortium | None = None
     daemon: DaemonSettings = DaemonSettings()
     simulation: Pretended | None = None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedward.client.data.records import Records
+from fedward.client.data.stored import Stored, in_pieces
 from fedward.privacy.framing import framed
 from fedward.privacy.key_file import read_secret
 from fedward.privacy.secret_file import write_secret
@@ -36,10 +37,13 @@ def population_digest(records: Records, state: Path, *judging: Records) -> str:
     """
     digest = hmac.new(_key(state / _KEY), digestmod=hashlib.sha256)
     for part in (records, *judging):
-        for tensor in (part.inputs, part.labels, part.patients):
-            array = tensor.contiguous().numpy()
-            digest.update(framed(str(array.dtype), str(array.shape)))
-            digest.update(array.data)
+        for rows in (part.inputs, part.labels, part.patients):
+            kind = (
+                rows.dtype if isinstance(rows, Stored) else str(rows.dtype).removeprefix("torch.")
+            )
+            digest.update(framed(str(kind), str(tuple(rows.shape))))
+            for piece in in_pieces(rows):
+                digest.update(piece.data)
         digest.update(framed(part.people))
     return digest.hexdigest()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedward.client.data.records import Parts, Records
+from fedward.client.data.stored import Stored, in_pieces
 from fedward.privacy.patient_steps import at_most
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.statistics import clipped_sum, norm_of, patient_vectors
@@ -60,13 +62,22 @@ def scaled(parts: Parts, data: Data, scaling: Scaling) -> Parts:
 
 
 def _scaled(records: Records, data: Data, scaling: Scaling) -> Records:
-    inputs = records.inputs.clone()
+    def change(rows: Tensor) -> Tensor:
+        return _centered(rows, data, scaling)
+
+    inputs = records.inputs
+    inputs = inputs.mapped(change) if isinstance(inputs, Stored) else change(inputs)
+    return Records(inputs, records.labels, records.patients, records.people)
+
+
+def _centered(rows: Tensor, data: Data, scaling: Scaling) -> Tensor:
+    inputs = rows.clone()
     for feature, center, scale in zip(data.measured, scaling.centers, scaling.scales, strict=True):
         values = (inputs[:, feature.place].double() - center) / scale
         if feature.absent is not None:
             values[inputs[:, feature.absent] > 0] = 0.0
         inputs[:, feature.place] = values.float()
-    return Records(inputs, records.labels, records.patients, records.people)
+    return inputs
 
 
 def _arrays(
@@ -74,4 +85,5 @@ def _arrays(
 ) -> tuple[
     np.ndarray[tuple[int, int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]
 ]:
-    return records.inputs.double().cpu().numpy(), records.patients.long().cpu().numpy()
+    inputs = np.concatenate([piece.astype(np.float64) for piece in in_pieces(records.inputs)])
+    return inputs, records.patients.long().cpu().numpy()

@@ -26,6 +26,7 @@ from fedward.client.charging import (
     declared_patients,
     refuse_unnamed,
 )
+from fedward.client.data.context import LoggedProgress
 from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
@@ -275,7 +276,7 @@ class Site:
                 refuse_unnamed(self.hospital)
             self._approvals[digest] = Approval(path, path.stat().st_mtime_ns)
             with within_memory():
-                parts = read_parts(self.hospital, study, self._folder)
+                parts = read_parts(self.hospital, study, self._folder, LoggedProgress())
                 self.keep(study, parts)
         return self._loaded[digest]
 

@@ -46,8 +46,7 @@ def train(
     steps.prepare(model, optimizer)
     try:
         for batch in steps.batches(records.patients):
-            chosen = batch.records.to(records.labels.device)
-            inputs, labels = records.inputs[chosen], records.labels[chosen]
+            inputs, labels = records.batch(batch.records)
             steps.gradient(task.loss, inputs, labels, batch.patients)
             if pull:
                 _pull_towards(start, model, pull)

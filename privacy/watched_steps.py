@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,13 @@ _ROUNDING = 1e-4  # least noise that is assumed, in squared lengths of a gradien
 _FEW = 20  # weights from which a parameter's noise can be told
 
 
+class Indexed(Protocol):
+    """A tensor, or what gives tensors of its rows."""
+
+    def __getitem__(self, which: Tensor | slice, /) -> Tensor:
+        """These rows."""
+
+
 @dataclass(frozen=True)
 class Suspects:
     """Everybody who may be there.
@@ -42,7 +50,7 @@ class Suspects:
         canaries: How many of the patients are there with probability 1/2; the others surely are.
     """
 
-    inputs: Tensor
+    inputs: Indexed
     labels: Tensor
     patients: Tensor
     canaries: int
@@ -154,7 +162,7 @@ class WatchedSteps(LocalSteps):
         means = {k: p.new_zeros(patients, p.numel()) for k, p in now.items()}
         for piece in torch.arange(len(share), device=share.device).split(_AT_ONCE):
             each = vmap(grad(of_record), in_dims=(None, 0, 0))(
-                now, everybody.inputs[piece], everybody.labels[piece]
+                now, everybody.inputs[piece].to(piece.device), everybody.labels[piece]
             )
             for name, apart in each.items():
                 weighted = apart.flatten(1) * share[piece].unsqueeze(1)

@@ -15,6 +15,7 @@ import torch
 
 from fedward.client.app import make_app, open_site
 from fedward.client.data.records import Parts, Records
+from fedward.client.data.stored import joined
 from fedward.client.hospital import HospitalFile, Limits
 from fedward.client.site import Site
 from fedward.privacy.schedule import noise_of
@@ -128,7 +129,7 @@ def _together(parts: Sequence[Parts], part: Part) -> Records:
         patients.append(piece.patients + before)
         before += int(piece.patients.max()) + 1 if len(piece) else 0
     return Records(
-        torch.cat([piece.inputs for piece in pieces]),
+        joined([piece.inputs for piece in pieces]),
         torch.cat([piece.labels for piece in pieces]),
         torch.cat(patients),
     )

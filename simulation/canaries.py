@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedward.client.data.records import Records
+from fedward.client.data.stored import Stored, joined
 from fedward.client.randomness import generator
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.watched_steps import Suspects
@@ -63,7 +64,7 @@ def suspects_of(known: Records, canaries: Canaries) -> Suspects:
     names, numbers = known.patients.unique(return_inverse=True)
     device, added = known.labels.device, torch.arange(len(canaries)) + len(names)
     return Suspects(
-        torch.cat([known.inputs, canaries.inputs.to(device)]),
+        joined([known.inputs, canaries.inputs.to(device)]),
         torch.cat([known.labels, canaries.labels.to(device)]),
         torch.cat([numbers, added.to(device)]),
         len(canaries),
@@ -76,8 +77,10 @@ def population(known: Records, canaries: Canaries) -> Records:
     times = torch.ones(len(everybody.labels), dtype=torch.int64)
     times[len(known) :] = canaries.included * canaries.copies
     times = times.to(known.labels.device)
+    numbers = torch.arange(len(times), device=times.device).repeat_interleave(times)
+    inputs = everybody.inputs
     return Records(
-        everybody.inputs.repeat_interleave(times, dim=0),
+        inputs.chosen(numbers) if isinstance(inputs, Stored) else inputs[numbers],
         everybody.labels.repeat_interleave(times),
         everybody.patients.repeat_interleave(times),
     )

@@ -6,14 +6,16 @@ No record is copied: a hospital's file points to the data set and to the numbers
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 
+from fedward.client.data.context import Progress, unseen
 from fedward.client.data.parts import PARTS, assign
-from fedward.client.data.reading import read_all
+from fedward.client.data.reading import context_of, read_with
 from fedward.client.data.records import RawRecords
 from fedward.client.data.sources import CsvSource
 from fedward.client.data.tables import read_column
@@ -26,11 +28,17 @@ from fedward.study.frozen import Fault, validate
 from fedward.study.parts import GivenParts
 from fedward.study.study import Study
 
+CACHE = "cache"
+"""Folder of decoded records, beside the hospitals' own folders."""
+
+_ANY = "any"  # stands for a hospital's folder
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}
 _NEEDED_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) -> list[Path]:
+def make_hospitals(
+    study: Study, data: Path | None, folder: Path, *, seed: int, progress: Progress = unseen
+) -> list[Path]:
     """Write the hospitals' folders, and return their `hospital.toml` files in the nodes' order.
 
     Args:
@@ -38,12 +46,13 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
         data: The data set; None for one that comes with a library.
         folder: Where the hospitals' folders go.
         seed: Of the split, and of each hospital's pretended randomness.
+        progress: Told of the first decoding of their records.
 
     Raises:
         InputError: The data cannot be read or divided as the study says.
     """
     study = settled(study)  # what hospitals approve names every setting of the model
-    files = divide(study, data, folder, seed)
+    files = divide(study, data, folder, seed, progress)
     for file in files:
         _approve(study, file)
     if study.aggregation.secure:
@@ -51,16 +60,22 @@ def make_hospitals(study: Study, data: Path | None, folder: Path, *, seed: int) 
     return files
 
 
-def divide(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
+def divide(
+    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress = unseen
+) -> list[Path]:
     """The same hospitals, before they approve anything or are in a consortium."""
     if study.simulation.split == "folders":
-        return _from_folders(study, data, folder, seed)
-    return _from_one_data_set(study, data, folder, seed)
+        return _from_folders(study, data, folder, seed, progress)
+    return _from_one_data_set(study, data, folder, seed, progress)
 
 
-def _from_one_data_set(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
+def _from_one_data_set(
+    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress
+) -> list[Path]:
     whole = _hospital_file("whole", study, data, seed)
-    raw = read_all(whole.data, study, Path())
+    # Its cache is the hospitals' as well: all have the same files.
+    context = context_of(whole, folder / _ANY, progress=progress)
+    raw = read_with(whole.data, study, replace(context, folder=Path()))
     if not len(raw):
         raise DataError("holds no records", todo="check --data", where=str(data or "the data set"))
     names, owners = _owners(study, whole, raw, seed)
@@ -71,7 +86,8 @@ def _from_one_data_set(study: Study, data: Path | None, folder: Path, seed: int)
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file.parent / "rows.npy", rows)
         source = whole.data.model_copy(update={"rows": "rows.npy"})
-        files.append(_write(file, name, whole.model_copy(update={"data": source}), study))
+        hospital = whole.model_copy(update={"data": source})
+        files.append(_write(file, name, hospital, study, progress))
     return files
 
 
@@ -119,7 +135,9 @@ def _drawn(study: Study, raw: RawRecords, rng: np.random.Generator) -> Owners:
     return owners
 
 
-def _from_folders(study: Study, data: Path | None, folder: Path, seed: int) -> list[Path]:
+def _from_folders(
+    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress
+) -> list[Path]:
     if data is None or not data.is_dir():
         raise OptionError(
             "this study has one folder or file a hospital", todo="give their folder with --data"
@@ -137,7 +155,7 @@ def _from_folders(study: Study, data: Path | None, folder: Path, seed: int) -> l
             where=str(data),
         )
     return [
-        _from_place(study, name, place, folder / _folder_name(number, name), seed)
+        _from_place(study, name, place, folder / _folder_name(number, name), seed, progress)
         for number, (name, place) in enumerate(places.items())
     ]
 
@@ -148,10 +166,12 @@ def _holds(entry: Path) -> bool:
     return visible and (entry.is_dir() or entry.suffix.lower() in _FORMATS)
 
 
-def _from_place(study: Study, name: str, place: Path, folder: Path, seed: int) -> Path:
+def _from_place(
+    study: Study, name: str, place: Path, folder: Path, seed: int, progress: Progress
+) -> Path:
     path = place / study.simulation.source.get("path", "") if place.is_dir() else place
     hospital = _hospital_file(name, study, path, seed)
-    return _write(folder / "hospital.toml", name, hospital, study)
+    return _write(folder / "hospital.toml", name, hospital, study, progress)
 
 
 def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> HospitalFile:
@@ -162,7 +182,8 @@ def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> Hos
         source.setdefault("format", _format_of(data))
     elif source.get("format") != "bundled":
         raise OptionError("no data given", todo="give --data PATH")
-    values = {"name": name, "data": source, "simulation": {"seed": seed}}
+    cache = {"folder": f"../{CACHE}"}
+    values = {"name": name, "data": source, "cache": cache, "simulation": {"seed": seed}}
     hospital = validate(HospitalFile, values)
     if isinstance(hospital, Fault):
         raise HospitalError(
@@ -187,8 +208,8 @@ def _format_of(data: Path) -> str:
     return _FORMATS[data.suffix.lower()]
 
 
-def _write(file: Path, name: str, hospital: HospitalFile, study: Study) -> Path:
-    declared = _training_patients(name, hospital, study, file.parent)
+def _write(file: Path, name: str, hospital: HospitalFile, study: Study, progress: Progress) -> Path:
+    declared = _training_patients(name, hospital, study, file.parent, progress)
     limits = hospital.limits.model_copy(update={"declared_patients": declared})
     write_hospital(hospital.model_copy(update={"name": name, "limits": limits}), file)
     return file
@@ -202,9 +223,11 @@ def _approve(study: Study, file: Path) -> None:
     (studies / f"{study.study.name}.toml").write_bytes(tomli_w.dumps(contract).encode())
 
 
-def _training_patients(name: str, hospital: HospitalFile, study: Study, folder: Path) -> int:
+def _training_patients(
+    name: str, hospital: HospitalFile, study: Study, folder: Path, progress: Progress
+) -> int:
     """A pretended hospital declares its training patients; the check that it has any is here."""
-    raw = read_all(hospital.data, study, folder)
+    raw = read_with(hospital.data, study, context_of(hospital, folder, progress=progress))
     assigned = assign(raw, study.data.parts, where=f"hospital {name}") if len(raw) else None
     patients = raw.patients[:0] if assigned is None else raw.patients[assigned == "train"]
     if not len(patients):

@@ -16,6 +16,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedward.client.app import open_site
+from fedward.client.data.context import Progress, unseen
 from fedward.client.data.reading import forget_shared
 from fedward.models.registry import build, settled
 from fedward.privacy.ledger import Ledger
@@ -27,7 +28,7 @@ from fedward.server.sentences import lost_sentence
 from fedward.simulation.baselines import baselines, run_baselines
 from fedward.simulation.download import found_data
 from fedward.simulation.grid import SECONDS_TO_START_WORKERS, InProcessGrid, usable_cores
-from fedward.simulation.hospitals import make_hospitals
+from fedward.simulation.hospitals import CACHE, make_hospitals
 from fedward.simulation.ray_engine import run_on_ray
 from fedward.simulation.result import (
     AllMetrics,
@@ -102,6 +103,7 @@ def simulate(
     *,
     listener: Listener,
     say: Callable[[str], None],
+    progress: Progress = unseen,
 ) -> Result:
     """Run a study and write its run folder.
 
@@ -110,6 +112,7 @@ def simulate(
         options: How.
         listener: Told what happens in the federation.
         say: Told, in a line, what happens around it.
+        progress: Told of the first decoding of the records.
 
     Raises:
         FedwardError: Anything that keeps the study from finishing. Where it is something that was
@@ -118,7 +121,7 @@ def simulate(
     made = not options.out.exists()
     out = _fresh(options.out)
     try:
-        return _simulate(study, options, listener, say)
+        return _simulate(study, options, listener, say, progress)
     except InputError:
         for entry in out.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -128,7 +131,11 @@ def simulate(
 
 
 def _simulate(
-    study: Study, options: Options, listener: Listener, say: Callable[[str], None]
+    study: Study,
+    options: Options,
+    listener: Listener,
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> Result:
     out = options.out
     if options.engine == "ray" and any(_losses(study, options)):
@@ -143,7 +150,7 @@ def _simulate(
     build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
     data = found_data(study, options.data, say=say)
-    hospitals = make_hospitals(study, data, out / "hospitals", seed=options.seed)
+    hospitals = make_hospitals(study, data, out / "hospitals", seed=options.seed, progress=progress)
     for path in hospitals:
         open_site(path).load(study.digest())
     outcome = _federate(study, hospitals, options, workers, listener)
@@ -187,6 +194,7 @@ def _simulate(
 
     draw_curves(outcome, result, out / "curves.png")
     write_json(result.model_dump(mode="json"), out / "result.json")
+    shutil.rmtree(out / "hospitals" / CACHE, ignore_errors=True)
     return result
 
 

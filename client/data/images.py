@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
+import torch
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
+from fedward.client.data.decoded import decoded, file_key
 from fedward.client.data.faults import Faults
 from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
 from fedward.client.data.sources import FolderSource, NpzSource
+from fedward.client.data.stored import Stored
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
@@ -25,7 +29,14 @@ from fedward.study.study import Study
 _ARCHIVE_PARTS = {"train": "train", "validation": "val", "test": "test"}
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
+_CACHED = 2**18  # bytes
+
 Pixels = NDArray[np.float32]
+Whole = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class _DeepError(Exception):
+    """An image has sixteen bits."""
 
 
 def read_images(source: NpzSource | FolderSource, study: Study, context: Context) -> RawRecords:
@@ -50,7 +61,7 @@ def read_images(source: NpzSource | FolderSource, study: Study, context: Context
     if isinstance(source, NpzSource):
         found = _read_archive(path, source, data, study, faults)
     else:
-        found = _read_folder(path, source, data, study, faults)
+        found = _read_folder(path, source, data, study, context)
     return without_faulty(found, faults)
 
 
@@ -167,10 +178,16 @@ def _unit(pixels: NDArray[np.generic]) -> Pixels:
     return unit
 
 
-def _scaled(unit: Pixels, data: ImageData, where: str, faults: Faults) -> Pixels:
+def _fitted(unit: Pixels, data: ImageData) -> Pixels:
     """As the study says, in place."""
     unit -= np.float32(data.center)
     unit /= np.float32(data.scale)
+    return unit
+
+
+def _scaled(unit: Pixels, data: ImageData, where: str, faults: Faults) -> Pixels:
+    """The same, and what is not finite is told of."""
+    _fitted(unit, data)
     finite = np.isfinite(unit).reshape(len(unit), -1).all(axis=1)
     for row in np.flatnonzero(~finite):
         what = f"record {row + 1}: a pixel is not finite (NaN or infinity)"
@@ -188,7 +205,7 @@ class _Listed(NamedTuple):
 
 
 def _read_folder(
-    path: Path, source: FolderSource, data: ImageData, study: Study, faults: Faults
+    path: Path, source: FolderSource, data: ImageData, study: Study, context: Context
 ) -> RawRecords:
     listed = _listed_in_table(path, source) if source.labels else _listed_by_class(path)
     if not listed:
@@ -200,9 +217,9 @@ def _read_folder(
     labels = [image.label for image in listed]
     names = np.array([image.patient for image in listed], dtype=str)
     return RawRecords(
-        inputs=_scaled(_stacked(listed, data, faults), data, where, faults),
+        inputs=_decoded(path, listed, data, context),
         labels=targets(
-            [labels], data, study.task, where=where, rows=range(len(labels)), faults=faults
+            [labels], data, study.task, where=where, rows=range(len(labels)), faults=context.faults
         ),
         patients=numbered(names),
         names=names,
@@ -211,15 +228,58 @@ def _read_folder(
     )
 
 
-def _stacked(listed: list[_Listed], data: ImageData, faults: Faults) -> Pixels:
-    """All images; black ones in the place of those that cannot be read."""
-    pixels = np.zeros((len(listed), *data.shape), dtype=np.float32)
-    for row, image in enumerate(listed):
-        try:
-            pixels[row] = _pixels(image.file, data)
-        except DataError as error:
-            faults.add(error, row)
-    return pixels
+def _decoded(
+    path: Path, listed: list[_Listed], data: ImageData, context: Context
+) -> Pixels | Stored:
+    """All images as the study has them; some number in the place of those that cannot be read.
+
+    They are kept as the files have them, with eight bits if all of them do: that is a quarter.
+    """
+    with np.errstate(all="ignore"):
+        if not np.isfinite(_fitted(np.array([0, 1], np.float32), data)).all():
+            raise DataError(
+                "pixels would not be finite (NaN or infinity)",
+                todo="change [data] center or scale in the study",
+                where=str(path),
+            )
+    keys = [file_key(image.file, path, PIL.__version__) for image in listed]
+
+    def decode(row: int) -> Whole:
+        file = listed[row].file
+        if file_key(file, path, PIL.__version__) != keys[row]:
+            raise DataError(
+                "was changed while it was read", todo="read the data again", where=str(file)
+            )
+        return _pixels(file, data)
+
+    def shallow(row: int) -> Whole:
+        found = decode(row)
+        if found.dtype != np.uint8:
+            raise _DeepError
+        return found
+
+    def deep(row: int) -> Whole:
+        found = decode(row)
+        return found.astype(np.uint16) * np.uint16(257) if found.dtype == np.uint8 else found
+
+    try:
+        found = decoded(keys, shallow, data.shape, np.uint8, context)
+    except _DeepError:
+        found = decoded(keys, deep, data.shape, np.uint16, context)
+    if isinstance(found, Stored):
+        return found.mapped(
+            lambda rows: torch.from_numpy(_as_studied(rows.numpy(), data)), np.dtype(np.float32)
+        )
+    return _as_studied(found, data)
+
+
+def _as_studied(whole: Whole, data: ImageData) -> Pixels:
+    """Whole numbers as the study has them, in pieces that stay in the processor's cache."""
+    found = np.empty(whole.shape, np.float32)
+    step = max(_CACHED // max(found[:1].nbytes, 1), 1)
+    for start in range(0, len(whole), step):
+        found[start : start + step] = _fitted(_unit(whole[start : start + step]), data)
+    return found
 
 
 def _listed_by_class(path: Path) -> list[_Listed]:
@@ -270,8 +330,8 @@ def _flat(data: ImageData, file: Path) -> tuple[int, int, int]:
     return data.shape
 
 
-def _pixels(file: Path, data: ImageData) -> Pixels:
-    """One image's pixels, shape (channels, height, width), from 0 to 1."""
+def _pixels(file: Path, data: ImageData) -> Whole:
+    """One image's pixels, shape (channels, height, width), with all of its type's range."""
     channels, height, width = _flat(data, file)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -300,4 +360,5 @@ def _pixels(file: Path, data: ImageData) -> Pixels:
             todo="replace the file or take it out",
             where=str(file),
         ) from None
-    return _unit(pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0))
+    whole: Whole = pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    return whole

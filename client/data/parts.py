@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from fedward.client.data.records import Parts, RawRecords, Records
+from fedward.client.data.stored import Stored
 from fedward.privacy.framing import framed
 from fedward.study.errors import DataError
 from fedward.study.messages import Part
@@ -131,7 +132,7 @@ def _cut(
 
 def _records(raw: RawRecords) -> Records:
     return Records(
-        torch.from_numpy(raw.inputs),
+        raw.inputs if isinstance(raw.inputs, Stored) else torch.from_numpy(raw.inputs),
         torch.from_numpy(raw.labels),
         torch.from_numpy(raw.patients),
         hashlib.sha256(framed(*map(_bytes, raw.names))).digest(),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.context import Context
+from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.parts import divide
 from fedward.client.data.records import Parts, RawRecords
@@ -21,34 +21,59 @@ from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 
 
-def read_parts(hospital: HospitalFile, study: Study, folder: Path) -> Parts:
+def context_of(
+    hospital: HospitalFile, folder: Path, faults: Faults = STRICT, progress: Progress = unseen
+) -> Context:
+    """What a hospital's readers are given.
+
+    Args:
+        hospital: The hospital's file.
+        folder: Folder of that file.
+        faults: Told of records that cannot be used.
+        progress: Told of the first decoding.
+    """
+    cache = hospital.cache
+    where = folder / (cache.folder or Path(hospital.state) / "cache")
+    return Context(folder, faults, where, progress, int(cache.gib * 2**30))
+
+
+def read_parts(
+    hospital: HospitalFile, study: Study, folder: Path, progress: Progress = unseen
+) -> Parts:
     """A hospital's training, validation and test records.
 
     Args:
         hospital: The hospital's file.
         study: The study that says which records it needs.
         folder: Folder of the hospital's file, which its paths are relative to.
+        progress: Told of the first decoding.
 
     Raises:
         DataError: Data is missing, unreadable or outside what the study allows.
     """
-    raw = read_all(hospital.data, study, folder)
+    raw = read_with(hospital.data, study, context_of(hospital, folder, progress=progress))
     return divide(raw, study.data.parts, where=f"hospital {hospital.name}")
 
 
 def read_all(source: Source, study: Study, folder: Path, faults: Faults = STRICT) -> RawRecords:
+    """The same as `read_with`, and nothing is kept of what is decoded."""
+    return read_with(source, study, Context(folder, faults))
+
+
+def read_with(source: Source, study: Study, context: Context) -> RawRecords:
     """All records of a source, before they are divided into parts.
 
     Args:
         source: Where the records are.
         study: Which it needs.
-        folder: Folder of the hospital's file.
-        faults: Told of records that cannot be used, which are left out if it goes on.
+        context: Where its files are, and who is told of records that cannot be used; they are left
+            out if it goes on.
     """
+    folder, faults = context.folder, context.faults
     if source.rows is None:
-        return _read(source, study, Context(folder, faults))
+        return _read(source, study, context)
     if isinstance(faults, ListedFaults):
-        raw = _read(source, study, Context(folder, faults))
+        raw = _read(source, study, context)
         rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
         faults.keep(set(rows.tolist()))
         return raw.chosen(np.isin(raw.rows, rows))
@@ -56,7 +81,7 @@ def read_all(source: Source, study: Study, folder: Path, faults: Faults = STRICT
     shared = _Shared(study.digest(), whole.model_dump_json(), _changed(whole))
     if shared not in _SHARED:
         _SHARED.clear()
-        _SHARED[shared] = _read(whole, study, Context(folder))
+        _SHARED[shared] = _read(whole, study, context)
     raw = _SHARED[shared]
     rows = _rows(folder / source.rows, records=len(raw) + raw.dropped)
     return raw.chosen(np.isin(raw.rows, rows))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedward.client.data.faults import Faults, ListedFaults
+from fedward.client.data.stored import Stored
 from fedward.study.messages import Part
 
 
@@ -18,7 +21,8 @@ class RawRecords:
     """What a reader found, before it was divided into parts.
 
     Attributes:
-        inputs: Shape (n, *input_shape), float32, scaled as the study says.
+        inputs: Shape (n, *input_shape), float32, scaled as the study says; or int64, the numbers of
+            tokens. They may stay on disk.
         labels: As the task has them (`study/task.py`), n of them.
         patients: Number of each record's patient, shape (n,), int64.
         names: What the hospital calls that patient, shape (n,), text; the record's place in the
@@ -28,7 +32,7 @@ class RawRecords:
         dropped: Records that were left out because a value was missing and the study allows it.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[np.float32] | NDArray[np.int64] | Stored
     labels: NDArray[np.int64] | NDArray[np.float32]
     patients: NDArray[np.int64]
     names: NDArray[np.str_]
@@ -52,11 +56,16 @@ class RawRecords:
             return self.labels[:, 1].astype(np.int64)
         return np.zeros(len(self.labels), dtype=np.int64)
 
+    @property
+    def whole(self) -> NDArray[Any]:
+        """All inputs in memory."""
+        return self.inputs[:].numpy() if isinstance(self.inputs, Stored) else self.inputs
+
     def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
         """Only the records where the mask is true."""
-        parts = None if self.parts is None else self.parts[mask]
+        parts, inputs = None if self.parts is None else self.parts[mask], self.inputs
         return RawRecords(
-            self.inputs[mask],
+            inputs.chosen(mask) if isinstance(inputs, Stored) else inputs[mask],
             self.labels[mask],
             self.patients[mask],
             self.names[mask],
@@ -79,13 +88,13 @@ class Records:
     """One part, ready for a model.
 
     Attributes:
-        inputs: Shape (n, *input_shape), float32.
+        inputs: Shape (n, *input_shape), float32 or int64; on the device, or on disk.
         labels: As the task has them (`study/task.py`), n of them.
         patients: Shape (n,), int64.
         people: Digest of the names of their patients, in order; empty where nobody has a name.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Stored
     labels: Tensor
     patients: Tensor
     people: bytes = b""
@@ -94,15 +103,32 @@ class Records:
         """Number of records."""
         return len(self.labels)
 
+    @property
+    def whole(self) -> Tensor:
+        """All inputs in memory."""
+        return self.inputs[:] if isinstance(self.inputs, Stored) else self.inputs
+
     def first(self, count: int) -> Records:
         """The first so many records."""
-        return Records(self.inputs[:count], self.labels[:count], self.patients[:count], self.people)
+        rows, inputs = slice(count), self.inputs
+        few = inputs.chosen(rows) if isinstance(inputs, Stored) else inputs[rows]
+        return Records(few, self.labels[rows], self.patients[rows], self.people)
 
     def to(self, device: torch.device) -> Records:
-        """The same records on a device."""
-        return Records(
-            self.inputs.to(device), self.labels.to(device), self.patients.to(device), self.people
-        )
+        """The same records on a device; inputs on disk stay there, and come batch by batch."""
+        inputs = self.inputs if isinstance(self.inputs, Stored) else self.inputs.to(device)
+        return Records(inputs, self.labels.to(device), self.patients.to(device), self.people)
+
+    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some records, on the device."""
+        device = self.labels.device
+        chosen = chosen.to(device)
+        return self.inputs[chosen].to(device), self.labels[chosen]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of all records in their order, so many at once, on the device."""
+        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
+            yield inputs.to(labels.device), labels
 
 
 Parts = dict[Part, Records]

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedward.client.data.reading import read_all
+from fedward.client.data import decoded as decoding
+from fedward.client.data.context import Context, LoggedProgress
+from fedward.client.data.faults import ListedFaults
+from fedward.client.data.reading import read_all, read_parts, read_with
 from fedward.client.data.records import RawRecords, as_text
 from fedward.client.data.sources import FolderSource, NpzSource
+from fedward.client.data.stored import Stored
+from fedward.client.hospital import read_hospital
 from fedward.study.errors import DataError
 from fedward.study.study import Study
 
@@ -60,8 +66,8 @@ def test_full_range_becomes_minus_one_to_one(read: Read) -> None:
 
     assert raw.inputs.dtype == np.float32
     assert raw.inputs.shape == (2, 1, 4, 6)
-    assert np.unique(raw.inputs[0]).tolist() == [-1]
-    assert np.unique(raw.inputs[1]).tolist() == [1]
+    assert np.unique(raw.whole[0]).tolist() == [-1]
+    assert np.unique(raw.whole[1]).tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
@@ -70,7 +76,7 @@ def test_every_integer_type_is_scaled_by_its_own_range(kind: type, read: Read) -
 
     raw = read({"images": images, "labels": [0, 1, 1]}, GREY | {"center": 0.0, "scale": 1.0})
 
-    assert np.unique(raw.inputs).tolist() == [1]
+    assert np.unique(raw.whole).tolist() == [1]
 
 
 def test_floating_point_pixels_are_taken_as_they_are(read: Read) -> None:
@@ -93,7 +99,7 @@ def test_the_parts_of_medmnist_archives_are_kept_apart(read: Read) -> None:
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train"] * 5 + ["validation"] * 2 + ["test"] * 3
     assert raw.labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
-    assert raw.inputs[5, 0] == pytest.approx(entries["val_images"][0] / 127.5 - 1, abs=1e-6)
+    assert raw.whole[5, 0] == pytest.approx(entries["val_images"][0] / 127.5 - 1, abs=1e-6)
     assert len(np.unique(raw.patients)) == 10
 
 
@@ -254,7 +260,7 @@ def test_pneumoniamnist_has_its_published_counts(study_with: StudyWith) -> None:
         "test": 624,
     }
     assert int(raw.labels.sum()) == 3494 + 389 + 390
-    assert -1 <= raw.inputs.min() < raw.inputs.max() <= 1
+    assert -1 <= raw.whole.min() < raw.whole.max() <= 1
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -347,7 +353,7 @@ def test_a_table_of_labels_gives_class_patient_and_part(
     assert len(set(raw.names.tolist())) == 3
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train", "test", "train", "validation"]
-    assert raw.inputs[3] == pytest.approx(pixels(1, 4, 6, seed=3) / 127.5 - 1, abs=1e-6)
+    assert raw.whole[3] == pytest.approx(pixels(1, 4, 6, seed=3) / 127.5 - 1, abs=1e-6)
 
 
 def test_a_table_of_labels_may_come_from_excel(by_table: Path, study_with: StudyWith) -> None:
@@ -363,7 +369,7 @@ def test_colour_images_are_read_as_red_green_blue(tmp_path: Path, study_with: St
 
     raw = read_folder(tmp_path / "images", study_with, COLOUR)
 
-    assert raw.inputs[0] == pytest.approx(np.moveaxis(image, -1, 0) / 127.5 - 1, abs=1e-6)
+    assert raw.whole[0] == pytest.approx(np.moveaxis(image, -1, 0) / 127.5 - 1, abs=1e-6)
 
 
 def test_sixteen_bit_images_keep_their_range(tmp_path: Path, study_with: StudyWith) -> None:
@@ -374,7 +380,7 @@ def test_sixteen_bit_images_keep_their_range(tmp_path: Path, study_with: StudyWi
 
     raw = read_folder(tmp_path / "images", study_with)
 
-    assert raw.inputs[0, 0, :3, 0] == pytest.approx([-1, 1, 0.004], abs=0.01)
+    assert raw.whole[0, 0, :3, 0] == pytest.approx([-1, 1, 0.004], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -471,3 +477,109 @@ def test_a_missing_table_or_column_of_patients_is_named(
         read_folder(by_table, study_with, labels="none.csv")
     with pytest.raises(DataError, match="who"):
         read_folder(by_table, study_with, labels="labels.csv", patient="who")
+
+
+# --- Kept decoded ---------------------------------------------------------------------------------
+
+
+def test_a_hospital_decodes_its_images_once(
+    by_table: Path,
+    study_with: StudyWith,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Through hospital.toml alone: in memory, on disk, and decoded whenever they are read."""
+    caplog.set_level("INFO", "fedward.client")
+    study = study_with({"data": {**GREY, "parts": {"by": "file"}}})
+    file = by_table.parent / "hospital.toml"
+    text = (
+        'name = "north"\nstate = "s"\n[data]\nformat = "folder"\npath = "images"\n'
+        'labels = "labels.csv"\npatient = "patient"\n'
+    )
+    bare = read_all(
+        FolderSource(format="folder", path="images", labels="labels.csv", patient="patient"),
+        study,
+        by_table.parent,
+    )
+    opened: list[object] = []
+    really = Image.open
+
+    def counted(path: Path) -> object:
+        opened.append(path)
+        return really(path)
+
+    monkeypatch.setattr(Image, "open", counted)
+    found = {}
+    for kind, most, cache in (
+        ("first", 2**30, ""),
+        ("second", 2**30, ""),
+        ("on disk", 0, ""),
+        ("without room", 0, '[cache]\nfolder = "c"\ngib = 0\n'),
+    ):
+        file.write_text(text + cache, encoding="utf-8")
+        monkeypatch.setattr(decoding, "IN_MEMORY", most)
+        opened.clear()
+        parts = read_parts(read_hospital(file), study, file.parent, LoggedProgress())
+        found[kind] = (len(opened), parts["train"])
+
+    assert [opens for opens, _ in found.values()] == [4, 0, 0, 4]
+    train = bare.whole[[0, 2]]
+    assert isinstance(found["second"][1].inputs, torch.Tensor)
+    for kind, (_, records) in found.items():
+        assert isinstance(records.inputs, Stored) == (kind in {"on disk", "without room"})
+        assert np.array_equal(records.whole.numpy(), train)
+        assert records.labels.tolist() == [0, 0]
+    assert len([e for e in caplog.records if "for the first time: 100 %" in e.getMessage()]) == 2
+    save(by_table / "2.png", pixels(1, 4, 6, seed=9)[0])
+    again = read_parts(read_hospital(file), study, file.parent)["train"].whole
+    assert not np.array_equal(again.numpy(), train)
+    held = found["without room"][1]
+    with pytest.raises(DataError, match=r"2\.png: was changed while"):
+        _ = held.whole
+
+
+def test_what_is_wrong_with_images_is_remembered(
+    by_class: Path, study_with: StudyWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (by_class / "benign" / "4.png").write_bytes(b"no image")
+    study, source = study_with({"data": GREY}), FolderSource(format="folder", path="images")
+    told = []
+    for _ in range(2):
+        faults = ListedFaults()
+        context = Context(by_class.parent, faults, by_class.parent / "cache")
+        raw = read_with(source, study, context)
+        told.append([(row, error.line()) for row, error in faults.found])
+        assert len(raw) == 4
+        assert raw.dropped == 1
+        monkeypatch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
+
+    assert told[0] == told[1]
+    assert told[0][0][0] == 2
+    assert "4.png: cannot be read as an image" in told[0][0][1]
+
+
+def test_images_of_eight_and_sixteen_bits_are_kept_together(
+    tmp_path: Path, study_with: StudyWith
+) -> None:
+    """Every value of eight bits is the very same number among deep images."""
+    shape = (16, 16)
+    every = np.arange(256, dtype=np.uint8).reshape(shape)
+    save(tmp_path / "images" / "benign" / "0.png", every)
+    save(tmp_path / "images" / "malignant" / "1.png", every[::-1].copy())
+    study = study_with({"data": {"kind": "images", "shape": [1, *shape]}})
+    source = FolderSource(format="folder", path="images")
+    context = Context(tmp_path, cache=tmp_path / "cache")
+    alone = read_with(source, study, context).whole
+
+    save(tmp_path / "images" / "malignant" / "2.png", every.astype(np.uint16) * 200 + 7)
+    for _ in range(2):
+        found = read_with(source, study, context).whole
+        assert found.dtype == np.float32
+        assert np.array_equal(found[:2], alone)
+        expected = (every * np.float64(200) + 7) / 65535 * 2 - 1
+        assert found[2, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_scale_that_makes_infinities_is_refused(by_class: Path, study_with: StudyWith) -> None:
+    with pytest.raises(DataError, match="not be finite"):
+        read_folder(by_class, study_with, {**GREY, "scale": 1e-60})

@@ -76,7 +76,7 @@ def sums_from(site: Site, study: Study, asked: Request) -> Any:  # noqa: ANN401 
 
 def ages(site: Site, study: Study) -> Any:  # noqa: ANN401 - an array
     """Of the training patients, in years."""
-    return site.load(study.digest()).parts["train"].inputs[:, 0].numpy().astype(float)
+    return site.load(study.digest()).parts["train"].whole[:, 0].numpy().astype(float)
 
 
 def test_without_privacy_it_adds_exact_sums(measured: Study, house: House) -> None:
@@ -277,8 +277,8 @@ def test_a_value_beyond_the_bounds_is_the_bound_and_an_absent_one_stays_zero(
     parts = house.site(**SEED).load(study.digest()).parts
     raw: Records = parts["train"]
 
-    found = scaled(parts, study.data, CONSTANTS)["train"].inputs
+    found = scaled(parts, study.data, CONSTANTS)["train"].whole
 
-    assert {tuple(row[:2]) for row in raw.inputs.tolist()} == {(0, 1), (20, 0), (55, 0), (90, 0)}
+    assert {tuple(row[:2]) for row in raw.whole.tolist()} == {(0, 1), (20, 0), (55, 0), (90, 0)}
     assert {tuple(row[:2]) for row in found.tolist()} == {(0, 1), (-1.75, 0), (0, 0), (1.75, 0)}
-    assert found[:, 2:].equal(raw.inputs[:, 2:])
+    assert found[:, 2:].equal(raw.whole[:, 2:])

@@ -67,12 +67,12 @@ def test_no_patient_is_on_two_sides_and_no_record_is_lost(
 
     sides = [set(part.patients.tolist()) for part in found.values()]
     assert sum(map(len, sides)) == len(set(patients)) == len(set().union(*sides))
-    everybody = np.concatenate([part.inputs[:, 0].numpy() for part in found.values()])
+    everybody = np.concatenate([part.whole[:, 0].numpy() for part in found.values()])
     assert sorted(everybody.tolist()) == list(range(len(records)))
     assert len(found["train"]) > 0
     assert len(found["test"]) > 0
     for part in found.values():
-        for value, label, patient in zip(part.inputs, part.labels, part.patients, strict=True):
+        for value, label, patient in zip(part.whole, part.labels, part.patients, strict=True):
             assert (labels[int(value)], patients[int(value)]) == (label, patient)
 
 
@@ -207,7 +207,7 @@ def test_a_patient_who_leaves_a_hospitals_table_moves_nobody(
         source = {"format": "csv", "path": "t.csv", "patient": "who"}
         hospital = HospitalFile.model_validate({"name": "north", "data": source})
         parts = read_parts(hospital, study, tmp_path)
-        found.append({part: set(r.inputs[:, 0].tolist()) for part, r in parts.items()})
+        found.append({part: set(r.whole[:, 0].tolist()) for part, r in parts.items()})
     everybody, rest = found
 
     gone = (37 - 55) / 10  # the age of the eighteenth, as the study scales it

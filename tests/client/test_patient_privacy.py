@@ -105,7 +105,7 @@ def test_a_patient_who_makes_the_model_overflow_is_not_told_by_a_failure(
 ) -> None:
     """The aggregator chooses the model, and could make it overflow for one patient alone."""
     everybody = ward()
-    everybody.inputs[(everybody.patients == patient).nonzero()[0]] = oddity
+    everybody.whole[(everybody.patients == patient).nonzero()[0]] = oddity
 
     assert moved(house, quiet, everybody, without(everybody, patient)) <= NORM * 1.001
 
@@ -118,7 +118,7 @@ def test_in_a_secure_sum_it_is_not_counted_as_failed_either(oddity: float, tmp_p
     for name in ("a", "b"):
         site = run.sites[name]
         for records in site.load(digest).parts.values():
-            records.inputs[:1] = oddity
+            records.whole[:1] = oddity
 
     total = run.play(dataclasses.replace(run.train(1), monitor="validation"))
 
@@ -135,7 +135,7 @@ def test_nor_does_a_record_that_is_judged_make_judging_fail(
 ) -> None:
     site = house.site(**SEED, **DECLARED)
     records = site.load(private.digest()).parts[part]
-    records.inputs[0] = oddity
+    records.whole[0] = oddity
 
     metrics = total_of(private, vector_from(site, judging(private, part)), update=False).metrics
 

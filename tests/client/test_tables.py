@@ -46,7 +46,7 @@ def test_numbers_are_scaled_and_categories_spread_as_the_study_says(read: Read) 
     raw = read(GOOD)
 
     assert raw.inputs.dtype == np.float32
-    assert raw.inputs.tolist() == [[1, 1, 0], [-1, 0, 1], [0, 1, 0], [0.5, 0, 1]]
+    assert raw.whole.tolist() == [[1, 1, 0], [-1, 0, 1], [0, 1, 0], [0.5, 0, 1]]
     assert raw.labels.dtype == np.int64
     assert raw.labels.tolist() == [0, 1, 0, 1]
     assert raw.rows.tolist() == [0, 1, 2, 3]
@@ -69,14 +69,14 @@ def test_numbers_are_scaled_and_categories_spread_as_the_study_says(read: Read) 
 def test_the_same_table_written_in_another_way_is_the_same(text: str, read: Read) -> None:
     one, other = read(GOOD), read(text)
 
-    assert np.array_equal(one.inputs, other.inputs)
+    assert np.array_equal(one.whole, other.whole)
     assert np.array_equal(one.labels, other.labels)
 
 
 def test_a_file_without_header_is_read_by_its_columns(read: Read) -> None:
     raw = read(GOOD.split("\n", 1)[1], columns=("age", "sex", "diagnosis"))
 
-    assert raw.inputs[0].tolist() == [1, 1, 0]
+    assert raw.whole[0].tolist() == [1, 1, 0]
     assert len(raw) == 4
 
 
@@ -87,7 +87,7 @@ def test_another_delimiter_is_read(read: Read) -> None:
 def test_a_number_that_means_absent_becomes_zero_and_a_mark(read: Read) -> None:
     raw = read(GOOD, {"data.features.age": {"center": 55, "scale": 10, "absent": 45}})
 
-    assert raw.inputs[:2, :2].tolist() == [[1, 0], [0, 1]]
+    assert raw.whole[:2, :2].tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize("label", ["1", "1.0", "01", " 1 ", "1e0", "malignant"])
@@ -116,7 +116,7 @@ def test_a_category_that_is_a_number_may_be_written_in_many_ways(category: str, 
         f"age,sex,diagnosis\n65,{category},0\n", {"data.features.sex": {"categories": [1, 2]}}
     )
 
-    assert raw.inputs[0, 1:].tolist() == [1, 0]
+    assert raw.whole[0, 1:].tolist() == [1, 0]
 
 
 # --- Faults ---------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_a_file_that_has_changed_is_read_anew(tmp_path: Path, study_with: StudyW
     found = []
     for text in (GOOD, GOOD.replace("65", "75").replace("45,m", "35,f")):
         (tmp_path / "t.csv").write_text(text, encoding="utf-8")
-        found.append(read_all(source, study_with({}), tmp_path).inputs[0, 0])
+        found.append(read_all(source, study_with({}), tmp_path).whole[0, 0])
 
     assert found == [1, 2]
 
@@ -328,7 +328,7 @@ def test_the_bundled_breast_cancer_data_is_whole(study_with: StudyWith, tmp_path
 
     assert raw.inputs.shape == (569, 30)
     assert np.bincount(raw.labels).tolist() == [357, 212]
-    assert np.allclose(raw.inputs, bunch.data, rtol=1e-6)
+    assert np.allclose(raw.whole, bunch.data, rtol=1e-6)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the UCI heart disease data is not on this machine")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedward.models.noised_task import NoisedClassification, _nearest, judging_task
-from fedward.models.task import Classification
+from fedward.models.task import Classification, task_of
 from fedward.privacy.contribution import Layout, judged
 from fedward.privacy.encoding import Encoding
 from fedward.privacy.statistics import clipped_sum

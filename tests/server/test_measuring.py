@@ -36,7 +36,7 @@ def study_with(*, secure: bool = True, private: bool = True) -> Study:
 def ages(sites: Sites, study: Study) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of the training patients of all hospitals."""
     found = [sites[name].load(study.digest()).parts["train"] for name in sites.names]
-    return np.concatenate([records.inputs[:, 0].double().numpy() for records in found])
+    return np.concatenate([records.whole[:, 0].double().numpy() for records in found])
 
 
 def scaling_of(outcome: Outcome) -> dict[str, float]:
@@ -145,7 +145,7 @@ def test_a_hospital_that_does_not_answer_is_not_measured_and_trains_with_the_oth
         outcome = federate(study, grid, None)
 
     known = [
-        sites[name].load(study.digest()).parts["train"].inputs[:, 0].double().numpy()
+        sites[name].load(study.digest()).parts["train"].whole[:, 0].double().numpy()
         for name in "bcd"
     ]
     assert scaling_of(outcome)["center"] == pytest.approx(np.concatenate(known).mean(), abs=1e-4)

@@ -57,7 +57,7 @@ def test_everybody_is_suspected_once_with_the_canaries_last() -> None:
 
     assert suspects.canaries == 6
     assert suspects.patients.tolist() == [0, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert torch.equal(suspects.inputs[:5], known().inputs)
+    assert torch.equal(suspects.inputs[:5], known().whole)
     assert torch.equal(suspects.inputs[5:], drawn().inputs)
 
 
@@ -71,6 +71,6 @@ def test_the_hospital_trains_on_all_records_of_those_who_are_there(copies: int) 
     expected = torch.cat([torch.tensor([0, 2, 0, 1, 2]), (there + 3).repeat_interleave(copies)])
     assert 0 < len(there) < 6
     assert torch.equal(records.patients, expected)
-    assert torch.equal(records.inputs[:5], known().inputs)
+    assert torch.equal(records.whole[:5], known().whole)
     assert torch.equal(records.inputs[5:], canaries.inputs[there].repeat_interleave(copies, dim=0))
     assert torch.equal(records.labels[5:], canaries.labels[there].repeat_interleave(copies))

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fedward.client.data.reading import forget_shared
 from fedward.client.hospital import read_hospital
 from fedward.client.site import Site
 from fedward.models.registry import settled
-from fedward.simulation.hospitals import make_hospitals
+from fedward.simulation.hospitals import CACHE, make_hospitals
 from fedward.study.errors import DataError, FedwardError, InputError, OptionError
 from fedward.study.study import Study, parse_study, read_study
 from tests.simulation.conftest import COUNT, WARDS, study_of, write_images, write_table
@@ -40,7 +42,7 @@ def site(file: Path) -> Site:
 def numbers(file: Path, study: Study) -> list[int]:
     """The numbers of the records that a hospital reads, from their first feature."""
     parts = site(file).load(study.digest()).parts.values()
-    inputs = torch.cat([records.inputs for records in parts])
+    inputs = torch.cat([records.whole for records in parts])
     return sorted((inputs[:, 0] * 60).round().int().tolist())
 
 
@@ -218,7 +220,7 @@ def test_one_folder_of_images_is_divided(tmp_path: Path) -> None:
 
     loaded = [site(file).load(study.digest()).parts.values() for file in files]
     assert [sum(map(len, parts)) for parts in loaded] == [20, 20]
-    pictures = torch.cat([records.inputs for parts in loaded for records in parts]).flatten(1)
+    pictures = torch.cat([records.whole for parts in loaded for records in parts]).flatten(1)
     assert len(torch.unique(pictures, dim=0)) == 40
 
 
@@ -345,3 +347,29 @@ def test_a_split_by_an_unknown_column_lists_the_columns(table: Path, tmp_path: P
 
     assert "'clinic'" in line
     assert "ward" in line
+
+
+def test_images_of_one_data_set_are_decoded_once_for_all_hospitals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        file = tmp_path / "data" / ("no", "yes")[number % 2] / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 4 * number, dtype=np.uint8)).save(file)
+    study = settled(image_study(task={"kind": "binary", "classes": ["no", "yes"]}))
+    told: list[tuple[int, int]] = []
+
+    files = make_hospitals(
+        study,
+        tmp_path / "data",
+        tmp_path / "hospitals",
+        seed=0,
+        progress=lambda done, total: told.append((done, total)),
+    )
+
+    assert told == [(0, 60), (60, 60)]
+    assert len(list((tmp_path / "hospitals" / CACHE).glob("*.rows"))) == 1
+    forget_shared()  # as in another process
+    monkeypatch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
+    found = [site(file).load(study.digest()).parts for file in files]
+    assert sum(len(records) for parts in found for records in parts.values()) == 60

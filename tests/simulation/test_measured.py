@@ -66,7 +66,7 @@ def sites(out: Path) -> list[Site]:
 def trained_on(study: Study, out: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The training records' inputs as they were read, of all hospitals."""
     found = [site.load(settled(study).digest()).parts["train"] for site in sites(out)]
-    return np.concatenate([records.inputs.double().numpy() for records in found])
+    return np.concatenate([records.whole.double().numpy() for records in found])
 
 
 def about(out: Path) -> dict[str, Any]:

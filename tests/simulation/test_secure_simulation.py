@@ -62,7 +62,7 @@ def records(files: list[Path], study: Study, part: Part) -> tuple[Tensor, NDArra
     """One part of all hospitals together."""
     found = [Site(read_hospital(f), f.parent).load(study.digest()).parts[part] for f in files]
     labels: NDArray[np.int64] = torch.cat([r.labels for r in found]).numpy()
-    return torch.cat([r.inputs for r in found]), labels
+    return torch.cat([r.whole for r in found]), labels
 
 
 @torch.no_grad()

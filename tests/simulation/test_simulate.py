@@ -66,7 +66,7 @@ class Finished:
         files = sorted((self.out / "hospitals").glob("*/hospital.toml"))
         sites = [Site(read_hospital(file), file.parent) for file in files]
         found = [site.load(self.study.digest()).parts[part] for site in sites]  # type: ignore[index]
-        return torch.cat([r.inputs for r in found]), torch.cat([r.labels for r in found])
+        return torch.cat([r.whole for r in found]), torch.cat([r.labels for r in found])
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def test_words_travel_least_significant_byte_first() -> None:
         MaskedContribution("a", Masked(np.array([0x04030201], dtype=np.uint32), {}, b""))
     )
 
-    assert bytes(records.array_records["arrays"]["vector"].data) == bytes([1, 2, 3, 4])
+    assert records.config_records["terms"]["uint32"] == bytes([1, 2, 3, 4])
 
 
 # --- Malformed records ----------------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""Files decoded once, by all cores, and kept: the first reading is slow, and may be broken off.
+
+What is decoded is written piece by piece to the folder of `cache.py`. Where there is none, it is in
+memory; where there is no room, it is decoded whenever it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from fedward.client.data.cache import Kept, Layout, open_kept
+from fedward.client.data.context import Context
+from fedward.client.data.stored import Stored
+from fedward.privacy.framing import framed
+from fedward.study.errors import DataError
+from fedward.study.version import VERSION
+
+IN_MEMORY = 2**30
+"""Bytes of decoded records that are held in memory, unless they are a quarter of what is free."""
+
+Decode = Callable[[int], NDArray[Any]]
+
+_LOG = logging.getLogger("fedward.client")
+_PIECE = 2**25  # bytes that are decoded before they are written
+_ROWS = 4096  # records, the same
+_SMALL = 2**15  # bytes of a record that is decoded sooner than threads are changed
+_SHARES = 4  # of a piece for each thread: one share may take longer than another
+
+
+def decoded(
+    keys: Sequence[str],
+    decode: Decode,
+    shape: tuple[int, ...],
+    dtype: type,
+    context: Context,
+) -> NDArray[Any] | Stored:
+    """All records of a data set, decoded now or before.
+
+    Args:
+        keys: What each record's bytes are, and all that changes the decoding; see `file_key`.
+        decode: Gives one record; called from several threads. Raises DataError, which
+            `context.faults` is told of in the records' order; that record is zeros.
+        shape: Of one record.
+        dtype: Of its numbers.
+        context: Where records are kept; who is told of faults and of progress.
+
+    Returns:
+        An array where it is small (`IN_MEMORY`) or nothing is kept, else rows that are read when
+        they are asked for.
+
+    Raises:
+        DataError: A record cannot be used, or the folder of decoded records cannot be written.
+    """
+    layout = Layout(len(keys), shape, np.dtype(dtype))
+    small = layout.size <= min(IN_MEMORY, psutil.virtual_memory().available // 4)
+    kept = _kept(keys, layout, context)
+    if kept is None:
+        return _into_memory(decode, layout, context)
+    with kept:
+        if kept.holds_rows or not small:
+            _finish(kept, decode, context)
+        if kept.holds_rows:
+            return kept.read() if small else Stored(kept.rows())
+    if small:
+        return _into_memory(decode, layout, context)
+    return Stored(_Anew(decode, layout))
+
+
+def file_key(file: Path, folder: Path, *rest: object) -> str:
+    """What a file holds, without reading it, and what else decides of a record.
+
+    Args:
+        file: That holds the record.
+        folder: Of all of them: they may be moved together.
+        rest: Place in the file, and what the decoding depends on.
+    """
+    path, within = str(file), os.path.join(folder, "")
+    name = path.removeprefix(within)
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return repr((name, error.errno, *rest))
+    return repr((name, found.st_size, found.st_mtime_ns, os.access(path, os.R_OK), *rest))
+
+
+def _kept(keys: Sequence[str], layout: Layout, context: Context) -> Kept | None:
+    if context.cache is None or not layout.size:
+        return None
+    digest = hashlib.sha256(framed("fedward/1/decoded", VERSION, repr(layout)))
+    for key in keys:
+        digest.update(framed(key.encode("utf-8", "surrogatepass")))
+    try:
+        kept = open_kept(context.cache, digest.hexdigest(), layout, context.cache_bytes)
+    except OSError as error:
+        _LOG.warning("decoded records are not kept (%s): mend the folder", error.strerror)
+        return None
+    if not kept.holds_rows:
+        _LOG.warning(
+            "no room for %.1f GiB of decoded records: they are decoded anew each time; raise "
+            "[cache] gib in hospital.toml, or free the disk",
+            layout.size / 2**30,
+        )
+    return kept
+
+
+def _finish(kept: Kept, decode: Decode, context: Context) -> None:
+    """Decode what was not decoded yet, and tell of all faults there are."""
+    for row, error in kept.faults:
+        context.faults.add(error, row)
+    total = kept.layout.count
+    if kept.done == total:
+        return
+    context.progress(kept.done, total)
+    with _pieces(decode, kept.layout, kept.done) as pieces:
+        for piece in pieces:
+            kept.add(piece.rows, piece.faults)
+            for row, error in piece.faults:
+                context.faults.add(error, row)
+            context.progress(kept.done, total)
+
+
+def _into_memory(decode: Decode, layout: Layout, context: Context) -> NDArray[Any]:
+    found = np.zeros((layout.count, *layout.shape), layout.dtype)
+    with _pieces(decode, layout, 0, found) as pieces:
+        for piece in pieces:
+            end = piece.first + len(piece.rows)
+            for row, error in piece.faults:
+                context.faults.add(error, row)
+            context.progress(end, layout.count)
+    return found
+
+
+class _Anew:
+    """Rows that are decoded whenever they are read."""
+
+    def __init__(self, decode: Decode, layout: Layout) -> None:
+        self._decode, self._layout = decode, layout
+        self.shape = (layout.count, *layout.shape)
+        self.dtype = layout.dtype
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        wanted = Layout(len(numbers), self._layout.shape, self._layout.dtype)
+        found = np.zeros((wanted.count, *wanted.shape), wanted.dtype)
+        with _pieces(lambda row: self._decode(int(numbers[row])), wanted, 0, found) as pieces:
+            for piece in pieces:
+                for _, error in piece.faults:
+                    raise error
+        return found
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some records in a row, from the number of the first."""
+
+    first: int
+    rows: NDArray[Any]
+    faults: list[tuple[int, DataError]]
+
+
+@contextmanager
+def _pieces(
+    decode: Decode, layout: Layout, first: int, into: NDArray[Any] | None = None
+) -> Iterator[Iterator[_Piece]]:
+    """All records from the first on, in order; the next piece is decoded while one is written.
+
+    Threads, because libraries let go of Python's lock while they decode, and need no copies. Of
+    small records most of the work is Python's: more than one thread would only wait for its lock.
+
+    Args:
+        decode: Gives one record.
+        layout: Of all of them.
+        first: Number of the first one.
+        into: Zeros for all records, if they are to be in memory.
+    """
+    threads = _cores() if layout.row >= _SMALL else 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
+    try:
+        yield _in_order(pool, threads, decode, layout, first, into)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    threads: int,
+    decode: Decode,
+    layout: Layout,
+    first: int,
+    into: NDArray[Any] | None,
+) -> Iterator[_Piece]:
+    step = min(max(_PIECE // max(layout.row, 1), 1), _ROWS)
+    share = max(step // (threads * _SHARES), 1)
+    coming: deque[tuple[int, NDArray[Any], list[Future[list[tuple[int, DataError]]]]]] = deque()
+    for start in range(first, layout.count, step):
+        count = min(step, layout.count - start)
+        rows = (
+            np.zeros((count, *layout.shape), layout.dtype)
+            if into is None
+            else into[start : start + count]
+        )
+        parts = [
+            pool.submit(_fill, decode, start + at, rows[at : at + share])
+            for at in range(0, len(rows), share)
+        ]
+        coming.append((start, rows, parts))
+        if len(coming) > 1:
+            yield _finished(*coming.popleft())
+    while coming:
+        yield _finished(*coming.popleft())
+
+
+def _finished(
+    first: int, rows: NDArray[Any], parts: Sequence[Future[list[tuple[int, DataError]]]]
+) -> _Piece:
+    return _Piece(first, rows, [fault for part in parts for fault in part.result()])
+
+
+def _fill(decode: Decode, first: int, rows: NDArray[Any]) -> list[tuple[int, DataError]]:
+    """Decode into these rows; the faults, each with its record's number."""
+    faults = []
+    for place in range(len(rows)):
+        try:
+            record = decode(first + place)
+        except DataError as error:
+            faults.append((first + place, error))
+            continue
+        if record.shape != rows.shape[1:]:
+            raise ValueError(f"a record of shape {record.shape}, not {rows.shape[1:]}")
+        rows[place] = record
+    return faults
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
