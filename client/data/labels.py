@@ -36,7 +36,7 @@ def class_numbers(
     Raises:
         DataError: A label means no class; the message names the record.
     """
-    meaning = _meaning(data, task)
+    meaning = meaning(data, task)
     numbers = np.empty(len(raw), dtype=np.int64)
     for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
         number = meaning.get(label_text(label))
@@ -51,7 +51,8 @@ def class_numbers(
     return numbers
 
 
-def _meaning(data: Data, task: ClassTask) -> dict[str, int]:
+def meaning(data: Data, task: ClassTask) -> dict[str, int]:
+    """For each raw label, as text, the number of its class."""
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]
     else:
