@@ -28,7 +28,7 @@ def decoded(
         dtype: Of a record's numbers.
         context: Who is told of faults and of progress.
     """
-    found = np.zeros((len(keys), *shape), dtype=dtype)
+    found: NDArray[Any] = np.zeros((len(keys), *shape), dtype=dtype)
     for row in range(len(keys)):
         try:
             found[row] = decode(row)

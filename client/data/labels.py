@@ -36,14 +36,14 @@ def class_numbers(
     Raises:
         DataError: A label means no class; the message names the record.
     """
-    meaning = meaning(data, task)
+    classes = meaning(data, task)
     numbers = np.empty(len(raw), dtype=np.int64)
     for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
-        number = meaning.get(label_text(label))
+        number = classes.get(label_text(label))
         if number is None:
             error = DataError(
                 f"label {str(label)!r} of record {row + 1} is none of the classes",
-                todo=f"allowed: {', '.join(meaning)}",
+                todo=f"allowed: {', '.join(classes)}",
                 where=where,
             )
             faults.add(error, row)

@@ -53,7 +53,7 @@ def list_recordings(
     table = folder / source.labels
     wanted = ["file", *columns]
     if patients is None and source.named_by is not None:
-        wanted.append(source.named_by)
+        wanted.append(source.column(source.named_by))
     rows = _rows(table, wanted)
     names = [row["file"] for row in rows]
     if twice := len(names) - len(set(names)):
@@ -77,7 +77,7 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, ValueError):
         plain = False
     if not plain:
-        raise DataError("no such file", todo="check the table of labels")
+        raise DataError(f"no such file: {name!r}", todo="check the table or the header")
     return path
 
 
@@ -106,7 +106,8 @@ def _patients(folder: Path, source: FileSource) -> dict[str, str] | None:
             todo="set [data] patient",
             where=str(table),
         )
-    return {row["record"]: row[source.named_by] for row in _rows(table, ["record", source.named_by])}
+    column = source.column(source.named_by)
+    return {row["record"]: row[column] for row in _rows(table, ["record", column])}
 
 
 def _whose(
@@ -120,7 +121,7 @@ def _whose(
     if source.named_by is None:
         patient = name
     elif patients is None:
-        patient = row[source.named_by]
+        patient = row[source.column(source.named_by)]
     else:
         patient = patients.get(name, "")
     if not patient:

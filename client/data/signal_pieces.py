@@ -15,13 +15,14 @@ In this order, each channel for itself, in double precision:
 
 from __future__ import annotations
 
+import importlib
 import math
 from fractions import Fraction
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from fedward.study.errors import DataError
 from fedward.study.signal_data import Band, SignalData, Sliding
@@ -98,9 +99,7 @@ def prepared(samples: Samples, rate: float, data: SignalData) -> Prepared:
     if data.band is not None:
         samples = _filtered(samples, rate, data.band)
     if by != 1:
-        samples = signal.resample_poly(
-            samples, by.numerator, by.denominator, axis=-1, padtype="line"
-        )
+        samples = _resampled(samples, by)
         gaps = None if gaps is None else _stretched(gaps, by, samples.shape[-1])
     return Prepared(samples, gaps)
 
@@ -116,10 +115,22 @@ def _bridge(samples: Samples, gaps: NDArray[np.bool_]) -> None:
             channel[missing] = np.interp(time[missing], time[~missing], channel[~missing])
 
 
+def _scipy() -> ModuleType:
+    """`scipy.signal`, which takes long to load, and which nobody needs for tables."""
+    return importlib.import_module("scipy.signal")
+
+
+def _resampled(samples: Samples, by: Fraction) -> Samples:
+    found: Samples = _scipy().resample_poly(
+        samples, by.numerator, by.denominator, axis=-1, padtype="line"
+    )
+    return found
+
+
 def _filtered(samples: Samples, rate: float, band: Band) -> Samples:
     kind = {(False, True): "lowpass", (True, False): "highpass", (True, True): "bandpass"}
     edges = band.edges if len(band.edges) > 1 else band.edges[0]
-    sos = signal.butter(
+    sos = _scipy().butter(
         _ORDER,
         edges,
         btype=kind[band.low is not None, band.high is not None],
@@ -127,7 +138,7 @@ def _filtered(samples: Samples, rate: float, band: Band) -> Samples:
         output="sos",
     )
     beyond = min(samples.shape[-1] - 1, math.ceil(_PERIODS * rate / min(band.edges)))
-    found: Samples = signal.sosfiltfilt(sos, samples, axis=-1, padlen=beyond)
+    found: Samples = _scipy().sosfiltfilt(sos, samples, axis=-1, padlen=beyond)
     if not np.isfinite(found).all():
         raise DataError(
             f"cannot be filtered at {rate:g} samples a second: the band's lowest edge is too slow",

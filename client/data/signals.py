@@ -41,7 +41,7 @@ MOST_SAMPLES = 2**28
 """Of one recording's channels that the study wants, together: 2 GiB in double precision."""
 
 _UNIT = re.compile(r"([nuµμmk]?)(V|A|Pa)")
-_PREFIX = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}  # noqa: RUF001
+_PREFIX = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}
 _SHOWN = 10
 
 
@@ -262,7 +262,7 @@ class _Plan:
                 "has no annotations, around which the study cuts",
                 todo="name them in [data] annotations of hospital.toml",
             )
-        found = []
+        found: list[tuple[int, tuple[str, ...]]] = []
         for seconds, symbol in zip(recording.marks, recording.symbols, strict=True):
             if self._classes is not None and label_text(symbol) not in self._classes:
                 self._unused[symbol] = self._unused.get(symbol, 0) + 1

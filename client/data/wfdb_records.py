@@ -121,7 +121,8 @@ def _opened(wfdb: Any, folder: Path, one: Whose, source: WfdbSource, data: Signa
     ]
     if any(len(factor) != 1 for factor in factors):
         raise DataError("segments have different units", todo=_MEND)
-    marks, symbols = None, ()
+    marks: NDArray[np.float64] | None = None
+    symbols: list[str] = []
     key = key_of(path, name)
     if isinstance(data.cut, Around) and source.annotations is not None:
         marks, symbols = _annotations(wfdb, folder, name, source.annotations, rate)
