@@ -96,8 +96,8 @@ def _data(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> i
     left_out = raw.dropped - len(faults.rows)
     found.say(
         "records",
-        f"{len(raw)} can be used, {len(faults.rows)} cannot, {left_out} left out because something "
-        "is missing, as the study allows",
+        f"{len(raw)} can be used, {len(faults.rows)} cannot, {left_out} left out because a value "
+        "is missing",
     )
     if not len(raw):
         found.problems.append(f"no record of {hospital.name} can be used")

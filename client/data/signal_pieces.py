@@ -121,10 +121,11 @@ def _scipy() -> ModuleType:
 
 
 def _resampled(samples: Samples, by: Fraction) -> Samples:
+    mean = samples.mean(axis=-1, keepdims=True)  # on a constant the library's filter ripples
     found: Samples = _scipy().resample_poly(
-        samples, by.numerator, by.denominator, axis=-1, padtype="line"
+        samples - mean, by.numerator, by.denominator, axis=-1, padtype="line"
     )
-    return found
+    return found + mean
 
 
 def _filtered(samples: Samples, rate: float, band: Band) -> Samples:

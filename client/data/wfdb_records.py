@@ -71,7 +71,9 @@ def read_wfdb(source: WfdbSource, study: Study, context: Context) -> RawRecords:
     data = wants_signals(study, str(folder))
     if "::" in str(folder) or "://" in str(folder):  # fsspec, through which wfdb opens files
         raise DataError("is a path that would be taken for an address", where=str(folder))
-    wfdb = need("wfdb", extra="signals")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wfdb 4.3 uses what pandas 4 will take away
+        wfdb = need("wfdb", extra="signals")
     listed = list_recordings(folder, source, study, lambda: _records_of(folder))
     return signal_records(
         listed,
@@ -196,12 +198,27 @@ def _header(wfdb: Any, path: Path) -> Any:  # noqa: ANN401
     named = getattr(header, "seg_name", None) or getattr(header, "file_name", None) or []
     if list(named) != [line.split()[0] for line in lines[1:]]:
         raise DataError("is no WFDB header", todo=_MEND)
+    if not _said(lines[0], header):
+        raise DataError("the header's first line is not understood", todo=_MEND)
     many = header.n_seg if hasattr(header, "seg_name") else header.n_sig
     if many != len(named) or not named:
         raise DataError(f"the header says {many}, and describes {len(named)}", todo=_MEND)
     if not (isinstance(header.fs, int | float) and 0 < header.fs < 1e9):
         raise DataError("the header says no possible rate", todo=_MEND)
     return header
+
+
+def _said(line: str, header: Any) -> bool:  # noqa: ANN401
+    """Whether the first line's numbers are those that were read: the library takes what it can."""
+    words = line.split()
+    numbers = [str(header.n_sig), header.fs, str(header.sig_len)]
+    try:
+        given = [words[1], float(re.split(r"[/(]", words[2])[0]), *words[3:4]]
+    except (IndexError, ValueError):  # nothing more is said, or no number
+        given = words[1:2]
+        if len(words) > 2:
+            return False
+    return all(one == other for one, other in zip(given, numbers, strict=False))
 
 
 def _checked_files(path: Path, header: Any) -> int:  # noqa: ANN401
