@@ -76,19 +76,31 @@ def _opened(folder: Path, one: Whose, source: SignalTableSource, data: SignalDat
         name=one.name,
         key=key_of(path, f"{one.name} {source.rate}"),
         rates=(source.rate,) * count,
-        lengths=(_lines(path) - 1,) * count,
+        lengths=(_lines(path, len(names)),) * count,
         read=partial(_columns, path, channels),
     )
 
 
-def _lines(path: Path) -> int:
-    """Lines of a file, also the last if it does not end."""
-    count, last = 0, b"\n"
+def _lines(path: Path, columns: int) -> int:
+    """Lines after the first, also the last if it does not end.
+
+    Raises:
+        DataError: They have not so many columns.
+    """
+    count, commas, last = 0, 0, b"\n"
     with path.open("rb") as file:
+        file.readline()
         while block := file.read(_READ):
             count += block.count(b"\n")
+            commas += block.count(b",")
             last = block[-1:]
-    return count + (last != b"\n")
+    count += last != b"\n"
+    if commas != count * (columns - 1):
+        raise DataError(
+            f"has lines of another number of columns than the first, {columns}",
+            todo="mend the file",
+        )
+    return count
 
 
 def _columns(path: Path, channels: list[int]) -> list[NDArray[np.float64]]:
