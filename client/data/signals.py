@@ -63,7 +63,7 @@ class Recording:
     key: str
     rates: tuple[float, ...]
     lengths: tuple[int, ...]
-    read: Callable[[], Sequence[NDArray[np.float64]]]
+    read: Callable[[], Sequence[NDArray[np.float64]] | NDArray[np.float64]]
     marks: NDArray[np.float64] | None = None
     symbols: Sequence[str] = ()
 
@@ -330,7 +330,8 @@ def _together(recording: Recording, data: SignalData) -> Prepared:
     if [len(track) for track in tracks] != list(recording.lengths):
         raise DataError("samples are not as many as the header says", todo="replace the file")
     if len(set(recording.rates)) == 1 and len(set(recording.lengths)) == 1:
-        return prepared(np.stack(tracks), recording.rates[0], data)
+        together = tracks if isinstance(tracks, np.ndarray) else np.stack(tracks)
+        return prepared(together, recording.rates[0], data)
     each = [
         prepared(track[None].astype(np.float64), rate, data)
         for track, rate in zip(tracks, recording.rates, strict=True)

@@ -144,17 +144,15 @@ def _samples(
     header: Path,
     channels: list[int],
     factors: Sequence[float],
-) -> list[NDArray[np.float64]]:
+) -> NDArray[np.float64]:
     record = _quietly(
         lambda: wfdb.rdrecord(str(header.with_suffix("")), channels=channels, warn_empty=False)
     )
     physical = record.p_signal
     if physical is None or physical.ndim != 2 or physical.shape[1] != len(channels):
         raise DataError("cannot be read as a WFDB record", todo=_MEND)
-    return [
-        physical[:, place] if factor == 1.0 else physical[:, place] * factor
-        for place, factor in enumerate(factors)
-    ]
+    samples: NDArray[np.float64] = physical.T
+    return samples if set(factors) == {1.0} else samples * np.array(factors)[:, None]
 
 
 def _quietly(read: Callable[[], T]) -> T:
@@ -210,15 +208,13 @@ def _header(wfdb: Any, path: Path) -> Any:  # noqa: ANN401
 
 def _said(line: str, header: Any) -> bool:  # noqa: ANN401
     """Whether the first line's numbers are those that were read: the library takes what it can."""
-    words = line.split()
-    numbers = [str(header.n_sig), header.fs, str(header.sig_len)]
+    _, *words = line.split()
+    numbers = (header.n_sig, header.fs, header.sig_len)
     try:
-        given = [words[1], float(re.split(r"[/(]", words[2])[0]), *words[3:4]]
-    except (IndexError, ValueError):  # nothing more is said, or no number
-        given = words[1:2]
-        if len(words) > 2:
-            return False
-    return all(one == other for one, other in zip(given, numbers, strict=False))
+        given = [float(re.split(r"[/(]", word)[0]) for word in words[: len(numbers)]]
+    except ValueError:
+        return False
+    return given == list(numbers[: len(given)])
 
 
 def _checked_files(path: Path, header: Any) -> int:  # noqa: ANN401

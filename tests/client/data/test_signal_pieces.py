@@ -25,7 +25,10 @@ def data(**keys: object) -> SignalData:
 
 
 def sine(hertz: float, seconds: float = 20, rate: float = RATE) -> NDArray[np.float64]:
-    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)[None]
+    samples: NDArray[np.float64] = np.sin(
+        2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate
+    )[None]
+    return samples
 
 
 def middle(samples: NDArray[np.float64]) -> NDArray[np.float64]:
