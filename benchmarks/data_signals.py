@@ -1,7 +1,7 @@
 """Signals: records a second through the hospital's readers, beside the plain libraries.
 
-Both sides read the same files, in turns, to float32 in memory; the plain side neither checks headers
-nor counts patients.
+Both sides read the same files, in turns, to float32 in memory; the plain side neither checks
+headers nor counts patients.
 """
 
 from __future__ import annotations

@@ -37,9 +37,8 @@ def class_numbers(
         DataError: A label means no class; the message names the record.
     """
     classes = meaning(data, task)
-    numbers = np.empty(len(raw), dtype=np.int64)
-    for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
-        number = classes.get(label_text(label))
+    numbers = [classes.get(label_text(label)) for label in raw]
+    for label, number, row in zip(raw, numbers, rows, strict=True):
         if number is None:
             error = DataError(
                 f"label {str(label)!r} of record {row + 1} is none of the classes",
@@ -47,8 +46,7 @@ def class_numbers(
                 where=where,
             )
             faults.add(error, row)
-        numbers[place] = number or 0
-    return numbers
+    return np.array([number or 0 for number in numbers], dtype=np.int64)
 
 
 def meaning(data: Data, task: ClassTask) -> dict[str, int]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,42 @@ _BYTES = {
     **{"24": Fraction(3), "32": Fraction(4)},
 }
 _COMPRESSED = {"508", "516", "524"}  # FLAC
+_RATE = 250  # where a header says none
+
+# https://physionet.org/physiotools/wag/header-5.htm
+_NUMBER = r"-?\d{1,18}"
+_REAL = r"\d{1,18}(?:\.\d*)?(?:[eE][+-]?\d{1,3})?"
+_FIRST = re.compile(
+    rf"[\w+-]+(?:/(?P<segments>\d{{1,18}}))?\s+(?P<signals>\d{{1,18}})"
+    rf"(?:\s+(?P<rate>{_REAL})(?:/-?{_REAL})?(?:\(-?{_REAL}\))?"
+    r"(?:\s+(?P<length>\d{1,18})(?:\s+[\d:.]+(?:\s+\d+/\d+/\d+)?)?)?)?",
+    re.ASCII,
+)
+_SIGNAL = re.compile(
+    r"(?P<file>\S+)\s+(?P<kind>\d{1,4})(?:x(?P<in_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?"
+    rf"(?:\+(?P<offset>\d{{1,18}}))?(?:\s+-?{_REAL}(?:\({_NUMBER}\))?(?:/(?P<unit>\S{{1,100}}))?"
+    rf"(?:\s+{_NUMBER}){{0,5}}(?:\s+(?P<name>.*))?)?",
+    re.ASCII,
+)
+_SEGMENT = re.compile(r"(?P<name>\S+)\s+(?P<length>\d{1,18})", re.ASCII)
+
+
+class _Signal(NamedTuple):
+    file: str
+    kind: str
+    in_frame: int
+    skew: int
+    offset: int  # bytes
+    unit: str
+    name: str
+
+
+class _Header(NamedTuple):
+    channels: int
+    rate: float
+    length: int  # 0 if it is not said
+    signals: list[_Signal]
+    segments: list[tuple[str, int]]
 
 
 def read_wfdb(source: WfdbSource, study: Study, context: Context) -> RawRecords:
@@ -106,19 +142,20 @@ def _opened(wfdb: Any, folder: Path, one: Whose, source: WfdbSource, data: Signa
     if not all(_PLAIN.fullmatch(step) for step in name.split("/")):
         raise DataError("is no name of a record", todo="give names of letters and digits")
     path = inside(folder, f"{name}.hea")
-    header = _header(wfdb, path)
-    rate = float(header.fs)
-    if hasattr(header, "seg_name"):
-        files, names, units = _segments(wfdb, path, header)
+    header = _header(path)
+    rate, length = header.rate, header.length
+    if header.segments:
+        files, names, units = _segments(path, header)
     else:
-        header.sig_len = _checked_files(path, header)
-        files, names, units = list(header.file_name), header.sig_name, [header.units]
-    channels = find_channels([str(each) for each in names], source, data)
-    length = int(header.sig_len)
+        length = _checked_files(path, header)
+        files = [signal.file for signal in header.signals]
+        names = [signal.name for signal in header.signals]
+        units = [[signal.unit for signal in header.signals]]
+    channels = find_channels(names, source, data)
     if length * len(channels) > MOST_SAMPLES:
         raise DataError(f"{length} samples of {len(channels)} channels are too many", todo=_MEND)
     factors = [
-        {unit_factor(str(of[channel] or ""), place, data) for of in units}
+        {unit_factor(of[channel], place, data) for of in units}
         for place, channel in enumerate(channels)
     ]
     if any(len(factor) != 1 for factor in factors):
@@ -184,108 +221,119 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _header(wfdb: Any, path: Path) -> Any:  # noqa: ANN401
-    """A header as wfdb reads it, of which every name is plain and every number possible."""
-    lines = _lines(path)
-    for number, line in enumerate(lines[1:]):
-        if line.split()[0] != "~" and not _PLAIN.fullmatch(line.split()[0]):
+def _header(path: Path) -> _Header:
+    """A header of which every name is plain and every number possible.
+
+    The package's own reading of it takes as long as all samples, so it is left to `rdrecord`.
+    """
+    first, *lines = _lines(path)
+    names = [line.split()[0] for line in lines]
+    for number, name in enumerate(names):
+        if name != "~" and not _PLAIN.fullmatch(name):
             raise DataError(
                 f"line {number + 2} of the header names no file in the record's folder", todo=_MEND
             )
-    header = _quietly(lambda: wfdb.rdheader(str(path.with_suffix(""))))
-    named = getattr(header, "seg_name", None) or getattr(header, "file_name", None) or []
-    if list(named) != [line.split()[0] for line in lines[1:]]:
-        raise DataError("is no WFDB header", todo=_MEND)
-    if not _said(lines[0], header):
+    said = _FIRST.fullmatch(first)
+    if said is None:
         raise DataError("the header's first line is not understood", todo=_MEND)
-    many = header.n_seg if hasattr(header, "seg_name") else header.n_sig
-    if many != len(named) or not named:
-        raise DataError(f"the header says {many}, and describes {len(named)}", todo=_MEND)
-    if not (isinstance(header.fs, int | float) and 0 < header.fs < 1e9):
+    many = int(said["segments"] or said["signals"])
+    if many != len(lines) or not lines:
+        raise DataError(f"the header says {many}, and describes {len(lines)}", todo=_MEND)
+    rate = float(said["rate"] or _RATE)
+    if not 0 < rate < 1e9:
         raise DataError("the header says no possible rate", todo=_MEND)
-    return header
+    length = int(said["length"] or 0)
+    if said["segments"] is not None:
+        segments = [_matched(_SEGMENT, line) for line in lines]
+        each = [(one["name"], int(one["length"])) for one in segments]
+        return _Header(int(said["signals"]), rate, length, [], each)
+    signals = [_signal(_matched(_SIGNAL, line)) for line in lines]
+    return _Header(many, rate, length, signals, [])
 
 
-def _said(line: str, header: Any) -> bool:  # noqa: ANN401
-    """Whether the first line's numbers are those that were read: the library takes what it can."""
-    _, *words = line.split()
-    numbers = (header.n_sig, header.fs, header.sig_len)
-    try:
-        given = [float(re.split(r"[/(]", word)[0]) for word in words[: len(numbers)]]
-    except ValueError:
-        return False
-    return given == list(numbers[: len(given)])
+def _matched(pattern: re.Pattern[str], line: str) -> re.Match[str]:
+    found = pattern.fullmatch(line)
+    if found is None:
+        raise DataError("a line of the header is not understood", todo=_MEND)
+    return found
 
 
-def _checked_files(path: Path, header: Any) -> int:  # noqa: ANN401
+def _signal(line: re.Match[str]) -> _Signal:
+    return _Signal(
+        file=line["file"],
+        kind=line["kind"],
+        in_frame=int(line["in_frame"] or 1),
+        skew=int(line["skew"] or 0),
+        offset=int(line["offset"] or 0),
+        unit=line["unit"] or "mV",
+        name=(line["name"] or "").strip(),
+    )
+
+
+def _checked_files(path: Path, header: _Header) -> int:
     """The frames of a record of one segment, for which its files are long enough.
 
     Raises:
         DataError: A file is not there or is too short, or a number is impossible.
     """
-    length = header.sig_len
-    for file in dict.fromkeys(header.file_name):
-        signals = [n for n in range(header.n_sig) if header.file_name[n] == file]
-        frames = [header.samps_per_frame[n] or 1 for n in signals]
-        formats = {header.fmt[n] for n in signals}
-        offset = header.byte_offset[signals[0]] or 0
-        skews = [header.skew[n] or 0 for n in signals]
+    length = header.length
+    for file in dict.fromkeys(signal.file for signal in header.signals):
+        signals = [signal for signal in header.signals if signal.file == file]
+        frame = sum(signal.in_frame for signal in signals)
+        kinds = {signal.kind for signal in signals}
+        offset, skew = signals[0].offset, max(signal.skew for signal in signals)
         size = inside(path.parent, file).stat().st_size
-        if min(frames) < 1 or len(formats) != 1 or not 0 <= offset <= size or min(skews) < 0:
+        if min(s.in_frame for s in signals) < 1 or len(kinds) != 1 or offset > size:
             raise DataError(f"the header says what cannot be of file {file!r}", todo=_MEND)
-        kind = formats.pop()
+        kind = kinds.pop()
         if kind not in _BYTES and kind not in _COMPRESSED:
             raise DataError(f"format {kind} is unknown", todo=_MEND)
         if kind in _COMPRESSED:
-            if not length or length * sum(frames) > MOST_SAMPLES:
+            if not length or length * frame > MOST_SAMPLES:
                 raise DataError(f"{length} samples cannot be in file {file!r}", todo=_MEND)
             continue
-        room = int((size - offset) / _BYTES[kind]) // sum(frames)
+        room = int((size - offset) / _BYTES[kind]) // frame
         length = length or room
-        if not length or max(skews) > length or length > room:
+        if not length or skew > length or length > room:
             raise DataError(
                 f"file {file!r} ends after {room} of {length} samples (truncated?)", todo=_MEND
             )
-    return int(length)
+    return length
 
 
-def _segments(wfdb: Any, path: Path, header: Any) -> tuple[list[str], list[str], list[list[str]]]:  # noqa: ANN401
-    """Files, names of channels, and units in each segment, of a record of many segments."""
-    lengths, names = list(header.seg_len), list(header.seg_name)
-    if len(names) > _MOST_SEGMENTS or any(length is None or length < 0 for length in lengths):
-        raise DataError("the header says what cannot be of its segments", todo=_MEND)
-    if header.sig_len != sum(lengths) or not header.sig_len or set(names) == {"~"}:
+def _segments(path: Path, header: _Header) -> tuple[list[str], list[str], list[list[str]]]:
+    """Files, names of channels, and units in each segment, of a record of many segments.
+
+    The first segment may have no samples, and says then which channels the others may have.
+    """
+    if len(header.segments) > _MOST_SEGMENTS:
+        raise DataError("the header has too many segments", todo=_MEND)
+    if header.length != sum(length for _, length in header.segments) or not header.length:
         raise DataError("segments are not as long as the whole", todo=_MEND)
     files: list[str] = []
-    layout: list[str] | None = None
+    layout: dict[str, str] = {}
     units: list[list[str]] = []
-    for number, (name, length) in enumerate(zip(names, lengths, strict=True)):
+    variable = header.segments[0][1] == 0
+    for number, (name, length) in enumerate(header.segments):
         if name == "~":
             continue
         file = inside(path.parent, f"{name}.hea")
-        segment = _header(wfdb, file)
-        if hasattr(segment, "seg_name"):
+        segment = _header(file)
+        if segment.segments:
             raise DataError(f"segment {name!r} is made of segments itself", todo=_MEND)
-        described = number == 0 and length == 0  # says which channels there are, and has no samples
-        if not described:
-            if _checked_files(file, segment) != length or segment.fs != header.fs:
-                raise DataError(f"segment {name!r} has another length or rate", todo=_MEND)
-            files += segment.file_name
         files.append(file.name)
-        if layout is None:
-            layout = [str(each) for each in segment.sig_name]
-            variable = described
-        if variable:
-            mine = dict(zip(map(str, segment.sig_name), segment.units, strict=True))
-            unknown = dict(zip(layout, units[0] if units else segment.units, strict=True))
-            units.append([mine.get(each, unknown[each]) for each in layout])
-        elif [str(each) for each in segment.sig_name] != layout:
+        mine = {signal.name: signal.unit for signal in segment.signals}
+        if not (variable and number == 0):
+            if _checked_files(file, segment) != length or segment.rate != header.rate:
+                raise DataError(f"segment {name!r} has another length or rate", todo=_MEND)
+            files += [signal.file for signal in segment.signals]
+        layout = layout or mine
+        if list(mine) != list(layout) and not (variable and mine.keys() <= layout.keys()):
             raise DataError(f"segment {name!r} has other channels", todo=_MEND)
-        else:
-            units.append(list(segment.units))
-    if layout is None or len(layout) != header.n_sig:
+        units.append([mine.get(channel, unit) for channel, unit in layout.items()])
+    if len(layout) != header.channels:
         raise DataError("segments do not have the channels of the whole", todo=_MEND)
-    return files, layout, units
+    return files, list(layout), units
 
 
 def _annotations(
