@@ -212,10 +212,12 @@ def _inputs(
 ) -> NDArray[np.float32]:
     """All records, those of one signal together."""
     found = np.zeros((len(signals), len(begins), *data.input_shape), dtype=np.float32)
+    if channels != list(range(signals.shape[1])):
+        signals = signals[:, channels]
     step = max(_AT_ONCE // max(len(channels) * signals.shape[-1], 1), 1)
 
     def fill(rows: slice, number: int | None = None) -> None:
-        whole = prepared(signals[rows][:, channels].astype(np.float64), rate, data)
+        whole = prepared(signals[rows].astype(np.float64), rate, data)
         for place, start in enumerate(begins):
             if number in (None, place):
                 found[rows, place] = piece(whole, start, data)
