@@ -38,6 +38,7 @@ from fedward.privacy.schedule import (
 from fedward.study.errors import FedwardError
 from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
 
@@ -112,11 +113,15 @@ def _data(
     if not len(raw):
         found.problems.append(f"no record of {hospital.name} can be used")
         return None
+    for word, text in raw.said:
+        found.say(word, text)
     _patients(found, raw, hospital.data.patient)
     if isinstance(study.data, TableData):
         _far_off(found, raw, study.data)
     elif isinstance(study.data, ImageData):
         _brightness(found, raw, study.data)
+    elif isinstance(study.data, SignalData):
+        _signals(found, raw, study.data)
     assigned = assign(raw, study.data.parts, where=f"hospital {hospital.name}")
     for part in PARTS:
         here = raw.chosen(assigned == part)
@@ -138,7 +143,8 @@ def _part(raw: RawRecords, classes: Sequence[str]) -> str:
 
 def _patients(found: Found, raw: RawRecords, named_by: str | None) -> None:
     if named_by is None:
-        found.say("patients", f"{len(raw)}, as nobody says whose the records are")
+        many = len(np.unique(raw.patients))
+        found.say("patients", f"{many}, as nobody says whose the records are")
         return
     each = np.unique(raw.patients, return_counts=True)[1]
     if each.max() == 1:
@@ -181,6 +187,39 @@ def _brightness(found: Found, raw: RawRecords, data: ImageData) -> None:
     low, high = (float(edge) * data.scale + data.center for edge in (lowest, highest))
     odd = "" if low >= -0.01 and 0.5 < high <= 1.01 else "; the study expects 0 to 1"
     found.say("look at" if odd else "pixels", f"pixels from {low:.3g} to {high:.3g}{odd}")
+
+
+def _signals(found: Found, raw: RawRecords, data: SignalData) -> None:
+    found.say(
+        "signals",
+        f"{len(data.channels)} channels of {data.length} samples, {data.rate:g} a second "
+        f"({data.length / data.rate:g} s)",
+    )
+    for place, channel in enumerate(data.channels):
+        pieces = [np.asarray(rows)[:, place] for rows in in_pieces(raw.inputs)]
+        low = np.concatenate([values.min(axis=1) for values in pieces])
+        high = np.concatenate([values.max(axis=1) for values in pieces])
+        center = 0.0 if data.center is None else data.center[place]
+        scale = 1.0 if data.scale is None else data.scale[place]
+        unit = "" if data.units is None else f" {data.units[place]}"
+        ends = (float(end) * scale + center for end in (low.min(), high.max()))
+        text = f"channel {channel!r}: from {{:.4g}} to {{:.4g}}{unit}".format(*ends)
+        far = np.maximum(-low, high)
+        if data.scale is not None and (many := int((far > _FAR).sum())):
+            row = int(raw.rows[far.argmax()]) + 1
+            text += (
+                f"; {many} records more than {_FAR:g} scales from the study's center, the "
+                f"farthest is record {row}; another unit?"
+            )
+            found.say("look at", text)
+        else:
+            found.say("", text)
+        if flat := np.flatnonzero(low == high).tolist():
+            found.say(
+                "look at",
+                f"channel {channel!r}: flat in {len(flat)} records, the first is record "
+                f"{int(raw.rows[flat[0]]) + 1}; was the lead off?",
+            )
 
 
 # --- The machine ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ Label = str | tuple[str, ...]
 """Name of the column that holds the label, or of several where the task has several."""
 
 
+@lru_cache(maxsize=1024, typed=True)
 def label_text(label: object) -> str:
     """One text for 1, 1.0, "1" and "1.0", since files write the same value in many ways."""
     text = str(label).strip()

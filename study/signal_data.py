@@ -29,15 +29,22 @@ class Band(Frozen):
             raise ValueError("low < high")
         return self
 
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """What is given of low and high, Hz."""
+        return tuple(edge for edge in (self.low, self.high) if edge is not None)
+
 
 class Whole(Frozen):
-    """A recording is one record, from its start."""
+    """A recording is one record: its first `length` samples; what comes after is not used."""
 
     by: Literal["start"] = "start"
 
 
 class Sliding(Frozen):
-    """A recording is cut into records.
+    """A recording is cut into records from its start on; an end that fills none is left out.
+
+    With `shorter = "pad"` the end becomes a record too.
 
     Attributes:
         stride: Samples from the start of one to the start of the next.
@@ -49,6 +56,8 @@ class Sliding(Frozen):
 
 class Around(Frozen):
     """A record is what surrounds an annotation, whose symbol is its label.
+
+    Annotations whose symbol means no class make no record, and are counted.
 
     Attributes:
         before: Samples of the record that lie before the annotation.
@@ -65,11 +74,16 @@ class SignalData(AnyData):
         channels: Their names, in the order of the model's inputs; a hospital says which of its own
             they are.
         rate: Samples a second of the records; recordings of another rate are resampled.
+        units: Of each channel, such as `mV`; files in other prefixes of V, A or Pa are converted,
+            and others refused. If left out, whatever unit a file has is taken.
         length: Samples of a record.
         cut: How a recording becomes records.
-        shorter: What to do with less than `length`: `refuse`, or `pad` with zeros at the end, and
-            then one more channel is 1 as long as the recording lasts and 0 after.
-        band: Filter, applied to the recording before it is cut and resampled.
+        shorter: What to do with a record for which the recording has not `length` samples:
+            `refuse`, `drop` (counted and said), or `pad` with zeros where the recording is not,
+            and then one more channel is 1 where it is, and 0 elsewhere.
+        gaps: What to do with a record in which a sample is missing: `refuse`, or it is `zero`
+            after scaling.
+        band: Filter, applied to the whole recording before it is resampled and cut.
         center: Subtracted from each channel, in its own unit; one for each channel.
         scale: Divided by, after that; one for each channel.
         label: Column of the label in the hospital's table, or several.
@@ -78,9 +92,11 @@ class SignalData(AnyData):
     kind: Literal["signals"]
     channels: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)]
     rate: Annotated[float, Field(gt=0, le=1e6)]
+    units: tuple[str, ...] | None = None
     length: Annotated[int, Field(ge=1, le=2**24)]
     cut: Annotated[Whole | Sliding | Around, Field(discriminator="by")] = Whole()
-    shorter: Literal["refuse", "pad"] = "refuse"
+    shorter: Literal["refuse", "drop", "pad"] = "refuse"
+    gaps: Literal["refuse", "zero"] = "refuse"
     band: Band | None = None
     center: tuple[float, ...] | None = None
     scale: tuple[Annotated[float, Field(gt=0)], ...] | None = None
@@ -90,11 +106,15 @@ class SignalData(AnyData):
     def _one_for_each_channel(self) -> SignalData:
         if len(set(self.channels)) != len(self.channels):
             raise ValueError("each channel once")
-        for name, values in (("center", self.center), ("scale", self.scale)):
+        for name, values in (
+            ("unit", self.units),
+            ("center", self.center),
+            ("scale", self.scale),
+        ):
             if values is not None and len(values) != len(self.channels):
                 raise ValueError(f"one {name} for each of the {len(self.channels)} channels")
-        if self.band is not None and (self.band.high or 0) >= self.rate / 2:
-            raise ValueError("band.high below half the rate")
+        if self.band is not None and max(self.band.edges) >= self.rate / 2:
+            raise ValueError("the band's edges below half the rate")
         if isinstance(self.cut, Around) and self.cut.before > self.length:
             raise ValueError("cut.before <= length")
         return self

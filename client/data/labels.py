@@ -36,22 +36,21 @@ def class_numbers(
     Raises:
         DataError: A label means no class; the message names the record.
     """
-    meaning = _meaning(data, task)
-    numbers = np.empty(len(raw), dtype=np.int64)
-    for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
-        number = meaning.get(label_text(label))
+    classes = meaning(data, task)
+    numbers = [classes.get(label_text(label)) for label in raw]
+    for label, number, row in zip(raw, numbers, rows, strict=True):
         if number is None:
             error = DataError(
                 f"label {str(label)!r} of record {row + 1} is none of the classes",
-                todo=f"allowed: {', '.join(meaning)}",
+                todo=f"allowed: {', '.join(classes)}",
                 where=where,
             )
             faults.add(error, row)
-        numbers[place] = number or 0
-    return numbers
+    return np.array([number or 0 for number in numbers], dtype=np.int64)
 
 
-def _meaning(data: Data, task: ClassTask) -> dict[str, int]:
+def meaning(data: Data, task: ClassTask) -> dict[str, int]:
+    """For each raw label, as text, the number of its class."""
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]
     else:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.parts import divide
-from fedward.client.data.records import Parts, RawRecords
+from fedward.client.data.records import Parts, RawRecords, with_same_patients
 from fedward.client.data.sources import InstalledSource, Source
 from fedward.client.hospital import HospitalFile
 from fedward.study.errors import DataError, OptionError
@@ -110,7 +110,8 @@ def _whole_path(source: Source, folder: Path) -> dict[str, str]:
 
 def _read(source: Source, study: Study, context: Context) -> RawRecords:
     reader: Reader = _installed(source) if isinstance(source, InstalledSource) else _own(source)
-    return reader(source, study, context)
+    raw = reader(source, study, context)
+    return with_same_patients(raw, source.same_patient, context.faults)
 
 
 Reader = Callable[[Any, Study, Context], RawRecords]
@@ -132,7 +133,7 @@ _READERS = {
     "parquet": "more_tables:read_parquet",
     "signal-csv": "signal_arrays:read_signal_tables",
     "signal-npz": "signal_arrays:read_signal_archive",
-    "wfdb": "wfdb:read_wfdb",
+    "wfdb": "wfdb_records:read_wfdb",
 }
 
 

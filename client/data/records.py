@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedward.client.data.faults import Faults, ListedFaults
 from fedward.client.data.stored import Stored
+from fedward.study.errors import DataError
 from fedward.study.messages import Part
 
 
@@ -30,6 +31,7 @@ class RawRecords:
         rows: Place of each record in the file, from 0, shape (n,), int64.
         parts: Part of each record as the file says, shape (n,); None if it does not say.
         dropped: Records that were left out because a value was missing and the study allows it.
+        said: What else the hospital's staff should know of the files: a word, the rest of a line.
     """
 
     inputs: NDArray[np.float32] | NDArray[np.int64] | Stored
@@ -39,6 +41,7 @@ class RawRecords:
     rows: NDArray[np.int64]
     parts: NDArray[np.str_] | None = None
     dropped: int = 0
+    said: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         """Number of records."""
@@ -72,6 +75,7 @@ class RawRecords:
             self.rows[mask],
             parts,
             self.dropped,
+            self.said,
         )
 
 
@@ -81,6 +85,34 @@ def without_faulty(raw: RawRecords, faults: Faults) -> RawRecords:
         return raw
     good = raw.chosen(~np.isin(raw.rows, list(faults.rows)))
     return replace(good, dropped=raw.dropped + len(raw) - len(good))
+
+
+def with_same_patients(
+    raw: RawRecords, groups: Sequence[Sequence[str]], faults: Faults
+) -> RawRecords:
+    """The same records, where several names that are one patient's became one name.
+
+    Args:
+        raw: The records.
+        groups: Names that are one patient's, each in one group only; the first one is kept.
+        faults: Where records were left out as faulty, a name may be missing with them.
+
+    Raises:
+        DataError: No record has such a name, so that a misspelling would make one patient two.
+    """
+    if not groups:
+        return raw
+    whole = not (isinstance(faults, ListedFaults) and faults.rows)
+    names = raw.names.astype(object)
+    for number, group in enumerate(groups):
+        if whole and not np.isin(list(group), raw.names).all():
+            raise DataError(
+                f"no record is of a patient that [data] same_patient names (group {number + 1})",
+                todo="mend same_patient in hospital.toml",
+            )
+        names[np.isin(raw.names, list(group))] = group[0]
+    text = names.astype(str)
+    return replace(raw, names=text, patients=numbered(text))
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,22 @@ class AnySource(Frozen):
         rows: A NumPy file with the numbers (from 0) of the records that are this hospital's.
         columns_are: What this hospital calls columns and channels that the study names, where that
             is something else.
+        same_patient: Lists of names that are one patient's.
     """
 
     patient: str | None = None
     rows: str | None = None
     columns_are: dict[str, str] = Field(default_factory=dict)
+    same_patient: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
+
+    @model_validator(mode="after")
+    def _one_group_a_name(self) -> AnySource:
+        names = [name for group in self.same_patient for name in group]
+        if len(set(names)) != len(names):
+            raise ValueError("each name in one group of same_patient only")
+        if names and self.patient is None:
+            raise ValueError("patient, where same_patient says which names are one's")
+        return self
 
     def column(self, wanted: str) -> str:
         """What this hospital calls a column of the study's."""
@@ -159,15 +170,20 @@ class WfdbSource(_Labelled):
 
     Attributes:
         annotations: Extension of the annotation files, such as `atr`.
-        patients: A table of the columns `record` and `patient`, where several records are one's.
+        patients: A CSV file in the folder with the column `record` and the one that `patient`
+            names, where no table of labels has it.
     """
 
     format: Literal["wfdb"]
-    annotations: str | None = None
+    annotations: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,20}$")] | None = None
+    patients: str | None = None
 
 
 class EdfSource(_Labelled):
-    """A folder of EDF, EDF+ or BDF files with a table of labels."""
+    """A folder of EDF, EDF+, BDF or BDF+ files.
+
+    A table says the labels, or annotations in the files do.
+    """
 
     format: Literal["edf"]
 
@@ -190,7 +206,7 @@ class SignalArchiveSource(AnySource):
         name: What the data set is called in the privacy ledger.
         path: The file; relative to `hospital.toml`.
         signals: Key of the signals.
-        labels: Key of the labels.
+        labels: Key of the labels; where the task has several columns, those are the keys.
         channels: What the channels are, in the archive's order.
         rate: Samples a second.
         patient: As everywhere; a key of the archive.

@@ -1,0 +1,275 @@
+"""Signals in NumPy archives and CSV files: true counts, and broken ones named."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedward.client.data.faults import ListedFaults
+from fedward.client.data.parts import assign
+from fedward.client.data.reading import read_all, read_parts
+from fedward.client.data.records import RawRecords
+from fedward.client.data.sources import SignalArchiveSource, SignalTableSource
+from fedward.client.hospital import read_hospital
+from fedward.study.errors import DataError
+from tests.client.data.conftest import SignalStudy, shared
+
+Read = Callable[..., RawRecords]
+MITBIH = """
+name = "north"
+[data]
+format = "signal-npz"
+path = "{path}"
+signals = "x"
+labels = "y"
+channels = ["MLII"]
+rate = 180
+patient = "patient"
+columns_are = {{ patient = "record" }}
+same_patient = [["201", "202"]]
+"""
+
+
+# --- Archives -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path: Path, signal_study: SignalStudy) -> Read:
+    """Reads the archive `a.npz` of the channel `a`, after writing these entries to it."""
+
+    def reading(
+        entries: dict[str, Any] | None = None,
+        faults: ListedFaults | None = None,
+        source: dict[str, Any] | None = None,
+        **data: Any,  # noqa: ANN401
+    ) -> RawRecords:
+        if entries is not None:
+            np.savez(tmp_path / "a.npz", **entries)
+        archive = SignalArchiveSource(
+            format="signal-npz",
+            path="a.npz",
+            **{"channels": ("a",), "rate": 100.0, **(source or {})},
+        )
+        more = [] if faults is None else [faults]
+        return read_all(archive, signal_study(**data), tmp_path, *more)
+
+    return reading
+
+
+def signals(count: int = 4, length: int = 8) -> dict[str, Any]:
+    return {
+        "signals": np.arange(count * length, dtype=np.float32).reshape(count, length),
+        "labels": np.arange(count) % 2,
+    }
+
+
+@pytest.mark.slow
+def test_mitbih_is_read_through_hospital_toml_alone(
+    tmp_path: Path, signal_study: SignalStudy
+) -> None:
+    path = shared("mitbih") / "mitbih_beats.npz"
+    (tmp_path / "hospital.toml").write_text(MITBIH.format(path=path))
+    study = signal_study(classes=tuple("NSVFQ"), channels=["MLII"], rate=180, length=128)
+    hospital = read_hospital(tmp_path / "hospital.toml")
+
+    raw = read_all(hospital.data, study, tmp_path)
+
+    assert np.bincount(raw.labels).tolist() == [90592, 2781, 7235, 802, 8039]
+    assert len(np.unique(raw.patients)) == 47
+    with np.load(path, allow_pickle=False) as stored:
+        assert np.array_equal(raw.whole[:, 0], stored["x"].astype(np.float32))
+        beats = np.isin(stored["record"], [201, 202])
+    assert len(set(assign(raw, study.data.parts, where="here")[beats])) == 1
+    parts = read_parts(hospital, study, tmp_path)
+    assert sum(len(records.patients.unique()) for records in parts.values()) == 47
+
+
+def test_class_values_choose_what_labels_mean(read: Read) -> None:
+    raw = read(signals(), class_values=[[1], [0]])
+
+    assert raw.labels.tolist() == [1, 0, 1, 0]
+
+
+def test_a_key_called_record_is_not_taken_for_a_word_by_mistake(read: Read) -> None:
+    entries = {**signals(), "record": np.array([7, 7, 8, 8])}
+
+    with pytest.raises(DataError, match="each record is a patient, and there is a key 'record'"):
+        read(entries, source={"patient": "record"})
+    raw = read(source={"patient": "who", "columns_are": {"who": "record"}})
+    assert raw.names.tolist() == ["7", "7", "8", "8"]
+
+
+@pytest.mark.parametrize(("shorter", "count"), [("refuse", 2), ("pad", 3)])
+def test_long_signals_are_cut_and_keep_their_patient(shorter: str, count: int, read: Read) -> None:
+    raw = read(signals(3, 20), cut={"by": "sliding", "stride": 8}, shorter=shorter, rate=100)
+
+    assert len(raw) == 3 * count
+    assert raw.patients.tolist() == sorted(list(range(3)) * count)
+    assert raw.whole[count, 0].tolist() == list(range(20, 28))
+
+
+def test_several_channels_are_chosen_and_resampled(read: Read) -> None:
+    time = np.arange(400) / 200
+    both = np.stack([np.sin(2 * np.pi * 3 * time), np.cos(2 * np.pi * 5 * time)])
+    entries = {"signals": np.stack([both, 2 * both]), "labels": [0, 1]}
+
+    raw = read(
+        entries,
+        source={"channels": ("I", "II"), "rate": 200.0, "columns_are": {"a": "II"}},
+        length=200,
+    )
+
+    assert raw.whole.shape == (2, 1, 200)
+    expected = np.cos(2 * np.pi * 5 * np.arange(200) / 100)
+    assert np.abs(raw.whole[1, 0] - 2 * expected)[20:-20].max() < 0.02
+
+
+def test_a_signal_with_a_gap_is_named_and_the_others_are_read(read: Read) -> None:
+    entries = signals(300)
+    entries["signals"][[5, 250], 3] = np.nan, np.inf
+
+    with pytest.raises(DataError, match="record 6: samples are missing in channel 'a'"):
+        read(entries)
+    faults = ListedFaults()
+    raw = read(faults=faults)
+    assert [row for row, _ in faults.found] == [5, 250]
+    assert (len(raw), raw.dropped) == (298, 2)
+    assert raw.whole[5, 0].tolist() == entries["signals"][6].tolist()
+
+
+def npy(shape: tuple[int, ...], content: bytes, kind: str = "<f4") -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"shape": shape, "fortran_order": False, "descr": kind}
+    )
+    return head.getvalue() + content
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (npy((10**9, 8), b""), "does not hold what it says"),
+        (npy((10**18, 10**18), b""), "does not hold what it says"),
+        (npy((4, 8), bytes(127)), "does not hold what it says"),
+        (npy((1,), b"\x80\x04.", "|O"), "does not hold what it says"),
+        (npy((4, 8), bytes(256), ">f8"), ""),
+        (npy((4, 8), bytes(4 * 8 * 8), "<U2"), "type <U2"),
+        (b"", "cannot be read"),
+        (b"\x93NUMPY\x09\x00", "cannot be read"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70000, "cannot be read"),
+    ],
+)
+def test_hostile_entries_are_named(entry: bytes, told: str, tmp_path: Path, read: Read) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("signals.npy", entry)
+        archive.writestr("labels.npy", npy((4,), bytes(32), "<i8"))
+
+    if not told:  # another byte order is no fault
+        assert read().whole.tolist() == np.zeros((4, 1, 8)).tolist()
+        return
+    with pytest.raises(DataError, match=told):
+        read()
+
+
+def test_a_zip_bomb_is_refused_before_it_swells(tmp_path: Path, read: Read) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("signals.npy", "w") as file:
+            file.write(npy((2**26 + 2**20, 1), b""))
+            for _ in range(65):
+                file.write(bytes(2**22))
+        archive.writestr("labels.npy", npy((4,), bytes(32), "<i8"))
+
+    with pytest.raises(DataError, match="too many for an archive"):
+        read()
+
+
+def test_mutated_archives_are_read_or_named(tmp_path: Path, read: Read) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **signals(20))
+    whole = (tmp_path / "a.npz").read_bytes()
+    rng = np.random.default_rng(3)
+    named = 0
+    for turn in range(200):
+        content = bytearray(whole[: rng.integers(len(whole))] if turn % 4 == 0 else whole)
+        for place in rng.integers(max(len(content), 1), size=3):
+            if content:
+                content[place] = rng.integers(256)
+        (tmp_path / "a.npz").write_bytes(content)
+        try:
+            read(faults=ListedFaults())
+        except DataError:
+            named += 1
+    assert named > 100
+
+
+# --- CSV files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read_tables(tmp_path: Path, signal_study: SignalStudy) -> Read:
+    def reading(
+        files: dict[str, str],
+        faults: ListedFaults | None = None,
+        source: dict[str, Any] | None = None,
+        **data: Any,  # noqa: ANN401
+    ) -> RawRecords:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        table = "".join(f"{name},{n % 2},p{n}\n" for n, name in enumerate(files))
+        (tmp_path / "labels.csv").write_text("file,label,patient\n" + table)
+        found = SignalTableSource(
+            format="signal-csv", path=".", rate=100.0, labels="labels.csv", **(source or {})
+        )
+        more = [] if faults is None else [faults]
+        return read_all(found, signal_study(**data), tmp_path, *more)
+
+    return reading
+
+
+def csv(values: list[object], end: str = "\n") -> str:
+    return "t,a\n" + "\n".join(f"{n},{value}" for n, value in enumerate(values)) + end
+
+
+def test_each_csv_file_is_a_recording(read_tables: Read) -> None:
+    raw = read_tables(
+        {"x.csv": csv(list(range(8))), "y.csv": csv(list(range(8, 16)), end="")},
+        source={"patient": "patient"},
+    )
+
+    assert raw.whole[:, 0].tolist() == [list(range(8)), list(range(8, 16))]
+    assert raw.labels.tolist() == [0, 1]
+    assert raw.names.tolist() == ["p0", "p1"]
+
+
+def test_an_empty_cell_is_a_gap(read_tables: Read) -> None:
+    files = {"x.csv": csv([1, 2, "", 4, 5, 6, 7, 8])}
+
+    with pytest.raises(DataError, match=r"x\.csv: samples are missing in channel 'a'"):
+        read_tables(files)
+    assert read_tables(files, gaps="zero").whole[0, 0].tolist() == [1, 2, 0, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (csv([1, 2, "x", 4, 5, 6, 7, 8]), "table of numbers"),
+        (csv([1, 2, "inf", 4, 5, 6, 7, 8]), "infinite"),
+        (csv([1e300] * 8), "ordinary size"),
+        (csv([1, 2]), "needs 8 samples, the recording has 2"),
+        ("t,b\n" + "1,2\n" * 8, "has no channel 'a'"),
+        ("a,a \n" + "1,2\n" * 8, "more than one channel 'a'"),
+        ("", "table of numbers"),
+        ("t,a\n" + '1,"2\n' * 8, "table of numbers|not as many"),
+        ("t,a\n" + "1,2,3\n" * 8, "another number of columns"),
+        ("\0" * 50, "."),
+    ],
+)
+def test_broken_csv_files_are_named(text: str, told: str, read_tables: Read) -> None:
+    with pytest.raises(DataError, match=told) as refusal:
+        read_tables({"x.csv": text})
+    assert "x.csv: " in str(refusal.value)
