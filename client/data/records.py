@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,28 +14,44 @@ from fedward.client.data.faults import Faults, ListedFaults
 from fedward.study.messages import Part
 
 
+class Fact(NamedTuple):
+    """What a reader saw, for the hospital's own staff: it has true numbers.
+
+    Attributes:
+        word: What it is about.
+        text: The rest of the line.
+    """
+
+    word: str
+    text: str
+
+
 @dataclass(frozen=True)
 class RawRecords:
     """What a reader found, before it was divided into parts.
 
     Attributes:
-        inputs: Shape (n, *input_shape), float32, scaled as the study says.
+        inputs: Shape (n, *input_shape): float32, scaled as the study says; or int64, the numbers
+            of tokens.
         labels: As the task has them (`study/task.py`), n of them.
         patients: Number of each record's patient, shape (n,), int64.
         names: What the hospital calls that patient, shape (n,), text; the record's place in the
             file (or the image's name) where every record is a patient.
         rows: Place of each record in the file, from 0, shape (n,), int64.
         parts: Part of each record as the file says, shape (n,); None if it does not say.
-        dropped: Records that were left out because a value was missing and the study allows it.
+        dropped: Records that were left out because the study or the hospital's file says so, such
+            as those that lack a value.
+        facts: What the reader saw in the whole file, such as why and how many were left out.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[np.float32] | NDArray[np.int64]
     labels: NDArray[np.int64] | NDArray[np.float32]
     patients: NDArray[np.int64]
     names: NDArray[np.str_]
     rows: NDArray[np.int64]
     parts: NDArray[np.str_] | None = None
     dropped: int = 0
+    facts: tuple[Fact, ...] = ()
 
     def __len__(self) -> int:
         """Number of records."""
@@ -54,15 +71,14 @@ class RawRecords:
 
     def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
         """Only the records where the mask is true."""
-        parts = None if self.parts is None else self.parts[mask]
-        return RawRecords(
-            self.inputs[mask],
-            self.labels[mask],
-            self.patients[mask],
-            self.names[mask],
-            self.rows[mask],
-            parts,
-            self.dropped,
+        return replace(
+            self,
+            inputs=self.inputs[mask],
+            labels=self.labels[mask],
+            patients=self.patients[mask],
+            names=self.names[mask],
+            rows=self.rows[mask],
+            parts=None if self.parts is None else self.parts[mask],
         )
 
 
