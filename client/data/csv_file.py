@@ -68,7 +68,6 @@ def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str,
 def _parsed(content: bytes, settings: dict[str, Any]) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length
-        frame: pd.DataFrame = pd.read_csv(
-            io.BytesIO(content), index_col=False, low_memory=False, **settings
-        )
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that nobody wants
+        frame: pd.DataFrame = pd.read_csv(io.BytesIO(content), index_col=False, **settings)
     return frame

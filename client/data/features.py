@@ -65,14 +65,14 @@ def inputs_of(
     place, facts = 0, []
     for name, feature in data.features.items():
         column = cells.frame[theirs[name]]
-        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         block = found[:, place : place + feature.width]
         place += feature.width
         if feature.categories is not None:
-            block[:] = _one_hot(column, numbers, feature, cells.where, faults)
-        else:
-            block[:] = _scaled(column, numbers, feature, cells.where, faults)
-            facts += _odd(column, numbers, feature)
+            block[:] = _one_hot(column, feature.categories, cells.where, faults)
+            continue
+        numbers = _as_numbers(column)
+        block[:] = _scaled(column, numbers, feature, cells.where, faults)
+        facts += _odd(column, numbers, feature)
     return found, facts
 
 
@@ -108,11 +108,13 @@ def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) 
     """Values that a study's public scale did not expect are allowed, and often a wrong unit."""
     if feature.bounds is not None:
         low, high = feature.bounds
-        far = np.maximum(low - numbers, numbers - high)
         expected = f"beyond the study's bounds, {low:g} to {high:g}"
     else:
-        far = np.abs(numbers - feature.center) / feature.scale - _FAR
+        low, high = (feature.center + side * _FAR * feature.scale for side in (-1, 1))
         expected = f"more than {_FAR:g} scales from the study's center"
+    if not len(numbers) or (numbers.min() >= low and numbers.max() <= high):
+        return []
+    far = np.maximum(low - numbers, numbers - high)
     far = np.where(np.isfinite(far) & (numbers != feature.absent), far, 0.0)
     if not (count := int((far > 0).sum())):
         return []
@@ -121,28 +123,33 @@ def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) 
     return [Fact("look at", f"{text}; another unit?")]
 
 
+def _as_numbers(column: pd.Series[str]) -> NDArray[np.float64]:
+    if column.dtype == float:
+        return column.to_numpy(dtype=np.float64)
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+
+
 def _one_hot(
-    cells: pd.Series[str],
-    numbers: NDArray[np.float64],
-    feature: Feature,
-    where: str,
-    faults: Faults,
-) -> NDArray[np.float64]:
-    categories = feature.categories or ()
-    text = cells.to_numpy(dtype=str)
+    cells: pd.Series[str], categories: tuple[Scalar, ...], where: str, faults: Faults
+) -> NDArray[np.float32]:
+    """One value of a few in each row, so that each of the few is looked at once."""
+    codes, different = pd.factorize(cells)
+    few = pd.Series(different, dtype=str)
+    numbers = _as_numbers(few)
     columns = [
-        text == category if isinstance(category, str) else numbers == float(category)
+        few == category if isinstance(category, str) else numbers == float(category)
         for category in categories
     ]
-    hot = np.stack(columns, axis=1)
-    rows = cells.index.to_numpy()
-    for place in np.flatnonzero(~hot.any(axis=1)):
-        row = int(rows[place])
+    of_each = np.stack(columns, axis=1).astype(np.float32)
+    known = of_each.any(axis=1)[codes]
+    for place in np.flatnonzero(~known):
+        row = int(cells.index[int(place)])
         error = DataError(
             f"row {row + 1}, column {cells.name!r}: "
-            f"{str(text[place])!r} is no category of the study",
+            f"{str(cells.iloc[int(place)])!r} is no category of the study",
             todo=f"allowed: {', '.join(map(str, categories))}",
             where=where,
         )
         faults.add(error, row)
-    return hot.astype(np.float64)
+    hot: NDArray[np.float32] = of_each[codes]
+    return hot

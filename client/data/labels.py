@@ -38,8 +38,11 @@ def class_numbers(
     """
     meaning = _meaning(data, task)
     numbers = np.empty(len(raw), dtype=np.int64)
+    known: dict[object, int | None] = {}  # few labels, many records
     for place, (label, row) in enumerate(zip(raw, rows, strict=True)):
-        number = meaning.get(label_text(label))
+        if label not in known:
+            known[label] = meaning.get(label_text(label))
+        number = known[label]
         if number is None:
             error = DataError(
                 f"label {str(label)!r} of record {row + 1} is none of the classes",

@@ -54,7 +54,7 @@ def records_of(
     found = RawRecords(
         inputs=inputs,
         labels=targets(
-            [list(column) for column in labels.values()],
+            [column.to_numpy(dtype=object).tolist() for column in labels.values()],
             data,
             study.task,
             where=f"{cells.where}: column {', '.join(map(repr, labels))}",

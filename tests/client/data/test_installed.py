@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def read(source, study, context):
 
 
 @pytest.fixture
-def package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A folder on the path with an installed package that has a reader."""
     site = tmp_path_factory.mktemp("site")
     (site / "ward_readers.py").write_text(READER, encoding="utf-8")
@@ -72,6 +75,7 @@ def test_a_reader_that_is_not_there_is_named_with_those_that_are(ward: Ward, pac
 
 WITHOUT = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
