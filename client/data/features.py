@@ -141,7 +141,8 @@ def _one_hot(
         for category in categories
     ]
     of_each = np.stack(columns, axis=1).astype(np.float32)
-    known = of_each.any(axis=1)[codes]
+    allowed: NDArray[np.bool_] = np.asarray(of_each.any(axis=1))
+    known = allowed[codes]
     for place in np.flatnonzero(~known):
         row = int(cells.index[int(place)])
         error = DataError(
