@@ -5,22 +5,20 @@ Nothing is trained, charged or sent. What is found counts patients: it is for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedward.client.budget import open_ledger
 from fedward.client.charging import declared_patients, refuse_unnamed
 from fedward.client.data.context import Progress, unseen
+from fedward.client.data.facts import facts_of
 from fedward.client.data.faults import ListedFaults
-from fedward.client.data.parts import PARTS, assign
+from fedward.client.data.parts import assign
 from fedward.client.data.reading import context_of, read_with
-from fedward.client.data.records import RawRecords
-from fedward.client.data.stored import in_pieces
 from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
@@ -36,18 +34,10 @@ from fedward.privacy.schedule import (
     steps_of_round,
 )
 from fedward.study.errors import FedwardError
-from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
-from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
-from fedward.study.table_data import TableData
 
 _NEAR = 0.2  # share of the true number of patients that the declared one may be off
-_FAR = 10.0  # scales from a feature's center that are worth a second look
-_STEPS = (1, 2, 5, 10, 20, 50, 100)  # upper ends of the histogram's bars
-_BAR = 30  # characters of the longest
-
-Counts = NDArray[np.int64]
 
 
 @dataclass
@@ -104,122 +94,20 @@ def _data(
     faults = ListedFaults()
     raw = read_with(hospital.data, study, context_of(hospital, folder, faults, progress))
     found.problems += [error.line() for _, error in faults.found]
-    left_out = raw.dropped - len(faults.rows)
+    cannot = {row for row in faults.rows if row >= 0}
     found.say(
         "records",
-        f"{len(raw)} can be used, {len(faults.rows)} cannot, {left_out} left out because a value "
-        "is missing",
+        f"{len(raw)} can be used, {len(cannot)} cannot, {raw.dropped - len(cannot)} left out",
     )
     if not len(raw):
         found.problems.append(f"no record of {hospital.name} can be used")
         return None
-    for word, text in raw.said:
-        found.say(word, text)
-    _patients(found, raw, hospital.data.patient)
-    if isinstance(study.data, TableData):
-        _far_off(found, raw, study.data)
-    elif isinstance(study.data, ImageData):
-        _brightness(found, raw, study.data)
-    elif isinstance(study.data, SignalData):
-        _signals(found, raw, study.data)
     assigned = assign(raw, study.data.parts, where=f"hospital {hospital.name}")
-    for part in PARTS:
-        here = raw.chosen(assigned == part)
-        found.say(part, _part(here, study.task.classes))
+    found.facts += facts_of(raw, study, assigned, named_by=hospital.data.patient)
     trained_on = len(np.unique(raw.patients[assigned == "train"]))
     if not trained_on:
         found.problems.append(f"no records of {hospital.name} to train on (of {len(raw)})")
     return trained_on
-
-
-def _part(raw: RawRecords, classes: Sequence[str]) -> str:
-    counts = np.bincount(raw.labels, minlength=len(classes))
-    shares = [
-        f"{name} {count} ({count / max(len(raw), 1):.0%})"
-        for name, count in zip(classes, counts, strict=True)
-    ]
-    return f"{len(raw)} records of {len(np.unique(raw.patients))} patients: {', '.join(shares)}"
-
-
-def _patients(found: Found, raw: RawRecords, named_by: str | None) -> None:
-    if named_by is None:
-        many = len(np.unique(raw.patients))
-        found.say("patients", f"{many}, as nobody says whose the records are")
-        return
-    each = np.unique(raw.patients, return_counts=True)[1]
-    if each.max() == 1:
-        found.say("patients", f"{len(each)}; each has one record")
-        return
-    found.say("patients", f"{len(each)}; the one with most records has {each.max()}")
-    start, bars = 1, []
-    for end in (*_STEPS, int(each.max())):
-        if end >= start:
-            bars.append((start, end, int(((each >= start) & (each <= end)).sum())))
-            start = end + 1
-    longest = max(count for *_, count in bars)
-    for start, end, count in bars:
-        if start > each.max():
-            break
-        end = min(end, int(each.max()))
-        span = str(start) if start == end else f"{start} to {end}"
-        bar = "#" * -(-count * _BAR // longest)
-        found.say("", f"{span:>10} records: {count:6} patients {bar}".rstrip())
-
-
-def _far_off(found: Found, raw: RawRecords, data: TableData) -> None:
-    """Values that a study's public scale did not expect are allowed, and often a wrong unit."""
-    at = 0
-    for name, feature in data.features.items():
-        values = np.abs(np.concatenate([rows[:, at] for rows in in_pieces(raw.inputs)]))
-        at += feature.width
-        if feature.categories is None and (far := int((values > _FAR).sum())):
-            row = int(raw.rows[values.argmax()]) + 1
-            found.say(
-                "look at",
-                f"column {name!r}: values more than {_FAR:g} scales from the study's center: "
-                f"{far}, the farthest in row {row}; another unit?",
-            )
-
-
-def _brightness(found: Found, raw: RawRecords, data: ImageData) -> None:
-    edges = [(piece.min(), piece.max()) for piece in in_pieces(raw.inputs)]
-    lowest, highest = min(low for low, _ in edges), max(high for _, high in edges)
-    low, high = (float(edge) * data.scale + data.center for edge in (lowest, highest))
-    odd = "" if low >= -0.01 and 0.5 < high <= 1.01 else "; the study expects 0 to 1"
-    found.say("look at" if odd else "pixels", f"pixels from {low:.3g} to {high:.3g}{odd}")
-
-
-def _signals(found: Found, raw: RawRecords, data: SignalData) -> None:
-    found.say(
-        "signals",
-        f"{len(data.channels)} channels of {data.length} samples, {data.rate:g} a second "
-        f"({data.length / data.rate:g} s)",
-    )
-    for place, channel in enumerate(data.channels):
-        pieces = [np.asarray(rows)[:, place] for rows in in_pieces(raw.inputs)]
-        low = np.concatenate([values.min(axis=1) for values in pieces])
-        high = np.concatenate([values.max(axis=1) for values in pieces])
-        center = 0.0 if data.center is None else data.center[place]
-        scale = 1.0 if data.scale is None else data.scale[place]
-        unit = "" if data.units is None else f" {data.units[place]}"
-        ends = (float(end) * scale + center for end in (low.min(), high.max()))
-        text = f"channel {channel!r}: from {{:.4g}} to {{:.4g}}{unit}".format(*ends)
-        far = np.maximum(-low, high)
-        if data.scale is not None and (many := int((far > _FAR).sum())):
-            row = int(raw.rows[far.argmax()]) + 1
-            text += (
-                f"; {many} records more than {_FAR:g} scales from the study's center, the "
-                f"farthest is record {row}; another unit?"
-            )
-            found.say("look at", text)
-        else:
-            found.say("", text)
-        if flat := np.flatnonzero(low == high).tolist():
-            found.say(
-                "look at",
-                f"channel {channel!r}: flat in {len(flat)} records, the first is record "
-                f"{int(raw.rows[flat[0]]) + 1}; was the lead off?",
-            )
 
 
 # --- The machine ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -61,10 +61,14 @@ class AnyData(Frozen):
         class_values: For each class, the raw labels that mean it; if left out, a raw label is the
             number of the class or its name.
         parts: How records are divided into training, validation and test.
+        duplicates: What to do with a record whose inputs are another's, number for number: `keep`,
+            or `drop` all but the first (counted and said), so that none is both learnt from and
+            judged on. Not with privacy on: whether a patient is there would change others' records.
     """
 
     class_values: tuple[tuple[Scalar, ...], ...] | None = None
     parts: Annotated[PartsRule, Field(discriminator="by")] = HashedParts()
+    duplicates: Literal["keep", "drop"] = "keep"
 
     @property
     def label_columns(self) -> tuple[str, ...]:

@@ -267,6 +267,8 @@ class Study(Frozen):
 # Keys that came later, and what they say where a study was written before them.
 _LATER = {
     "bounds": None,
+    "duplicates": "keep",
+    "fill": None,
     "scaling": "given",
     "statistics_noise_multiplier": None,
     "evaluation_noise_multiplier": None,
@@ -340,6 +342,13 @@ def parse_study(values: dict[str, Any]) -> Study:
             given='"random" in a private study',
             allowed='"hash" or "file", for at random one patient more or less changes the part of '
             "many others, and no noise hides that",
+        )
+    if study.privacy.mode != "off" and study.data.duplicates == "drop":
+        raise StudyError(
+            "data.duplicates",
+            given='"drop" in a private study',
+            allowed='"keep", for one patient more or less would take away or give back the records '
+            "of others, and no noise hides that",
         )
     _refuse_unpaid_statistics(study)
     _refuse_unprintable(study)

@@ -11,6 +11,7 @@ from fedward.study.frozen import Frozen
 
 _Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 _NARROWEST = 1e-9  # between two bounds
+_LARGEST_FILL = 1e15
 
 
 class Feature(Frozen):
@@ -23,6 +24,9 @@ class Feature(Frozen):
         absent: A number that means "not measured": the input is then 0, and a second input is 1.
         bounds: Least and largest value, public; whatever is beyond counts as the bound. Center and
             scale are then measured before the first round, where the study's scaling is `measured`.
+        fill: What a missing value becomes: a number, or one of the categories. Where it is the
+            number of `absent`, the second input tells the model so. Without it the study's
+            `missing` says what becomes of the row.
     """
 
     center: float = 0.0
@@ -30,6 +34,7 @@ class Feature(Frozen):
     categories: Annotated[tuple[Scalar, ...], Field(min_length=2)] | None = None
     absent: float | None = None
     bounds: tuple[_Bound, _Bound] | None = None
+    fill: Scalar | None = None
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Feature:
@@ -48,6 +53,22 @@ class Feature(Frozen):
             raise ValueError(f"bounds that are at least {_NARROWEST:g} apart, the lower one first")
         return self
 
+    @model_validator(mode="after")
+    def _fill_means_something(self) -> Feature:
+        if self.fill is None:
+            return self
+        if self.categories is not None:
+            if label_text(self.fill) not in map(label_text, self.categories):
+                raise ValueError(f"a fill that is one of the categories, not {self.fill!r}")
+            return self
+        if isinstance(self.fill, bool | str) or not abs(self.fill) <= _LARGEST_FILL:
+            raise ValueError(f"a fill that is a number, not {self.fill!r}")
+        if self.bounds and self.fill != self.absent:
+            low, high = self.bounds
+            if not low <= self.fill <= high:
+                raise ValueError(f"a fill within the bounds, not {self.fill:g}")
+        return self
+
     @property
     def width(self) -> int:
         """Inputs of the model that this column becomes."""
@@ -63,6 +84,7 @@ class TableData(AnyData):
         features: The columns in the order of the model's inputs.
         label: The column that holds the label; several where the task has several.
         missing: What to do with a row that lacks a value: `refuse` or `drop` (counted and said).
+            A feature's own `fill` comes first.
         scaling: Where center and scale come from: `given`, or `measured` over all hospitals before
             the first round, for the features with bounds.
     """

@@ -13,7 +13,10 @@ from pydantic import Field, model_validator
 from fedward.study.any_data import AnyData, Label
 
 Length = Annotated[int, Field(ge=1, le=65536)]
-_FIRST = 2
+FIRST = 2
+"""Number of the first token of a vocabulary."""
+UNKNOWN = 1
+"""Number of whatever a vocabulary lacks."""
 
 
 class TextData(AnyData):
@@ -47,7 +50,7 @@ class TextData(AnyData):
     @property
     def tokens(self) -> int:
         """Different tokens, with the two that every vocabulary has."""
-        return _FIRST + (len(self.vocabulary) if self.vocabulary else self.buckets or 0)
+        return FIRST + (len(self.vocabulary) if self.vocabulary else self.buckets or 0)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -60,8 +63,9 @@ class SequenceData(AnyData):
 
     Attributes:
         sequence: The column that holds the sequence; or several, one for each letter.
-        alphabet: The letters, each a token. In SMILES a letter may be two characters (`Cl`, `Br`)
-            or a bracket (`[nH]`).
+        alphabet: The letters, each a token; small ones count as capital ones if the alphabet has
+            only these. In SMILES a letter may be two characters (`Cl`, `Br`) or a bracket (`[nH]`):
+            the longest that fits is taken.
         length: Most letters of a record.
         longer: What to do with more: `refuse` or `cut`.
         label: The column of the label, or several.
@@ -78,12 +82,16 @@ class SequenceData(AnyData):
     def _each_letter_once(self) -> SequenceData:
         if len(set(self.alphabet)) != len(self.alphabet) or "" in self.alphabet:
             raise ValueError("each letter once")
+        if not isinstance(self.sequence, str) and not 2 <= len(self.sequence) <= self.length:
+            raise ValueError(
+                f"2 to {self.length} columns of a letter each, as the length is, or one of all"
+            )
         return self
 
     @property
     def tokens(self) -> int:
         """Different tokens, with the two that every vocabulary has."""
-        return _FIRST + len(self.alphabet)
+        return FIRST + len(self.alphabet)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

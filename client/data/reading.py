@@ -15,7 +15,8 @@ from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.parts import divide
 from fedward.client.data.records import Parts, RawRecords, with_same_patients
-from fedward.client.data.sources import InstalledSource, Source
+from fedward.client.data.repeats import without_repeated
+from fedward.client.data.sources import FastaSource, InstalledSource, Source, TabularSource
 from fedward.client.hospital import HospitalFile
 from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
@@ -103,34 +104,45 @@ def forget_shared() -> None:
     _SHARED.clear()
 
 
-def _whole_path(source: Source, folder: Path) -> dict[str, str]:
-    path = getattr(source, "path", None)
-    return {} if path is None else {"path": str((folder / path).resolve())}
+def _whole_path(source: Source, folder: Path) -> dict[str, Any]:
+    """The same files, wherever the hospital's file is."""
+    found: dict[str, Any] = {}
+    if (path := getattr(source, "path", None)) is not None:
+        found["path"] = str((folder / path).resolve())
+    if isinstance(source, FastaSource) and source.labels is not None:
+        found["labels"] = str((folder / source.labels).resolve())
+    if isinstance(source, TabularSource):
+        found["join"] = tuple(
+            join.model_copy(update={"path": str((folder / join.path).resolve())})
+            for join in source.join
+        )
+    return found
 
 
 def _read(source: Source, study: Study, context: Context) -> RawRecords:
     reader: Reader = _installed(source) if isinstance(source, InstalledSource) else _own(source)
     raw = reader(source, study, context)
-    return with_same_patients(raw, source.same_patient, context.faults)
+    raw = with_same_patients(raw, source.same_patient, context.faults)
+    return without_repeated(raw) if study.data.duplicates == "drop" else raw
 
 
 Reader = Callable[[Any, Study, Context], RawRecords]
 """From a source, a study and a context to all records; raises `DataError`."""
 
 _READERS = {
-    "arff": "more_tables:read_arff",
+    "arff": "arff:read_arff",
     "bundled": "tables:read_table",
     "csv": "tables:read_table",
     "dicom": "dicom:read_dicom",
     "edf": "edf:read_edf",
-    "fasta": "sequences:read_fasta",
+    "fasta": "fasta:read_fasta",
     "fhir": "fhir:read_fhir",
     "folder": "images:read_images",
-    "jsonl": "texts:read_lines",
+    "jsonl": "json_lines:read_lines",
     "nifti": "nifti:read_nifti",
     "npz": "images:read_images",
     "omop": "omop:read_omop",
-    "parquet": "more_tables:read_parquet",
+    "parquet": "parquet:read_parquet",
     "signal-csv": "signal_arrays:read_signal_tables",
     "signal-npz": "signal_arrays:read_signal_archive",
     "wfdb": "wfdb_records:read_wfdb",
@@ -157,10 +169,11 @@ def _installed(source: InstalledSource) -> Reader:
 
 def _changed(source: Source) -> int:
     """When the data was last changed, in nanoseconds; 0 for what cannot change."""
-    path = getattr(source, "path", None)
-    if path is None or not Path(path).exists():
-        return 0
-    return Path(path).stat().st_mtime_ns
+    paths = [getattr(source, "path", None)]
+    if isinstance(source, TabularSource):
+        paths += [join.path for join in source.joined]
+    files = [Path(path) for path in paths if path is not None]
+    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
 
 
 def _rows(path: Path, *, records: int) -> NDArray[np.int64]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,18 @@ from fedward.client.data.faults import Faults, ListedFaults
 from fedward.client.data.stored import Stored
 from fedward.study.errors import DataError
 from fedward.study.messages import Part
+
+
+class Fact(NamedTuple):
+    """What a reader saw, for the hospital's own staff: it has true numbers.
+
+    Attributes:
+        word: What it is about.
+        text: The rest of the line.
+    """
+
+    word: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -30,8 +43,9 @@ class RawRecords:
             file (or the image's name) where every record is a patient.
         rows: Place of each record in the file, from 0, shape (n,), int64.
         parts: Part of each record as the file says, shape (n,); None if it does not say.
-        dropped: Records that were left out because a value was missing and the study allows it.
-        said: What else the hospital's staff should know of the files: a word, the rest of a line.
+        dropped: Records that were left out because the study or the hospital's file says so, such
+            as those that lack a value.
+        facts: What the reader saw in the whole file, such as why and how many were left out.
     """
 
     inputs: NDArray[np.float32] | NDArray[np.int64] | Stored
@@ -41,7 +55,7 @@ class RawRecords:
     rows: NDArray[np.int64]
     parts: NDArray[np.str_] | None = None
     dropped: int = 0
-    said: tuple[tuple[str, str], ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     def __len__(self) -> int:
         """Number of records."""
@@ -66,16 +80,15 @@ class RawRecords:
 
     def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
         """Only the records where the mask is true."""
-        parts, inputs = None if self.parts is None else self.parts[mask], self.inputs
-        return RawRecords(
-            inputs.chosen(mask) if isinstance(inputs, Stored) else inputs[mask],
-            self.labels[mask],
-            self.patients[mask],
-            self.names[mask],
-            self.rows[mask],
-            parts,
-            self.dropped,
-            self.said,
+        inputs = self.inputs
+        return replace(
+            self,
+            inputs=inputs.chosen(mask) if isinstance(inputs, Stored) else inputs[mask],
+            labels=self.labels[mask],
+            patients=self.patients[mask],
+            names=self.names[mask],
+            rows=self.rows[mask],
+            parts=None if self.parts is None else self.parts[mask],
         )
 
 
@@ -175,6 +188,8 @@ def as_text(names: NDArray[np.generic]) -> NDArray[np.str_]:
 
 def numbered(patients: NDArray[np.generic]) -> NDArray[np.int64]:
     """Patients' names as numbers 0, 1, ... in order of appearance."""
+    if patients.dtype.kind == "U":  # many, and a hash is faster than a sort
+        return pd.factorize(patients.astype(object))[0].astype(np.int64)
     _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

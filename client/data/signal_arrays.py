@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
-from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
+from fedward.client.data.records import Fact, RawRecords, as_text, numbered, without_faulty
 from fedward.client.data.signal_files import inside, key_of, list_recordings
 from fedward.client.data.signal_pieces import fits, new_length, piece, prepared, starts
 from fedward.client.data.signals import (
@@ -196,7 +196,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
         rows=np.arange(len(each)),
         parts=as_text(found["part"])[each] if "part" in found else None,
         dropped=0 if begins else len(signals),
-        said=(("recordings", f"{len(signals)}; {source.rate:g} samples a second"),),
+        facts=(Fact("recordings", f"{len(signals)}; {source.rate:g} samples a second"),),
     )
     return without_faulty(raw, context.faults)
 

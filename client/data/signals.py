@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedward.client.data.context import Context
 from fedward.client.data.decoded import decoded
 from fedward.client.data.labels import meaning
-from fedward.client.data.records import RawRecords, numbered, without_faulty
+from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
 from fedward.client.data.signal_pieces import (
     Prepared,
     fits,
@@ -196,7 +196,7 @@ def signal_records(
         rows=np.arange(len(plan.pieces)),
         parts=np.array(parts, dtype=str) if all(parts) else None,
         dropped=plan.dropped,
-        said=plan.said(source),
+        facts=plan.facts(source),
     )
     return without_faulty(found, context.faults)
 
@@ -306,13 +306,13 @@ class _Plan:
             self._last = last
         return last[1]
 
-    def said(self, source: AnySource) -> tuple[tuple[str, str], ...]:
+    def facts(self, source: AnySource) -> tuple[Fact, ...]:
         """For the hospital's staff."""
         recordings = list(self._recordings.values())
         rates = sorted({rate for one in recordings for rate in one.rates})
         shown = ", ".join(f"{rate:g}" for rate in rates[:_SHOWN])
-        said = [
-            (
+        found = [
+            Fact(
                 "recordings",
                 f"{len(recordings) + self._failed}, of which {self._failed} cannot be opened; "
                 f"{shown or 'no'} samples a second",
@@ -320,8 +320,9 @@ class _Plan:
         ]
         if self._unused:
             most = sum(self._unused.values())
-            said.append(("annotations", f"{most} mean no class of the study and make no record"))
-        return tuple(said)
+            text = f"{most} mean no class of the study and make no record"
+            found.append(Fact("annotations", text))
+        return tuple(found)
 
 
 def _together(recording: Recording, data: SignalData) -> Prepared:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedward.study.any_data import Scalar
 from fedward.study.frozen import Frozen
 
 MissingMark = str
@@ -51,20 +52,57 @@ class AnySource(Frozen):
         return None if self.patient == "record" else self.patient
 
 
-class CsvSource(AnySource):
-    """A table in a text file.
+class Join(Frozen):
+    """Columns of another table, which are added to the rows by a key.
+
+    Attributes:
+        path: A CSV file; relative to `hospital.toml`.
+        on: The column that says which row is meant: in both tables, once each in this one.
+        delimiter: Between two values.
+        unmatched: What to do with a row that is not in this table: `refuse` or `drop` (counted and
+            said).
+    """
+
+    path: str
+    on: str
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    unmatched: Literal["refuse", "drop"] = "refuse"
+
+
+class TabularSource(AnySource):
+    """Rows with columns, in whatever file.
 
     Attributes:
         name: What the data set is called in the privacy ledger.
         path: The file; relative to `hospital.toml`.
+        join: Other tables whose columns are added.
+        only: For a column, the values that say that a row is this hospital's; for several columns,
+            all of them. Everything else in the file is another's.
+    """
+
+    name: DataName = "data"
+    path: str
+    join: tuple[Join, ...] = ()
+    only: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+
+    @property
+    def joined(self) -> tuple[Join, ...]:
+        """All tables whose columns are added."""
+        return self.join
+
+
+class CsvSource(TabularSource):
+    """A table in a text file, also packed by gzip (`.gz`).
+
+    Attributes:
         columns: Names of the columns, for a file without a header line.
         delimiter: Between two values.
         missing: What stands for a value that is not there, beside nothing at all.
     """
 
     format: Literal["csv"]
-    name: DataName = "data"
-    path: str
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     missing: tuple[MissingMark, ...] = ("?", "NA", "NaN", "nan")
@@ -117,17 +155,14 @@ class BundledSource(AnySource):
     patient: Literal["record"] | None = None
 
 
-class ParquetSource(AnySource):
+class ParquetSource(TabularSource):
     """A table in an Apache Parquet file.
 
     Attributes:
-        name: What the data set is called in the privacy ledger.
         path: The file, or a folder of such files; relative to `hospital.toml`.
     """
 
     format: Literal["parquet"]
-    name: DataName = "data"
-    path: str
 
 
 class _Labelled(AnySource):
@@ -221,40 +256,36 @@ class SignalArchiveSource(AnySource):
     rate: Annotated[float, Field(gt=0)]
 
 
-class LinesSource(AnySource):
-    """Texts or sequences, one a line: JSON Lines.
-
-    Attributes:
-        name: What the data set is called in the privacy ledger.
-        path: The file; relative to `hospital.toml`.
-    """
+class LinesSource(TabularSource):
+    """Records, one a line: JSON Lines, also packed by gzip (`.gz`)."""
 
     format: Literal["jsonl"]
-    name: DataName = "data"
-    path: str
 
 
-class FastaSource(_Labelled):
-    """Sequences in a FASTA file; `labels` is a table whose column `file` is the sequence's name.
+class FastaSource(TabularSource):
+    """Sequences in a FASTA file, also packed by gzip (`.gz`).
+
+    It has the columns `file`, the first word after `>`, and `sequence`, the letters.
 
     Attributes:
-        path: The file; relative to `hospital.toml`.
+        labels: A CSV file with the column `file`, the study's label columns and, if wanted, the
+            patient's and `part`; relative to `hospital.toml`. The same as a `join` on `file`.
     """
 
     format: Literal["fasta"]
+    labels: str | None = None
+
+    @property
+    def joined(self) -> tuple[Join, ...]:
+        """All tables whose columns are added."""
+        labels = () if self.labels is None else (Join(path=self.labels, on="file"),)
+        return (*labels, *self.join)
 
 
-class ArffSource(AnySource):
-    """A table in an ARFF file.
-
-    Attributes:
-        name: What the data set is called in the privacy ledger.
-        path: The file; relative to `hospital.toml`.
-    """
+class ArffSource(TabularSource):
+    """A table in an ARFF file."""
 
     format: Literal["arff"]
-    name: DataName = "data"
-    path: str
 
 
 class FhirSource(AnySource):

@@ -30,7 +30,7 @@ def test_good_data_is_told_and_ends_with_0(fedward: Fedward, here: Path) -> None
     assert said.err == ""
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert lines[0].startswith("Study 'tiny', digest ")
-    assert "records 60 can be used, 0 cannot, 0 left out because a value is missing" in lines
+    assert "records 60 can be used, 0 cannot, 0 left out" in lines
     assert "patients 60; each has one record" in lines
     assert any(
         line.startswith("train 36 records of 36 patients: benign 18 (50%)") for line in lines

@@ -179,7 +179,7 @@ def test_a_piece_lies_around_each_annotation_whose_symbol_means_a_class(
         np.array([range(2, 10), range(17, 25)], dtype=float), abs=1e-3
     )
     assert raw.names.tolist() == ["100", "100"]  # a recording is one patient, not a beat
-    assert ("annotations", "1 mean no class of the study and make no record") in raw.said
+    assert ("annotations", "1 mean no class of the study and make no record") in raw.facts
 
 
 def test_annotations_keep_their_time_at_another_rate(tmp_path: Path, read: Read) -> None:

@@ -1,0 +1,88 @@
+"""Cells of a table, of whatever format, before anybody asks what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from fedward.study.errors import DataError
+
+NOTHING = frozenset({""})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The columns that are asked for, as the hospital calls them.
+
+    Attributes:
+        texts: Wanted as text, as written.
+        numbers: May come as float64, NaN where nothing is, if all of a column can; else as text.
+    """
+
+    texts: frozenset[str]
+    numbers: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        return self.texts | self.numbers
+
+    def as_text(self) -> Wanted:
+        """The same columns, all as written."""
+        return Wanted(self.names)
+
+    def and_texts(self, names: frozenset[str]) -> Wanted:
+        """With more columns, as text."""
+        return Wanted(self.texts | names, self.numbers - names)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Those of the wanted columns that a file has.
+
+    Attributes:
+        where: The file, for errors.
+        frame: Columns of text or float64. The index is the row's place in the file, from 0.
+        marks: Texts that mean that there is no value.
+        columns: All columns of the file.
+        size: Rows in the file.
+    """
+
+    where: str
+    frame: pd.DataFrame
+    marks: frozenset[str]
+    columns: tuple[str, ...]
+    size: int
+
+    def missing(self, column: str) -> pd.Series[bool]:
+        """Where a column has no value."""
+        cells = self.frame[column]
+        return cells.isna() if cells.dtype == float else cells.isin(self.marks)
+
+    def only(self, kept: pd.Series[bool]) -> Cells:
+        """Some of the rows."""
+        return replace(self, frame=self.frame[kept])
+
+    def need(self, column: str) -> pd.Series[str]:
+        """A column that has to be there."""
+        if column not in self.frame:
+            raise DataError(
+                f"has no column {column!r}",
+                todo=f"columns found: {', '.join(self.columns)}",
+                where=self.where,
+            )
+        cells: pd.Series[str] = self.frame[column]
+        return cells
+
+
+Read = Callable[[Wanted], Cells]
+"""Reads a file's columns; raises `DataError`."""
+
+
+def refuse_twins(columns: list[str], wanted: Wanted, *, where: str) -> None:
+    """Which of two columns of one name is meant, nobody can say."""
+    twins = [name for name in columns if name in wanted.names and columns.count(name) > 1]
+    if twins:
+        raise DataError(f"has two columns {twins[0]!r}", todo="rename one", where=where)

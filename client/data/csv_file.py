@@ -1,0 +1,73 @@
+"""Cells of a text file with delimiters."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedward.client.data.bounded import read_bytes
+from fedward.client.data.cells import NOTHING, Cells, Wanted, refuse_twins
+from fedward.study.errors import DataError
+
+
+def read_csv(
+    path: Path,
+    wanted: Wanted,
+    *,
+    delimiter: str = ",",
+    columns: tuple[str, ...] | None = None,
+    missing: tuple[str, ...] = (),
+) -> Cells:
+    """The wanted columns of a CSV file, in UTF-8, perhaps packed by gzip.
+
+    Args:
+        path: The file.
+        wanted: Columns.
+        delimiter: Between two values.
+        columns: Names of the columns, if the file has no header line.
+        missing: Texts that mean that there is no value, beside nothing at all.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    content, marks = read_bytes(path), NOTHING.union(missing)
+    try:
+        shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": True, "dtype": str}
+        head = _parsed(content, {**shape, "header": None, "nrows": 1, "keep_default_na": False})
+        names = list(columns) if columns else [str(name) for name in head.iloc[0]]
+        refuse_twins(names, wanted, where=str(path))
+        shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
+        try:
+            frame = _parsed(content, shape | _types(names, wanted, marks))
+        except ValueError:  # a number is none: the text says which
+            frame = _parsed(content, shape | _types(names, wanted.as_text(), marks))
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise DataError(
+            f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
+        ) from None
+    frame.columns = pd.Index(names)  # pandas has renamed twins
+    frame = frame[[name for name in names if name in wanted.names]].reset_index(drop=True)
+    return Cells(str(path), frame, marks, tuple(names), len(frame))
+
+
+def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str, Any]:
+    """Numbers are parsed at once; a column that nobody wants may be what it likes."""
+    numbers = [name for name in names if name in wanted.numbers]
+    texts = [name for name in names if name in wanted.texts]
+    return {
+        "dtype": dict.fromkeys(numbers, float) | dict.fromkeys(texts, str),
+        "na_values": dict.fromkeys(numbers, sorted(marks)),
+        "keep_default_na": False,
+    }
+
+
+def _parsed(content: bytes, settings: dict[str, Any]) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that nobody wants
+        frame: pd.DataFrame = pd.read_csv(io.BytesIO(content), index_col=False, **settings)
+    return frame

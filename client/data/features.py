@@ -1,0 +1,156 @@
+"""From the columns of a table to a model's inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedward.client.data.cells import Cells
+from fedward.client.data.faults import Faults
+from fedward.client.data.records import Fact
+from fedward.client.data.sources import BundledSource, TabularSource
+from fedward.study.any_data import Scalar
+from fedward.study.errors import DataError
+from fedward.study.table_data import Feature, TableData
+
+_LARGEST = 1e18  # its square is still a float32
+_FAR = 10.0  # scales from a feature's center that are worth a second look
+
+
+def numbers_of(data: TableData) -> list[str]:
+    """The features that are numbers."""
+    return [name for name, feature in data.features.items() if feature.categories is None]
+
+
+def all_fit(cells: Cells, source: TabularSource | BundledSource, data: TableData) -> bool:
+    """Whether no number has to be told as it is written, for all are as the study wants them."""
+    for name in numbers_of(data):
+        column = source.column(name)
+        if column not in cells.frame or cells.frame[column].dtype != float:
+            continue
+        numbers, feature = cells.frame[column].to_numpy(), data.features[name]
+        may_lack = feature.fill is not None or data.missing == "drop"
+        fits = np.abs(numbers - feature.center) <= _LARGEST * feature.scale
+        if not (fits | (np.isnan(numbers) & may_lack)).all():
+            return False
+    return True
+
+
+def filled(column: pd.Series[str], lacking: pd.Series[bool], fill: Scalar) -> pd.Series[str]:
+    """A column with a value in place of what is missing."""
+    value: Any = fill if column.dtype == float else str(fill)
+    found = column.copy()
+    found[lacking] = value
+    return found
+
+
+def inputs_of(
+    cells: Cells, theirs: dict[str, str], data: TableData, faults: Faults
+) -> tuple[NDArray[np.float32], list[Fact]]:
+    """The features of n rows, shape (n, width); and what of them is worth a look.
+
+    Args:
+        cells: Nothing is missing.
+        theirs: What the hospital calls the study's columns.
+        data: The study's.
+        faults: Told of a value that cannot be; where it goes on, that is 0.
+
+    Raises:
+        DataError: A value cannot be; the message names row and column.
+    """
+    found = np.empty((len(cells.frame), *data.input_shape), dtype=np.float32)
+    place, facts = 0, []
+    for name, feature in data.features.items():
+        column = cells.frame[theirs[name]]
+        block = found[:, place : place + feature.width]
+        place += feature.width
+        if feature.categories is not None:
+            block[:] = _one_hot(column, feature.categories, cells.where, faults)
+            continue
+        numbers = _as_numbers(column)
+        block[:] = _scaled(column, numbers, feature, cells.where, faults)
+        facts += _odd(column, numbers, feature)
+    return found, facts
+
+
+def _scaled(
+    cells: pd.Series[str],
+    numbers: NDArray[np.float64],
+    feature: Feature,
+    where: str,
+    faults: Faults,
+) -> NDArray[np.float64]:
+    scaled = (numbers - feature.center) / feature.scale
+    bad = ~(np.abs(scaled) <= _LARGEST)
+    rows = cells.index.to_numpy()
+    for place in np.flatnonzero(bad):
+        row = int(rows[place])
+        error = DataError(
+            f"row {row + 1}, column {cells.name!r}: "
+            f"{str(cells.iloc[place])!r} is not a finite number of ordinary size",
+            todo="mend the value, or name its mark in [data] missing of hospital.toml",
+            where=where,
+        )
+        faults.add(error, row)
+    scaled[bad] = 0.0
+    if feature.bounds is not None:
+        scaled = np.clip(scaled, *feature.bounds)
+    if feature.absent is None:
+        return scaled[:, None]
+    absent = numbers == feature.absent
+    return np.stack([np.where(absent, 0.0, scaled), absent], axis=1)
+
+
+def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) -> list[Fact]:
+    """Values that a study's public scale did not expect are allowed, and often a wrong unit."""
+    if feature.bounds is not None:
+        low, high = feature.bounds
+        expected = f"beyond the study's bounds, {low:g} to {high:g}"
+    else:
+        low, high = (feature.center + side * _FAR * feature.scale for side in (-1, 1))
+        expected = f"more than {_FAR:g} scales from the study's center"
+    if not len(numbers) or (numbers.min() >= low and numbers.max() <= high):
+        return []
+    far = np.maximum(low - numbers, numbers - high)
+    far = np.where(np.isfinite(far) & (numbers != feature.absent), far, 0.0)
+    if not (count := int((far > 0).sum())):
+        return []
+    row = int(cells.index[int(far.argmax())]) + 1
+    text = f"column {cells.name!r}: values {expected}: {count}, the farthest in row {row}"
+    return [Fact("look at", f"{text}; another unit?")]
+
+
+def _as_numbers(column: pd.Series[str]) -> NDArray[np.float64]:
+    if column.dtype == float:
+        return column.to_numpy(dtype=np.float64)
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+
+
+def _one_hot(
+    cells: pd.Series[str], categories: tuple[Scalar, ...], where: str, faults: Faults
+) -> NDArray[np.float32]:
+    """One value of a few in each row, so that each of the few is looked at once."""
+    codes, different = pd.factorize(cells)
+    few = pd.Series(different, dtype=str)
+    numbers = _as_numbers(few)
+    columns = [
+        few == category if isinstance(category, str) else numbers == float(category)
+        for category in categories
+    ]
+    of_each = np.stack(columns, axis=1).astype(np.float32)
+    allowed: NDArray[np.bool_] = np.asarray(of_each.any(axis=1))
+    known = allowed[codes]
+    for place in np.flatnonzero(~known):
+        row = int(cells.index[int(place)])
+        error = DataError(
+            f"row {row + 1}, column {cells.name!r}: "
+            f"{str(cells.iloc[int(place)])!r} is no category of the study",
+            todo=f"allowed: {', '.join(map(str, categories))}",
+            where=where,
+        )
+        faults.add(error, row)
+    hot: NDArray[np.float32] = of_each[codes]
+    return hot
