@@ -8,6 +8,7 @@ feature; a condition or a result is known when it was recorded, however early it
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -244,7 +245,12 @@ class AtDate(_Window):
     """
 
     by: Literal["date"]
-    at: Annotated[str, Field(pattern=r"^(19|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+    at: Annotated[str, Field(pattern=r"^(19|20)\d\d-\d\d-\d\d$")]
+
+    @model_validator(mode="after")
+    def _a_real_day(self) -> AtDate:
+        date.fromisoformat(self.at)  # a ValueError says what is wrong
+        return self
 
 
 class AtEvent(_Window):

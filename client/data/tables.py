@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from fedward.client.data.context import Context
 from fedward.client.data.faults import Faults
 from fedward.client.data.records import RawRecords, numbered, without_faulty
-from fedward.client.data.sources import BundledSource, CsvSource
+from fedward.client.data.sources import AnySource, BundledSource, CsvSource
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.study import Study
@@ -34,7 +35,33 @@ def read_table(source: CsvSource | BundledSource, study: Study, context: Context
         DataError: A file, a column or a value is not as the study needs it; the message names it.
     """
     where, cells = _cells(source, context.folder)
-    data, faults = study.data, context.faults
+    marks = source.missing if isinstance(source, CsvSource) else ()
+    return from_cells(cells, source, study, context.faults, where=where, marks=marks)
+
+
+def from_cells(
+    cells: Strings,
+    source: AnySource,
+    study: Study,
+    faults: Faults,
+    *,
+    where: str,
+    marks: Sequence[str] = (),
+) -> RawRecords:
+    """The records of a table that was read.
+
+    Args:
+        cells: Its values as text, by the hospital's names of columns; the index is the row.
+        source: Names the patients' column.
+        study: Which columns it needs.
+        faults: Told of rows that cannot be used.
+        where: The table, for errors.
+        marks: What stands for a value that is not there, beside nothing at all.
+
+    Raises:
+        DataError: A column or a value is not as the study needs it; the message names it.
+    """
+    data = study.data
     if not isinstance(data, TableData):
         raise DataError(
             f"is a table, but the study asks for {data.kind}",
@@ -42,14 +69,15 @@ def read_table(source: CsvSource | BundledSource, study: Study, context: Context
             where=where,
         )
     cells = cells.rename(columns={theirs: ours for ours, theirs in source.columns_are.items()})
-    wanted = [*data.features, *data.label_columns, *_patient_column(source)]
+    column = [] if source.named_by is None else [source.named_by]
+    wanted = [*data.features, *data.label_columns, *column]
     if absent := [column for column in wanted if column not in cells.columns]:
         raise DataError(
             f"has no column {absent[0]!r}",
             todo=f"columns found: {', '.join(map(str, cells.columns))}",
             where=where,
         )
-    whole = _without_missing(cells[wanted], source, data, faults, where=where)
+    whole = _without_missing(cells[wanted], {"", *marks}, data, faults, where=where)
     blocks = [_inputs(whole[name], spec, where, faults) for name, spec in data.features.items()]
     parts = cells["part"].loc[whole.index].to_numpy(dtype=str) if "part" in cells else None
     rows = whole.index.to_numpy(dtype=np.int64)
@@ -61,7 +89,6 @@ def read_table(source: CsvSource | BundledSource, study: Study, context: Context
         rows=list(rows),
         faults=faults,
     )
-    column = _patient_column(source)
     names = whole[column[0]].to_numpy(dtype=str) if column else rows.astype(str)
     found = RawRecords(
         inputs=np.concatenate(blocks, axis=1).astype(np.float32),
@@ -128,30 +155,21 @@ def _bundled() -> Strings:
     return cells.astype(str)
 
 
-def _patient_column(source: CsvSource | BundledSource) -> list[str]:
-    return [] if source.named_by is None else [source.named_by]
-
-
 def _without_missing(
-    cells: Strings,
-    source: CsvSource | BundledSource,
-    data: TableData,
-    faults: Faults,
-    *,
-    where: str,
+    cells: Strings, marks: set[str], data: TableData, faults: Faults, *, where: str
 ) -> Strings:
-    marks = {"", *(source.missing if isinstance(source, CsvSource) else ())}
     missing = cells.isin(marks)
     bad = missing.any(axis=1)
-    for row in np.flatnonzero(bad.to_numpy()) if data.missing == "refuse" else ():
-        column = missing.columns[missing.iloc[row].to_numpy()][0]
+    for place in np.flatnonzero(bad.to_numpy()) if data.missing == "refuse" else ():
+        row = int(cells.index[place])
+        column = missing.columns[missing.iloc[place].to_numpy()][0]
         error = DataError(
             f"row {row + 1}, column {column!r}: the value is missing "
-            f"({cells.iloc[row][column]!r}; {int(bad.sum())} such rows)",
+            f"({cells.iloc[place][column]!r}; {int(bad.sum())} such rows)",
             todo='fill it in, or set missing = "drop" in the study\'s [data]',
             where=where,
         )
-        faults.add(error, int(row))
+        faults.add(error, row)
     return cells[~bad]
 
 
