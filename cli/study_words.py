@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedward.study.image_data import ImageData
+from fedward.study.origins import AtDate
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.series_data import SeriesData
 from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
@@ -37,6 +39,12 @@ def _lines(study: Study, digest: str) -> Iterator[str]:
     yield f"  reads       {_data(study)}"
     if measured := [feature.name for feature in study.data.measured]:
         yield f"  measures    mean and deviation of {_some(measured)} over all hospitals together"
+    table = study.data.statistics if isinstance(study.data, TableData) else None
+    if table is not None:
+        yield (
+            "  tells       counts, means and histograms of the columns and the label over all "
+            f"hospitals together, no cell below {table.fewest} patients"
+        )
     yield f"  trains      {_training(study)}"
     yield f"  with        {_hospitals(study)}"
     yield f"  sums        {_sums(study)}"
@@ -48,7 +56,13 @@ def _data(study: Study) -> str:
     data, label = study.data, _some(list(study.data.label_columns))
     match data:
         case TableData():
-            return f"the columns {_some(list(data.features))}; the label {label}"
+            return f"the columns {_some(list(data.features))}; the label {label}{_index(data)}"
+        case SeriesData():
+            days = data.bins * data.hours / 24
+            return (
+                f"{_some(list(data.features))} over {days:g} days in {data.bins} bins; "
+                f"the label {label}{_index(data)}"
+            )
         case ImageData():
             channels, *size = data.shape
             pixels = " x ".join(map(str, size))
@@ -62,6 +76,15 @@ def _data(study: Study) -> str:
             return f"the texts in {data.text}, {data.length} words at most; the label {label}"
         case SequenceData():
             return f"sequences of at most {data.length} letters; the label {label}"
+
+
+def _index(data: TableData | SeriesData) -> str:
+    index = data.index
+    if index is None:
+        return ""
+    if isinstance(index, AtDate):
+        return f"; in record systems features before {index.at}, labels from then on"
+    return f"; in record systems features before each patient's {index.which} event, labels after"
 
 
 def _some(names: list[str]) -> str:

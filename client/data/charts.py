@@ -342,7 +342,9 @@ def taken(events: Sequence[Event], take: str) -> Value:
     numbers: NDArray[np.float64] = np.array([v for v in values if isinstance(v, float | int)])
     if not len(numbers):
         return None
-    return float({"mean": np.mean, "min": np.min, "max": np.max}[take](numbers))
+    if take == "mean":
+        return float(numbers.mean())
+    return float(numbers.min() if take == "min" else numbers.max())
 
 
 __all__ = ["ENCOUNTER", "INDEX", "Asked", "Chart", "Event", "Span", "asked_of", "records_of"]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from fedward.client.data.charts import (
     ENCOUNTER,
+    INDEX,
     Asked,
     Chart,
     Event,
@@ -30,7 +31,7 @@ from fedward.client.data.sources import FhirSource
 from fedward.client.data.units import in_unit
 from fedward.study.any_data import label_text
 from fedward.study.errors import DataError
-from fedward.study.origins import FhirEncounter, FhirObservation, FhirPatient
+from fedward.study.origins import FhirCoded, FhirEncounter, FhirObservation
 from fedward.study.study import Study
 from fedward.study.table_data import Feature, TableData
 
@@ -91,10 +92,10 @@ def read_fhir(source: FhirSource, study: Study, context: Context) -> RawRecords:
             reader.bad.append(error)
         context.progress(number + 1, len(files))
     charts = reader.charts()
-    for row, error in reader.of_patients:
-        context.faults.add(error, row)
-    for number, error in enumerate(reader.bad):
-        context.faults.add(error, len(charts) + number)
+    for row, fault in reader.of_patients:
+        context.faults.add(fault, row)
+    for number, fault in enumerate(reader.bad):
+        context.faults.add(fault, len(charts) + number)
     return records_of(
         charts, asked, source, study, context.faults, where=str(path), lost=len(reader.bad)
     )
@@ -121,7 +122,7 @@ class _Reader:
         self._columns: dict[str, dict[Code, list[Column]]] = {}
         self._all: dict[str, list[Column]] = {}
         for column, query in asked.items():
-            if isinstance(query, FhirPatient) or not hasattr(query, "resource"):
+            if not isinstance(query, FhirCoded):
                 continue
             kind = query.resource
             if isinstance(query, FhirEncounter) and query.code is None:
@@ -155,8 +156,8 @@ class _Reader:
         for name, error in self._faulty.items():
             self.of_patients.append((rows[name], error))
         for waiting in self._waiting:
-            name = self._names.get(_unversioned(waiting.reference))
-            if name is None:
+            owner = self._names.get(_unversioned(waiting.reference))
+            if owner is None:
                 self.bad.append(_error("its patient is in none of the files", waiting.where))
                 continue
             events = waiting.events
@@ -170,9 +171,9 @@ class _Reader:
             for column, event in events:
                 if isinstance(event.value, _Unusable):
                     error = _error(str(event.value), waiting.where)
-                    self.of_patients.append((rows[name], error))
+                    self.of_patients.append((rows[owner], error))
                 else:
-                    self._charts[name].events.setdefault(column, []).append(event)
+                    self._charts[owner].events.setdefault(column, []).append(event)
         return list(self._charts.values())
 
     # --- One resource -----------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class _Reader:
                 if not isinstance(query, FhirObservation) or part.get("dataAbsentReason"):
                     continue
                 value: Value = None
-                if query.take not in _NO_VALUE and not column.startswith(" "):
+                if query.take not in _NO_VALUE and column != INDEX:
                     value = self._value(part, column, query)
                     if value is None:
                         continue
@@ -291,7 +292,7 @@ class _Reader:
         if key == "valueCodeableConcept":
             codes = [code for _, code in _codes(raw)]
             known = [c for c in codes if label_text(c) in self._categories.get(column, ())]
-            return (known or codes or [None])[0]
+            return next(iter([*known, *codes]), None)
         if key == "valueString" and isinstance(raw, str):
             return raw
         if key == "valueBoolean" and isinstance(raw, bool):
@@ -449,4 +450,3 @@ def _error(what: str, where: tuple[str, str]) -> DataError:
     return DataError(
         f"{where[1]}: {what}", todo="mend it at its source and export it anew", where=where[0]
     )
-

@@ -85,7 +85,8 @@ class _Bounded:
 
     def __init__(self, path: Path) -> None:
         packed = path.name.lower().endswith(".gz")
-        self._file: IO[bytes] = cast(IO[bytes], gzip.open(path)) if packed else path.open("rb")
+        kept = gzip.open(path) if packed else path.open("rb")  # noqa: SIM115 - __exit__ closes it
+        self._file = cast(IO[bytes], kept)
         most = path.stat().st_size
         self._left = max(_ALWAYS_ALLOWED, most * _MOST_UNPACKED) if packed else most
 
@@ -159,7 +160,7 @@ def _of_lines(file: _Bounded, path: Path, told: Callable[[DataError], None]) -> 
 def _of_bundle(file: _Bounded, path: Path) -> Iterator[Found]:
     cursor = _Cursor(file.read(MOST_OF_A_BUNDLE).decode("utf-8-sig"))
     top: Json = {}
-    for key in cursor.keys():
+    for key in cursor.members():
         if key != "entry":
             top[key] = cursor.value()
             continue
@@ -186,7 +187,7 @@ class _Cursor:
         self._text = text
         self._at = 0
 
-    def keys(self) -> Iterator[str]:
+    def members(self) -> Iterator[str]:
         """The keys of the object that is the whole text."""
         self._skip("{")
         if not self._is_next("}"):

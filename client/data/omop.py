@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from fedward.client.data.charts import (
     ENCOUNTER,
+    INDEX,
     Asked,
     Chart,
     Event,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 10_000  # rows that are held
 _MOST_OF_ADDRESS = 4096  # bytes
+_NO_VALUE = ("any", "count")
 _EQUAL = 4172703  # concept of the operator "="
 _GENDERS = {8507: "male", 8532: "female"}
 
@@ -117,8 +119,8 @@ def read_omop(source: OmopSource, study: Study, context: Context) -> RawRecords:
         ) from None
     finally:
         engine.dispose()
-    for row, error in reader.faults:
-        context.faults.add(error, row)
+    for row, fault in reader.faults:
+        context.faults.add(fault, row)
     charts = [*reader.charts.values()]
     return records_of(charts, asked, source, study, context.faults, where=where)
 
@@ -163,13 +165,12 @@ class _Reader:
             self._fault(row, column, "a date that is none")
             return
         value: Value = None
-        if isinstance(query, OmopMeasured) and not column.startswith(" "):
-            if query.take not in ("any", "count"):
-                value, wrong = _value(found, query)
-                if wrong:
-                    self._fault(row, column, wrong)
-                if value is None:
-                    return
+        if isinstance(query, OmopMeasured) and not (column == INDEX or query.take in _NO_VALUE):
+            value, wrong = _value(found, query)
+            if wrong:
+                self._fault(row, column, wrong)
+            if value is None:
+                return
         event = Event(span.first, span.last, span.last, value)
         chart.events.setdefault(column, []).append(event)
 

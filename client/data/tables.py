@@ -161,7 +161,7 @@ def _without_missing(
     missing = cells.isin(marks)
     bad = missing.any(axis=1)
     for place in np.flatnonzero(bad.to_numpy()) if data.missing == "refuse" else ():
-        row = int(cells.index[place])
+        row = int(cells.index[int(place)])
         column = missing.columns[missing.iloc[place].to_numpy()][0]
         error = DataError(
             f"row {row + 1}, column {column!r}: the value is missing "
