@@ -302,7 +302,7 @@ class Site:
         return Patients(digest, len(records.patients.unique()))
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
-        """What constants and statistics are made of; with privacy on it is charged here, and noisy."""
+        """What is measured of the records; with privacy on it is charged here, and noisy."""
         study, patients, records = loaded.study, loaded.patients, loaded.parts["train"]
         privacy = study.privacy
         if not isinstance(privacy, LocalPrivacy) or patients is None:

@@ -44,6 +44,7 @@ _ORDERED = {"order", "original-order", "reflex-order", "filler-order", "instance
 _GENDERS = {"male", "female", "other", "unknown"}
 _NUMBERS_ONLY = {"mean", "min", "max"}
 _NO_VALUE = {"any", "count"}
+_MOST_FAULTS = 10_000  # that are listed; what makes more is no export
 
 Column = str
 Code = tuple[str, str]
@@ -139,16 +140,21 @@ class _Reader:
         kind = resource.get("resourceType")
         where = (file, found.place)
         try:
-            if kind == "Patient":
+            if not isinstance(kind, str):
+                if resource:  # an entry may be without one
+                    raise _Fault("it does not say what it is")
+            elif kind == "Patient":
                 self._patient(resource, found.full_url, where)
             elif kind == "Medication" and "MedicationRequest" in self._columns:
                 codes = frozenset(_codes(resource.get("code")))
                 for name in _own_names(resource, found.full_url):
                     self._medicines[name] = codes
             elif kind in self._columns or kind in self._all:
-                self._event(str(kind), resource, where)
+                self._event(kind, resource, where)
         except _Fault as fault:
             self.bad.append(_error(str(fault), where))
+            if len(self.bad) > _MOST_FAULTS:
+                raise _error("too many resources cannot be used to go on", where) from None
 
     def charts(self) -> list[Chart]:
         """Every patient, in the order of the files, with what was found of them."""
@@ -314,9 +320,9 @@ def _counts(kind: str, resource: Json) -> bool:
         codes = {code for _, code in _codes(resource.get("verificationStatus"))}
         return not codes or "confirmed" in codes
     ordered = kind != "MedicationRequest" or (
-        resource.get("intent") in _ORDERED and resource.get("doNotPerform") is not True
+        str(resource.get("intent")) in _ORDERED and resource.get("doNotPerform") is not True
     )
-    return ordered and resource.get("status") in _COUNTS[kind]
+    return ordered and str(resource.get("status")) in _COUNTS[kind]
 
 
 def _means_something_else(resource: Json) -> bool:

@@ -24,6 +24,7 @@ MOST_OF_A_LINE = 16 * 2**20
 _MOST_UNPACKED = 200  # times the packed size: text is packed by ten to forty
 _ALWAYS_ALLOWED = 2**20  # bytes, however small the packed file is
 _MOST_BROKEN_LINES = 100
+_MOST_EMPTY_LINES = 1000
 _SUFFIXES = (".json", ".json.gz", ".ndjson", ".ndjson.gz")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, RecursionError)
@@ -134,10 +135,13 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _of_lines(file: _Bounded, path: Path, told: Callable[[DataError], None]) -> Iterator[Found]:
-    number, broken = 0, 0
+    number, broken, empty = 0, 0, 0
     while line := file.line(MOST_OF_A_LINE):
         number += 1
         if not line.strip():
+            empty += 1
+            if empty > _MOST_EMPTY_LINES:
+                raise ValueError(f"{empty} lines are empty, up to line {number}")
             continue
         try:
             resource = _DECODER.decode(line.decode("utf-8").strip())
