@@ -104,6 +104,8 @@ def safe_cells(counts: Sequence[float], fewest: int) -> list[Cell]:
     beside: set[int] = set()
     while small and others and not _safe(counts, small, beside, fewest):
         beside.add(others.pop(0))
+    if small and not _safe(counts, small, beside, fewest):
+        return [Hidden.WITH_IT] * len(counts)  # not even which of them are small
     return [
         Hidden.SMALL if p in small else Hidden.WITH_IT if p in beside else whole[p]
         for p in range(len(counts))
