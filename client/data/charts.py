@@ -53,7 +53,7 @@ class Event(NamedTuple):
     Attributes:
         first: The earliest that it can have begun.
         last: The latest that it can have begun.
-        known: From when on it was surely known.
+        known: From when on it was surely known; not before `last`.
         value: A number, a text, or nothing where only that it happened counts.
     """
 
@@ -274,7 +274,7 @@ class _Taker:
             return ""
         last = self.index - window.gap * DAY
         first = -np.inf if window.before is None else self.index - window.before * DAY
-        return self._take(name, lambda e: e.first >= first and max(e.last, e.known) <= last)
+        return self._take(name, lambda e: e.first >= first and e.known <= last)
 
     def label(self, name: str) -> str:
         """From what may have happened at the index or after it."""
@@ -291,7 +291,7 @@ class _Taker:
         end, width = self.index - data.index.gap * DAY, data.hours * 3600.0
         slots: dict[int, list[Event]] = {}
         for event in self.chart.events.get(name, []):
-            if max(event.last, event.known) > end:
+            if event.known > end:
                 continue
             slot = data.bins - 1 - int((end - event.last) // width)
             if slot >= 0:

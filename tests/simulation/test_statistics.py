@@ -1,4 +1,4 @@
-"""Federated statistics over pretended hospitals: exact where nothing hides, charged where it must."""
+"""Federated statistics of pretended hospitals: exact if nothing hides, charged if it must be."""
 
 from __future__ import annotations
 
@@ -114,6 +114,7 @@ def test_four_real_hospitals_give_the_pooled_mean_and_variance(
         assert category.cells.sum() == pytest.approx(486, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [True, False], ids=["secure", "plain"])
 def test_noise_is_paid_for_once_and_has_the_deviation_that_was_paid(
     secure: bool, table: Path, tmp_path: Path
@@ -131,7 +132,7 @@ def test_noise_is_paid_for_once_and_has_the_deviation_that_was_paid(
     for seed in range(8):
         folder = tmp_path / str(seed)
         noisy, _ = summed(study, Options(table, seed), folder, say=lambda _: None)
-        inputs, labels = pooled(study, folder)
+        _, labels = pooled(study, folder)
         exact = np.bincount(labels, minlength=2)  # two records a patient, of one class
         assert noisy.classes is not None
         off += [*(noisy.classes.cells - exact / 2)]
@@ -165,6 +166,7 @@ def test_a_study_that_asks_for_none_is_told_none(table: Path) -> None:
         statistics(study_of(), Options(table), say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_training_run_and_the_statistics_stay_within_the_study_s_epsilon() -> None:
     """The rounds leave room for what the statistics cost, though a run does not measure them."""
     from fedward.privacy.schedule import epsilon_after

@@ -1,4 +1,4 @@
-"""Files that were made to break the reader of FHIR give a named error in bounded time and memory."""
+"""Files made to break the reader of FHIR give a named error in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,21 @@ def test_mutations_of_a_good_file_never_break_anything_but_the_file(tmp_path: Pa
         assert len(raw) <= 1
 
 
-VALUES = [None, True, 0, -1.5, 1e308, "", "x", [], [1], [[]], {}, {"coding": 1}, {"coding": [1]}]
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1.5,
+    1e308,
+    "",
+    "x",
+    [],
+    [1],
+    [[]],
+    {},
+    {"coding": 1},
+    {"coding": [1]},
+]
 
 
 def test_any_value_in_any_place_is_no_more_than_a_fault(tmp_path: Path) -> None:
