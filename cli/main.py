@@ -24,6 +24,7 @@ from fedward.cli import (
     privacy,
     simulate,
     split,
+    stats,
     study,
 )
 from fedward.cli.console import messages, output
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command(name="simulate")(simulate.simulate)
 app.command(name="split")(split.split)
+app.command(name="stats")(stats.stats)
 app.command(name="models")(models.models)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(study.app, name="study")

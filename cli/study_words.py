@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from fedward.study.errors import printable
 from fedward.study.image_data import ImageData
+from fedward.study.origins import AtDate
 from fedward.study.parts import GivenParts
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.series_data import SeriesData
 from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
@@ -39,6 +41,12 @@ def _lines(study: Study, digest: str, limits: Limits) -> Iterator[str]:
     if measured := [feature.name for feature in study.data.measured]:
         names = ", ".join(measured)
         yield f"  measures    mean and deviation of {names} over all hospitals together"
+    table = study.data.statistics if isinstance(study.data, TableData) else None
+    if table is not None:
+        yield (
+            "  tells       counts, means and histograms of the columns and the label over all "
+            f"hospitals together, no cell below {table.fewest} patients"
+        )
     yield f"  model       {_model(study)}"
     yield f"  trains      {_training(study)}"
     yield f"  with        {_hospitals(study)}"
@@ -58,8 +66,14 @@ def _data(study: Study) -> str:
         case TableData():
             lacking = "refused" if data.missing == "refuse" else "left out"
             return (
-                f"the columns {', '.join(data.features)}; the label {label}; "
+                f"the columns {', '.join(data.features)}; the label {label}{_index(data)}; "
                 f"a row that lacks a value is {lacking}"
+            )
+        case SeriesData():
+            days = data.bins * data.hours / 24
+            return (
+                f"{', '.join(data.features)} over {days:g} days in {data.bins} bins; "
+                f"the label {label}{_index(data)}"
             )
         case ImageData():
             channels, *size = data.shape
@@ -74,6 +88,15 @@ def _data(study: Study) -> str:
             return f"the texts in {data.text}, {data.length} words at most; the label {label}"
         case SequenceData():
             return f"sequences of at most {data.length} letters; the label {label}"
+
+
+def _index(data: TableData | SeriesData) -> str:
+    index = data.index
+    if index is None:
+        return ""
+    if isinstance(index, AtDate):
+        return f"; in record systems features before {index.at}, labels from then on"
+    return f"; in record systems features before each patient's {index.which} event, labels after"
 
 
 def _parts(study: Study) -> str:

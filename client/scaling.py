@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedward.client.data.records import Parts, Records
 from fedward.client.data.stored import Stored, in_pieces
 from fedward.privacy.patient_steps import at_most
 from fedward.privacy.secret_stream import SecretStream
-from fedward.privacy.statistics import clipped_sum, norm_of, patient_vectors
+from fedward.privacy.statistics import clipped_sum, means_over, patient_vectors
+from fedward.privacy.statistics_table import norm_with_table, table_rows
 from fedward.study.data import Data
 from fedward.study.scaling import Scaling
+from fedward.study.study import Study
 
 Doubles = np.ndarray[tuple[int], np.dtype[np.float64]]
+Rows = NDArray[np.float64]
 
 
-def measured_sums(records: Records, data: Data) -> Doubles:
+def measured_sums(records: Records, study: Study) -> Doubles:
     """What a hospital adds without privacy: its number of patients, and the sums over them."""
-    inputs, patients = _arrays(records)
-    vectors = patient_vectors(inputs, patients, data)
+    inputs, labels, patients = _arrays(records)
+    vectors = _vectors(inputs, labels, patients, study)
     return np.concatenate([[len(vectors)], vectors.sum(axis=0)])
 
 
 def noisy_sums(
     records: Records,
-    data: Data,
+    study: Study,
     *,
     most: int,
     noise_multiplier: float,
@@ -38,20 +42,20 @@ def noisy_sums(
 
     Args:
         records: To train on.
-        data: The study's.
+        study: Says what is measured.
         most: Records that a patient brings, drawn at random.
         noise_multiplier: Standard deviation of the noise, in units of a patient's largest norm.
         declared: Public number of patients.
         sampling: Source of the choice of records.
         noise: Source of the noise.
     """
-    inputs, patients = _arrays(records)
+    inputs, labels, patients = _arrays(records)
     everybody = torch.arange(len(patients))
     _, number = torch.from_numpy(patients).unique(return_inverse=True)
     chosen = at_most(most, everybody, number, sampling)
     rows = chosen.records.numpy()
-    norm = norm_of(data)
-    total = clipped_sum(patient_vectors(inputs[rows], patients[rows], data), norm)
+    norm = norm_with_table(study)
+    total = clipped_sum(_vectors(inputs[rows], labels[rows], patients[rows], study), norm)
     noisy = noise.noisy(torch.from_numpy(total), noise_multiplier * norm)
     return np.concatenate([[declared], noisy.numpy()])
 
@@ -80,10 +84,19 @@ def _centered(rows: Tensor, data: Data, scaling: Scaling) -> Tensor:
     return inputs
 
 
-def _arrays(
-    records: Records,
-) -> tuple[
-    np.ndarray[tuple[int, int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]
-]:
-    inputs = np.concatenate([piece.astype(np.float64) for piece in in_pieces(records.inputs)])
-    return inputs, records.patients.long().cpu().numpy()
+def _vectors(
+    inputs: Rows, labels: NDArray[np.generic], patients: NDArray[np.int64], study: Study
+) -> Rows:
+    """All that a patient adds: for scaling constants, and for the table where one is asked for."""
+    vectors = patient_vectors(inputs, patients, study.data)
+    table = means_over(table_rows(inputs, labels, study), patients)
+    return np.concatenate([vectors, table], axis=1)
+
+
+def _arrays(records: Records) -> tuple[Rows, NDArray[np.generic], NDArray[np.int64]]:
+    pieces = [piece.astype(np.float64) for piece in in_pieces(records.inputs)]
+    return (
+        np.concatenate(pieces),
+        records.labels.cpu().numpy(),
+        records.patients.long().cpu().numpy(),
+    )

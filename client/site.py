@@ -53,6 +53,7 @@ from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.protocol_errors import ProtocolError
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.statistics import layout_of
+from fedward.privacy.statistics_table import cells_of
 from fedward.privacy.steps import LocalSteps, PlainSteps
 from fedward.study.aggregation import QFedAvg
 from fedward.study.errors import (
@@ -189,7 +190,7 @@ class Site:
         """What can be seen without the records is refused before any work is begun for it."""
         study = loaded.study
         if isinstance(request, MeasureRequest):
-            if not study.data.measured or request.round:
+            if not study.data.summed or request.round:
                 raise RefusedError(
                     f"the study measures nothing in exchange {request.round}",
                     todo="run the aggregator with the study as it was approved",
@@ -228,7 +229,7 @@ class Site:
 
     def _layout(self, request: Request, loaded: Loaded) -> Layout:
         if isinstance(request, MeasureRequest):
-            return layout_of(loaded.study.data)
+            return layout_of(loaded.study.data, cells=cells_of(loaded.study))
         parameters = loaded.size if isinstance(request, TrainRequest) else 0
         return Layout(parameters, loaded.task.size, loaded.task.reals)
 
@@ -308,11 +309,11 @@ class Site:
         return Patients(digest, len(records.patients.unique()))
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
-        """What scaling constants are made of; with privacy on it is charged here, and noisy."""
+        """What is measured of the records; with privacy on it is charged here, and noisy."""
         study, patients, records = loaded.study, loaded.patients, loaded.parts["train"]
         privacy = study.privacy
         if not isinstance(privacy, LocalPrivacy) or patients is None:
-            return judged(measured_sums(records, study.data))
+            return judged(measured_sums(records, study))
         noise_multiplier = charge_measuring(
             request, study, privacy, patients, hospital=self.hospital, ledger=self.ledger
         )
@@ -321,7 +322,7 @@ class Site:
         return judged(
             noisy_sums(
                 records,
-                study.data,
+                study,
                 most=privacy.records_per_patient,
                 noise_multiplier=noise_multiplier,
                 declared=declared_patients(self.hospital),

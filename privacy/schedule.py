@@ -45,9 +45,13 @@ def noise_of(study: Study, privacy: LocalPrivacy, rate: float) -> float:
 
 
 def measuring(study: Study) -> tuple[SampledGaussian, ...]:
-    """What measuring scaling constants costs: everybody, once; nothing if nothing is measured."""
+    """What measuring scaling constants and statistics costs: everybody, once; or nothing.
+
+    A study whose run measures nothing, as its constants are given, is charged for its statistics
+    when `fedward stats` asks for them; its rounds leave room for that.
+    """
     privacy = study.privacy
-    if not (isinstance(privacy, LocalPrivacy) and study.data.measured):
+    if not (isinstance(privacy, LocalPrivacy) and study.data.summed):
         return ()
     noise = privacy.statistics_noise_multiplier
     if noise is None:

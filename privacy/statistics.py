@@ -15,11 +15,13 @@ The number of patients is then the declared one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.contribution import Layout
+from fedward.study.any_data import Measured
 from fedward.study.data import Data
 from fedward.study.scaling import Scaling
 
@@ -34,9 +36,14 @@ NOISY_LEAST_DEVIATION = 0.2
 _FEWEST = 1.0  # patients with a value; below that the bounds alone say what is typical
 
 
-def layout_of(data: Data) -> Layout:
-    """Of what a hospital adds: the count is a whole number, all else is real."""
-    size = 1 + _size(data)
+def layout_of(data: Data, *, cells: int = 0) -> Layout:
+    """Of what a hospital adds: the count is a whole number, all else is real.
+
+    Args:
+        data: The study's.
+        cells: Of its table of statistics, which follow (`statistics_table.py`).
+    """
+    size = 1 + _size(data) + cells
     return Layout(0, size, tuple(range(1, size)))
 
 
@@ -53,16 +60,32 @@ def patient_vectors(inputs: Doubles, patients: NDArray[np.int64], data: Data) ->
         patients: Of each record, shape (n,).
         data: The study's.
     """
+    return means_over(moments(inputs, data.measured), patients)
+
+
+def moments(inputs: Doubles, features: Sequence[Measured]) -> Doubles:
+    """For each record value and square of each feature, and then the absences, shape (n, k)."""
     pairs, absences = [], []
-    for feature in data.measured:
-        value = (inputs[:, feature.place] - feature.middle) / feature.half
-        value = np.nan_to_num(np.clip(value, -1, 1))  # no record makes measuring fail
+    for feature in features:
+        value, absent = mapped(inputs, feature)
         if feature.absent is not None:
-            absent = inputs[:, feature.absent] > 0
-            value = np.where(absent, 0.0, value)
             absences.append(absent.astype(np.float64))
         pairs += [value, value**2]
-    rows = np.stack([*pairs, *absences], axis=1)
+    return np.stack([*pairs, *absences], axis=1) if pairs else np.zeros((len(inputs), 0))
+
+
+def mapped(inputs: Doubles, feature: Measured) -> tuple[Doubles, NDArray[np.bool_]]:
+    """A feature's values between -1 and 1, 0 where there is none; and where there is none."""
+    read = inputs[:, feature.place] * feature.scale + feature.center
+    value = np.nan_to_num(np.clip((read - feature.middle) / feature.half, -1, 1))
+    absent = np.zeros(len(inputs), dtype=bool)
+    if feature.absent is not None:
+        absent = inputs[:, feature.absent] > 0
+    return np.where(absent, 0.0, value), absent  # and no record makes measuring fail
+
+
+def means_over(rows: Doubles, patients: NDArray[np.int64]) -> Doubles:
+    """The mean over each patient's records, shape (m, k)."""
     names, place, records = np.unique(patients, return_inverse=True, return_counts=True)
     sums = np.zeros((len(names), rows.shape[1]))
     np.add.at(sums, place, rows)

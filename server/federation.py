@@ -24,6 +24,7 @@ from fedward.models.task import Sums
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of, scaling_of
+from fedward.privacy.statistics_table import TableSums, cells_of, table_of
 from fedward.server.asked import AskedBefore
 from fedward.server.checkpoint import Checkpoint, Checkpoints
 from fedward.server.events import (
@@ -152,6 +153,23 @@ class Federation:
         self._tell(outcome)
         return outcome
 
+    def statistics(self) -> TableSums:
+        """Wait for the hospitals, and only add up the table of statistics: nothing is trained.
+
+        Raises:
+            OptionError: The study asks for none.
+            FederationError: Too few hospitals came, or too few answered.
+        """
+        if not cells_of(self._study):
+            raise OptionError(
+                "the study asks for no statistics",
+                todo="write [data.statistics] into it, and have it approved",
+            )
+        self._started = time.monotonic()
+        self._keep(exchange=0)
+        self._wait_for_hospitals()
+        return table_of(self._measured_sums(), self._study)
+
     def _restore_or_begin(self, first: Vector) -> None:
         latest = None if self._checkpoints is None else self._checkpoints.latest()
         if latest is None:
@@ -193,15 +211,19 @@ class Federation:
 
     def _measure(self) -> None:
         """The study's scaling constants, from sums over all hospitals: once, before round 1."""
-        request, data = MeasureRequest(self._digest, self._run), self._study.data
-        total = self._ask(request, "measuring scaling constants", layout_of(data)).total
+        data, noisy = self._study.data, isinstance(self._study.privacy, LocalPrivacy)
+        self._keep(exchange=0, scaling=scaling_of(self._measured_sums(), data, noisy=noisy))
+
+    def _measured_sums(self) -> Sums:
+        request, study = MeasureRequest(self._digest, self._run), self._study
+        layout = layout_of(study.data, cells=cells_of(study))
+        total = self._ask(request, "measuring over all hospitals", layout).total
         if total is None or not total.metrics[0]:
             raise self._stop(
-                "measuring scaling constants: no hospital could",
+                "measuring over all hospitals: no hospital could",
                 todo="see the hospitals' own logs",
             )
-        noisy = isinstance(self._study.privacy, LocalPrivacy)
-        self._keep(exchange=0, scaling=scaling_of(total.metrics, data, noisy=noisy))
+        return total.metrics
 
     def _round(self, server_round: int, monitor: Part | None) -> None:
         started, rounds = time.monotonic(), self._study.training.rounds

@@ -179,7 +179,8 @@ def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> Hos
     source: dict[str, Any] = {"patient": "record", **study.simulation.source}
     if data is not None:
         source["path"] = str(data.resolve())
-        source.setdefault("format", _format_of(data))
+        if "format" not in source:
+            source["format"] = _format_of(data)
     elif source.get("format") != "bundled":
         raise OptionError("no data given", todo="give --data PATH")
     cache = {"folder": f"../{CACHE}"}

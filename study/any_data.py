@@ -35,6 +35,8 @@ class Measured(NamedTuple):
         absent: Place of the input that says that there is no value; None if there always is one.
         low: Least value.
         high: Largest value.
+        center: Subtracted when it was read.
+        scale: Divided by, after that.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Measured(NamedTuple):
     absent: int | None
     low: float
     high: float
+    center: float = 0.0
+    scale: float = 1.0
 
     @property
     def middle(self) -> float:
@@ -85,6 +89,11 @@ class AnyData(Frozen):
     def measured(self) -> tuple[Measured, ...]:
         """The features whose constants are measured before the first round, in their order."""
         return ()
+
+    @property
+    def summed(self) -> bool:
+        """Whether sums over patients leave before the first round."""
+        return bool(self.measured)
 
     @model_validator(mode="after")
     def _one_class_a_label(self) -> AnyData:

@@ -8,8 +8,9 @@ public and common to all hospitals (a hospital's own mean would hide how hospita
 from __future__ import annotations
 
 from fedward.study.image_data import ImageData
+from fedward.study.series_data import SeriesData
 from fedward.study.signal_data import SignalData
 from fedward.study.table_data import TableData
 from fedward.study.token_data import SequenceData, TextData
 
-Data = TableData | ImageData | SignalData | TextData | SequenceData
+Data = TableData | SeriesData | ImageData | SignalData | TextData | SequenceData

@@ -268,10 +268,16 @@ class Study(Frozen):
 _LATER = {
     "bounds": None,
     "duplicates": "keep",
-    "fill": None,
-    "scaling": "given",
-    "statistics_noise_multiplier": None,
     "evaluation_noise_multiplier": None,
+    "fhir": None,
+    "fill": None,
+    "index": None,
+    "label_from": None,
+    "omop": None,
+    "scaling": "given",
+    "span": None,
+    "statistics": None,
+    "statistics_noise_multiplier": None,
 }
 
 _LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
@@ -389,12 +395,13 @@ def _refuse_unpaid_statistics(study: Study) -> None:
     if not isinstance(study.privacy, LocalPrivacy):
         return
     noise = study.privacy.statistics_noise_multiplier
-    if (noise is not None) == bool(study.data.measured):
+    if (noise is not None) == study.data.summed:
         return
     raise StudyError(
         "privacy.statistics_noise_multiplier",
         given="nothing" if noise is None else f"{noise:g}",
-        allowed='a number in a private study with data.scaling = "measured", and only there',
+        allowed='a number in a private study with data.scaling = "measured" or data.statistics, '
+        "and only there",
     )
 
 

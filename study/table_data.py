@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fedward.study.any_data import AnyData, Label, Measured, Scalar, label_text
 from fedward.study.frozen import Frozen
+from fedward.study.origins import Index, Origin, refuse_leaky
 
 _Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 _NARROWEST = 1e-9  # between two bounds
 _LARGEST_FILL = 1e15
 
 
-class Feature(Frozen):
+class Statistics(Frozen):
+    """A table of statistics that a study may ask for: what leaves are sums over hospitals.
+
+    Attributes:
+        bins: Of each histogram, of one width between a feature's bounds or span.
+        fewest: A cell of fewer patients is shown as fewer than this.
+    """
+
+    bins: Annotated[int, Field(ge=2, le=100)] = 10
+    fewest: Annotated[int, Field(ge=1, le=1000)] = 10
+
+
+class Feature(Origin):
     """One column of a table.
 
     Attributes:
@@ -27,6 +41,10 @@ class Feature(Frozen):
         fill: What a missing value becomes: a number, or one of the categories. Where it is the
             number of `absent`, the second input tells the model so. Without it the study's
             `missing` says what becomes of the row.
+        span: Least and largest value of the feature's histogram where it has no bounds; whatever is
+            beyond counts as its end there, and nowhere else.
+        fhir: Where it comes from in FHIR records.
+        omop: Where it comes from in an OMOP database.
     """
 
     center: float = 0.0
@@ -35,9 +53,19 @@ class Feature(Frozen):
     absent: float | None = None
     bounds: tuple[_Bound, _Bound] | None = None
     fill: Scalar | None = None
+    span: tuple[_Bound, _Bound] | None = None
 
     @model_validator(mode="after")
-    def _one_meaning(self) -> Feature:
+    def _a_span_of_its_own(self) -> Feature:
+        if self.span is None:
+            return self
+        if self.bounds is not None or self.categories is not None:
+            raise ValueError("one of span, bounds and categories")
+        _refuse_narrow("span", *self.span)
+        return self
+
+    @model_validator(mode="after")
+    def _one_meaning_of_numbers(self) -> Feature:
         numeric = (self.center, self.scale, self.absent) != (0.0, 1.0, None)
         if self.categories is not None and numeric:
             raise ValueError("either categories, or center, scale and absent")
@@ -48,9 +76,7 @@ class Feature(Frozen):
             return self
         if self.categories is not None or (self.center, self.scale) != (0.0, 1.0):
             raise ValueError("either bounds, or center and scale, or categories")
-        low, high = self.bounds
-        if not high - low >= _NARROWEST:
-            raise ValueError(f"bounds that are at least {_NARROWEST:g} apart, the lower one first")
+        _refuse_narrow("bounds", *self.bounds)
         return self
 
     @model_validator(mode="after")
@@ -87,6 +113,9 @@ class TableData(AnyData):
             A feature's own `fill` comes first.
         scaling: Where center and scale come from: `given`, or `measured` over all hospitals before
             the first round, for the features with bounds.
+        statistics: A table over all hospitals, told before the first round; none if left out.
+        index: In a record system, each patient's moment between features and label.
+        label_from: Where a column of the label comes from in a record system.
     """
 
     kind: Literal["table"]
@@ -94,6 +123,21 @@ class TableData(AnyData):
     label: Label
     missing: Literal["refuse", "drop"] = "refuse"
     scaling: Literal["given", "measured"] = "given"
+    statistics: Statistics | None = None
+    index: Index | None = None
+    label_from: dict[str, Origin] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_from_after_the_label(self) -> TableData:
+        refuse_leaky(dict(self.features), origins_of_labels(self), self.index)
+        return self
+
+    @model_validator(mode="after")
+    def _a_span_for_statistics(self) -> TableData:
+        spans = any(feature.span is not None for feature in self.features.values())
+        if spans and self.statistics is None:
+            raise ValueError("a span of features only together with statistics")
+        return self
 
     @model_validator(mode="after")
     def _bounds_where_measured(self) -> TableData:
@@ -116,10 +160,40 @@ class TableData(AnyData):
     @property
     def measured(self) -> tuple[Measured, ...]:
         """The features whose constants are measured before the first round, in their order."""
-        found, place = [], 0
+        return tuple(self._numbers_with("bounds"))
+
+    @property
+    def spanned(self) -> tuple[Measured, ...]:
+        """The features that have a span for statistics, in their order."""
+        return tuple(self._numbers_with("span"))
+
+    @property
+    def summed(self) -> bool:
+        """Whether sums over patients leave before the first round."""
+        return bool(self.measured) or self.statistics is not None
+
+    def _numbers_with(self, key: Literal["bounds", "span"]) -> Iterator[Measured]:
+        place = 0
         for name, feature in self.features.items():
-            if feature.bounds is not None:
+            ends = feature.bounds if key == "bounds" else feature.span
+            if ends is not None:
                 absent = None if feature.absent is None else place + 1
-                found.append(Measured(name, place, absent, *feature.bounds))
+                yield Measured(name, place, absent, *ends, feature.center, feature.scale)
             place += feature.width
-        return tuple(found)
+
+
+def origins_of_labels(data: AnyData) -> dict[str, Origin]:
+    """Where each column of the label comes from; an empty origin where nothing is said.
+
+    Raises:
+        ValueError: `label_from` names a column that is no label.
+    """
+    given: dict[str, Origin] = getattr(data, "label_from", None) or {}
+    if strange := [name for name in given if name not in data.label_columns]:
+        raise ValueError(f"in label_from columns of the label only, not {strange[0]!r}")
+    return {name: given.get(name, Origin()) for name in data.label_columns}
+
+
+def _refuse_narrow(what: str, low: float, high: float) -> None:
+    if not high - low >= _NARROWEST:
+        raise ValueError(f"{what} that are at least {_NARROWEST:g} apart, the lower one first")

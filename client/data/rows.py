@@ -12,7 +12,7 @@ from fedward.client.data.context import Context
 from fedward.client.data.faults import Faults, ListedFaults
 from fedward.client.data.joining import joined, rows_named
 from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
-from fedward.client.data.sources import BundledSource, TabularSource
+from fedward.client.data.sources import AnySource, TabularSource
 from fedward.client.data.targets import targets
 from fedward.study.data import Data
 from fedward.study.errors import DataError
@@ -24,7 +24,7 @@ Inputs = NDArray[np.float32] | NDArray[np.int64]
 
 
 def records_of(
-    read: Read, source: TabularSource | BundledSource, study: Study, context: Context, *, where: str
+    read: Read, source: AnySource, study: Study, context: Context, *, where: str
 ) -> RawRecords:
     """The rows that a study asks for.
 
@@ -73,7 +73,7 @@ def records_of(
 
 def _cells(
     read: Read,
-    source: TabularSource | BundledSource,
+    source: AnySource,
     data: Data,
     context: Context,
     *,
@@ -85,7 +85,7 @@ def _cells(
     texts = {*map(source.column, (*data.label_columns, "part")), *_named(source)}
     wanted = Wanted(frozenset(inputs), frozenset(map(source.column, numbers)))
     wanted = Wanted(wanted.texts - wanted.numbers, wanted.numbers).and_texts(frozenset(texts))
-    if isinstance(source, BundledSource):
+    if not isinstance(source, TabularSource):
         return read(wanted), []
     faults = context.faults
     before = len(faults.found) if isinstance(faults, ListedFaults) else 0
@@ -128,12 +128,12 @@ def _inputs(
             raise TypeError(data.kind)  # refused by _input_columns
 
 
-def _named(source: TabularSource | BundledSource) -> list[str]:
+def _named(source: AnySource) -> list[str]:
     """What the patient's column may be called: as the hospital, or as the study calls it."""
     return [] if source.named_by is None else [source.named_by, source.column(source.named_by)]
 
 
-def _patient(source: TabularSource | BundledSource, cells: Cells) -> list[str]:
+def _patient(source: AnySource, cells: Cells) -> list[str]:
     named = _named(source)
     return [next((name for name in named if name in cells.frame), named[0])] if named else []
 

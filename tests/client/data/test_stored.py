@@ -241,7 +241,7 @@ def test_measured_constants_are_the_same(
     )
     scaling = Scaling((50.0,), (10.0,))
 
-    sums = [measured_sums(p["train"], study.data) for p in (one, other)]
+    sums = [measured_sums(p["train"], study) for p in (one, other)]
     assert np.array_equal(sums[0], sums[1])
     for part in ("train", "test"):
         found = [scaled(p, study.data, scaling)[part].whole for p in (one, other)]
