@@ -249,7 +249,12 @@ class Study(Frozen):
 # Keys that came later, and what they say where a study was written before them.
 _LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
 
-_LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
+_LATER_OF_IMAGES = {
+    "label": "label",
+    "resize": "refuse",
+    "unreadable": "refuse",
+    "window": None,
+}
 
 
 def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:

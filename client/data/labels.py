@@ -11,7 +11,7 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.study.any_data import Scalar, label_text
 from fedward.study.data import Data
 from fedward.study.errors import DataError
-from fedward.study.task import ClassTask
+from fedward.study.task import ClassTask, SegmentationTask
 
 
 def class_numbers(
@@ -51,7 +51,36 @@ def class_numbers(
     return numbers
 
 
-def _meaning(data: Data, task: ClassTask) -> dict[str, int]:
+def mask_classes(
+    mask: NDArray[np.generic], data: Data, task: SegmentationTask, *, where: str
+) -> NDArray[np.int64]:
+    """The class number of each pixel of a mask, of the mask's shape.
+
+    Args:
+        mask: Raw values, whole numbers in whatever type.
+        data: The study's data, which may say which values mean a class.
+        task: The study's classes.
+        where: The mask's file, for the error.
+
+    Raises:
+        DataError: A value means no class.
+    """
+    values, place = np.unique(mask, return_inverse=True)
+    meaning = _meaning(data, task)
+    numbers = np.empty(len(values), dtype=np.int64)
+    for number, value in enumerate(values):
+        known = meaning.get(label_text(value))
+        if known is None:
+            raise DataError(
+                f"{label_text(value)!r} in a mask is none of the classes",
+                todo=f"allowed: {', '.join(meaning)}",
+                where=where,
+            )
+        numbers[number] = known
+    return numbers[place.reshape(mask.shape)]
+
+
+def _meaning(data: Data, task: ClassTask | SegmentationTask) -> dict[str, int]:
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]
     else:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedward.client.data.faults import Faults, ListedFaults
+from fedward.client.data.faults import Faults
 from fedward.study.messages import Part
 
 
@@ -68,7 +68,7 @@ class RawRecords:
 
 def without_faulty(raw: RawRecords, faults: Faults) -> RawRecords:
     """The records that can be used; the others count as dropped."""
-    if not isinstance(faults, ListedFaults) or not faults.rows:
+    if not faults.rows:
         return raw
     good = raw.chosen(~np.isin(raw.rows, list(faults.rows)))
     return replace(good, dropped=raw.dropped + len(raw) - len(good))
