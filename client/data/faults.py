@@ -10,7 +10,7 @@ from fedward.study.errors import DataError
 _LOG = logging.getLogger("fedward.client")
 
 
-class Unreadable(DataError):
+class Unreadable(DataError):  # noqa: N818 - reads as the fact that it states
     """A file holds no record that can be read; a study may allow to leave such files out."""
 
 
@@ -91,12 +91,17 @@ class Lenient(Faults):
         self._left_out: set[int] = set()
 
     def add(self, error: DataError, row: int) -> None:
-        """Leave the record out if it is unreadable; else as the other faults do."""
+        """Leave the record out if it is unreadable; else as the other faults do.
+
+        Whatever else is wrong with a record that is left out does not matter.
+        """
+        if row in self._left_out:
+            return
         if not isinstance(error, Unreadable):
             self._faults.add(error, row)
-        elif row not in self._left_out:
-            self._left_out.add(row)
-            self._faults.leave_out(error, row)
+            return
+        self._left_out.add(row)
+        self._faults.leave_out(error, row)
 
     def note(self, word: str, text: str) -> None:
         """Pass it on."""

@@ -131,7 +131,7 @@ def _entry(archive: NpzFile, key: str, path: Path) -> Entry:
             todo="write it with numpy.savez_compressed",
             where=str(path),
         ) from None
-    if not isinstance(entry, np.ndarray) or entry.ndim == 0:
+    if entry.ndim == 0:
         raise DataError(f"entry {key!r} is no array", todo="mend the file", where=str(path))
     return entry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
-from fedward.client.data.faults import Faults, Unreadable
+from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import (
     Pixels,
     allowing,
     as_the_study_says,
     decoded,
+    how,
     images_of,
     mask_as_the_study_says,
+    masks,
     refuse_size,
     to_unit,
 )
@@ -99,39 +101,12 @@ def read_folder(source: FolderSource, study: Study, context: Context) -> RawReco
     return without_faulty(found, faults)
 
 
-def masks(
-    read: Callable[[int], NDArray[np.int64]], count: int, data: ImageData, faults: Faults
-) -> NDArray[np.int64]:
-    """The masks of all records, shape (n, *size).
-
-    Args:
-        read: Gives one, or raises `DataError`.
-        count: Of records.
-        data: The study's.
-        faults: Told of what cannot be read; a record with another fault has no mask.
-    """
-    found = np.zeros((count, *data.shape[1:]), dtype=np.int64)
-    for row in range(count):
-        if row in faults.rows:
-            continue
-        try:
-            found[row] = read(row)
-        except DataError as error:
-            faults.add(error, row)
-    return found
-
-
 def _key(file: Path, folder: Path, data: ImageData) -> str:
     """What the bytes of an image are, and all that changes its decoding."""
     stat = file.stat() if file.is_file() else None
     of = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
     relative = file.relative_to(folder) if file.is_relative_to(folder) else file
     return f"{relative.as_posix()} {of} {how(data)}"
-
-
-def how(data: ImageData) -> str:
-    """All of a study that changes how an image is decoded."""
-    return f"{data.shape} {data.center} {data.scale} {data.window} {data.resize}"
 
 
 def _listed_by_class(path: Path, study: Study) -> list[_Listed]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedward.client.data.context import Context
-from fedward.client.data.faults import Lenient
+from fedward.client.data.faults import Faults, Lenient
 from fedward.client.data.labels import mask_classes
 from fedward.study.data import Data
 from fedward.study.errors import DataError
@@ -60,7 +60,7 @@ def decoded(
         dtype: Of its values.
         context: Who is told.
     """
-    found = np.zeros((len(keys), *shape), dtype=dtype)
+    found: Pixels = np.zeros((len(keys), *shape), dtype=dtype)
     for row in range(len(keys)):
         try:
             found[row] = decode(row)
@@ -68,6 +68,11 @@ def decoded(
             context.faults.add(error, row)
         context.progress(row + 1, len(keys))
     return found
+
+
+def how(data: ImageData) -> str:
+    """All of a study that changes how an image is decoded."""
+    return f"{data.shape} {data.center} {data.scale} {data.window} {data.resize}"
 
 
 def to_unit(pixels: NDArray[np.generic], data: ImageData) -> Pixels:
@@ -207,4 +212,27 @@ def mask_as_the_study_says(
     if mask.shape == data.shape[1:]:
         return classes
     small = fitted(classes[None].astype(np.float32), data.shape[1:], nearest=True)[0]
-    return small.astype(np.int64)
+    resized: NDArray[np.int64] = small.astype(np.int64)
+    return resized
+
+
+def masks(
+    read: Callable[[int], NDArray[np.int64]], count: int, data: ImageData, faults: Faults
+) -> NDArray[np.int64]:
+    """The masks of all records, shape (n, *size).
+
+    Args:
+        read: Gives one, or raises `DataError`.
+        count: Of records.
+        data: The study's.
+        faults: Told of what cannot be read; a record with another fault has no mask.
+    """
+    found = np.zeros((count, *data.shape[1:]), dtype=np.int64)
+    for row in range(count):
+        if row in faults.rows:
+            continue
+        try:
+            found[row] = read(row)
+        except DataError as error:
+            faults.add(error, row)
+    return found

@@ -77,7 +77,8 @@ def mask_classes(
                 where=where,
             )
         numbers[number] = known
-    return numbers[place.reshape(mask.shape)]
+    classes: NDArray[np.int64] = numbers[place.reshape(mask.shape)]
+    return classes
 
 
 def _meaning(data: Data, task: ClassTask | SegmentationTask) -> dict[str, int]:
