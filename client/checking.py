@@ -5,7 +5,7 @@ Nothing is trained, charged or sent. What is found counts patients: it is for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedward.client.budget import open_ledger
 from fedward.client.charging import declared_patients, refuse_unnamed
+from fedward.client.checking_images import image_facts
 from fedward.client.data.faults import ListedFaults
 from fedward.client.data.parts import PARTS, assign
 from fedward.client.data.reading import read_all
@@ -32,6 +33,7 @@ from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
+from fedward.study.task import ClassTask, Task
 
 _NEAR = 0.2  # share of the true number of patients that the declared one may be off
 _FAR = 10.0  # scales from a feature's center that are worth a second look
@@ -92,11 +94,15 @@ def _data(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> i
     faults = ListedFaults()
     raw = read_all(hospital.data, study, folder, faults)
     found.problems += [error.line() for _, error in faults.found]
+    for word, text in faults.notes:
+        found.say(word, text)
+    for _, error in faults.left_out:
+        found.say("left out", error.line())
     left_out = raw.dropped - len(faults.rows)
     found.say(
         "records",
-        f"{len(raw)} can be used, {len(faults.rows)} cannot, {left_out} left out because a value "
-        "is missing",
+        f"{len(raw)} can be used, {len(faults.rows)} cannot, {left_out} left out because "
+        + ("they cannot be read" if faults.left_out else "a value is missing"),
     )
     if not len(raw):
         found.problems.append(f"no record of {hospital.name} can be used")
@@ -104,25 +110,29 @@ def _data(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> i
     _patients(found, raw, hospital.data.patient)
     if isinstance(study.data, TableData):
         _far_off(found, raw, study.data)
-    elif isinstance(study.data, ImageData):
-        _brightness(found, raw, study.data)
     assigned = assign(raw, study.data.parts, where=f"hospital {hospital.name}")
+    if isinstance(study.data, ImageData):
+        image_facts(found.say, raw, study.data, assigned)
     for part in PARTS:
         here = raw.chosen(assigned == part)
-        found.say(part, _part(here, study.task.classes))
+        found.say(part, _part(here, study.task))
     trained_on = len(np.unique(raw.patients[assigned == "train"]))
     if not trained_on:
         found.problems.append(f"no records of {hospital.name} to train on (of {len(raw)})")
     return trained_on
 
 
-def _part(raw: RawRecords, classes: Sequence[str]) -> str:
+def _part(raw: RawRecords, task: Task) -> str:
+    who = f"{len(raw)} records of {len(np.unique(raw.patients))} patients"
+    classes = task.classes
+    if not isinstance(task, ClassTask):
+        return who
     counts = np.bincount(raw.labels, minlength=len(classes))
     shares = [
         f"{name} {count} ({count / max(len(raw), 1):.0%})"
         for name, count in zip(classes, counts, strict=True)
     ]
-    return f"{len(raw)} records of {len(np.unique(raw.patients))} patients: {', '.join(shares)}"
+    return f"{who}: {', '.join(shares)}"
 
 
 def _patients(found: Found, raw: RawRecords, named_by: str | None) -> None:
@@ -162,14 +172,6 @@ def _far_off(found: Found, raw: RawRecords, data: TableData) -> None:
                 f"column {name!r}: values more than {_FAR:g} scales from the study's center: "
                 f"{far}, the farthest in row {row}; another unit?",
             )
-
-
-def _brightness(found: Found, raw: RawRecords, data: ImageData) -> None:
-    low, high = (
-        float(edge) * data.scale + data.center for edge in (raw.inputs.min(), raw.inputs.max())
-    )
-    odd = "" if low >= -0.01 and 0.5 < high <= 1.01 else "; the study expects 0 to 1"
-    found.say("look at" if odd else "pixels", f"pixels from {low:.3g} to {high:.3g}{odd}")
 
 
 # --- The machine ----------------------------------------------------------------------------------

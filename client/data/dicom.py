@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
+from fedward.client.data.deidentify import may_be_burnt_in
 from fedward.client.data.dicom_files import Head, heads_of, pydicom
 from fedward.client.data.dicom_pixels import PixelReader
 from fedward.client.data.faults import Faults
@@ -30,8 +31,6 @@ from fedward.client.data.sources import DicomSource
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.study import Study
-
-_OFTEN_BURNT_IN = {"US", "XA", "XC", "SC", "OT", "ES", "RF", "DX", "CR", "GM", "OP"}
 
 
 class _Found(NamedTuple):
@@ -158,13 +157,10 @@ def _tell_of(heads: Sequence[Head], faults: Faults) -> None:
     sizes = Counter(f"{head.text('Columns')} x {head.text('Rows')}" for head in good)
     common = ", ".join(f"{size} ({n})" for size, n in sizes.most_common(5))
     faults.note("sizes", common + (f", {len(sizes) - 5} others" if len(sizes) > 5 else ""))
-    flags = [head.text("BurnedInAnnotation").upper() for head in good]
-    if burnt := flags.count("YES"):
+    burnt = sum(head.text("BurnedInAnnotation").upper() == "YES" for head in good)
+    if burnt:
         faults.note("look at", f"{burnt} files say that words are burnt into their pixels")
-    if silent := sum(
-        not flag and head.text("Modality") in _OFTEN_BURNT_IN
-        for flag, head in zip(flags, good, strict=True)
-    ):
+    if silent := sum(may_be_burnt_in(head.text) for head in good) - burnt:
         faults.note(
             "look at",
             f"{silent} files do not say whether words are burnt into their pixels, and are of "
