@@ -4,7 +4,7 @@ The table is that of dicom-anonymizer, which follows the standard's editions. Th
 own: that package keeps dates that are to go, draws UIDs that no key repeats, keeps the preamble and
 the meta information, and reports nothing. Of the choices that the table leaves (such as X/Z/D) the
 one that keeps files whole is taken. Beyond the table goes whatever is private or in no dictionary,
-and every name, date, time, free text and unknown value that the table does not know.
+and every name, date, time, free text, retired word and unknown value that the table lacks.
 """
 
 from __future__ import annotations
@@ -163,7 +163,15 @@ class Profile:
             return "shift"
         if listed is not None:
             return listed
-        return "X" if kind in _UNLISTED else "keep"
+        if kind in {"IS", "DS"} and not _numeric(element.value):
+            return "X"  # words where a number should be
+        words = kind in _UNLISTED or (kind in {"LO", "SH"} and self._retired(tag))
+        return "X" if words else "keep"
+
+    @staticmethod
+    def _retired(tag: Any) -> bool:  # noqa: ANN401 - pydicom's
+        """The table is kept for what the standard still has."""
+        return bool(need("pydicom.datadict", extra="imaging").dictionary_is_retired(tag))
 
     @staticmethod
     def _of_the_standard(element: Any) -> bool:  # noqa: ANN401
@@ -216,6 +224,15 @@ class Profile:
             for tag in groups[group]
             if len(tag) == 2
         }
+
+
+def _numeric(value: Any) -> bool:  # noqa: ANN401 - pydicom's
+    each = [value] if isinstance(value, (str, int, float)) or value is None else value
+    try:
+        _ = [float(one) for one in each if one not in {None, ""}]
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _moved(element: Any, days: int) -> str | list[str] | None:  # noqa: ANN401 - pydicom's

@@ -245,9 +245,7 @@ def test_a_series_with_a_gap_or_twice_a_slice_is_named(
     assert caught.value.where.endswith(".dcm")
 
 
-def test_a_series_of_two_patients_is_named_without_their_names(
-    read: Read, tmp_path: Path
-) -> None:
+def test_a_series_of_two_patients_is_named_without_their_names(read: Read, tmp_path: Path) -> None:
     series(tmp_path / "d" / "x", [0, 5], PatientID="SECRET1")
     series(tmp_path / "d" / "y", [10, 15], PatientID="SECRET2")
 
@@ -436,9 +434,7 @@ def test_spoilt_files_are_read_or_named(
         dataset.compress(RLELossless)
     path = save(dataset, tmp_path / "d" / "a.dcm")
     content = path.read_bytes()
-    study = study_with(
-        {"task": {"kind": "reconstruction"}, "data": {**PLAIN, "shape": [1, 4, 6]}}
-    )
+    study = study_with({"task": {"kind": "reconstruction"}, "data": {**PLAIN, "shape": [1, 4, 6]}})
 
     @given(spoilt(content))
     def spoil(changed: bytes) -> None:
