@@ -25,7 +25,7 @@ from fedward.study.errors import DataError
 SUFFIXES = {".dcm", ".dicom", ".ima"}
 _INDEX = "1.2.840.10008.1.3.10"  # Media Storage Directory: lists files, and is no record
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_AT_ONCE = 2**24  # bytes of a file that is read as a whole
+_AT_ONCE = 2**21  # bytes of a file that is read in one go
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
 _MOST_META = 2**20  # bytes of File Meta Information
 HEAD = (
@@ -41,6 +41,42 @@ HEAD = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+
+PIXEL_TAGS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "PaletteColorLookupTableUID",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+)
+_SMALL = 2**21  # bytes of a file that is worth reading once only
+_MOST_KEPT = 2**28  # bytes of such files that are kept until their pixels are asked for
 
 
 def pydicom() -> ModuleType:
@@ -141,12 +177,14 @@ class Head:
         relative: Its path in the folder, with slashes.
         tags: The values of `HEAD` and of the patient's tag that it has, as pydicom has them.
         fault: Why it holds no image; None if it does.
+        whole: Whether the tags have the pixels and their description too.
     """
 
     path: Path
     relative: str
     tags: Any
     fault: DataError | None = None
+    whole: bool = False
 
     def text(self, keyword: str) -> str:
         """A value as text; empty if it is not there."""
@@ -204,17 +242,23 @@ def heads_of(folder: Path, also: Sequence[str] = ()) -> list[Head]:
         folder: Where they are.
         also: Keywords of tags to read beside `HEAD`.
     """
-    heads = [_head(path, path.relative_to(folder).as_posix(), also) for path in dicom_files(folder)]
+    heads, kept = [], 0
+    for path in dicom_files(folder):
+        size = path.stat().st_size
+        whole = size <= _SMALL and kept + size <= _MOST_KEPT
+        kept += size if whole else 0
+        heads.append(_head(path, path.relative_to(folder).as_posix(), also, whole=whole))
     return [head for head in heads if head.text("SOPClassUID") != _INDEX]
 
 
-def _head(path: Path, relative: str, also: Sequence[str]) -> Head:
+def _head(path: Path, relative: str, also: Sequence[str], *, whole: bool) -> Head:
     try:
         with reading(path), opened(path) as file:
-            tags = pydicom().dcmread(file, stop_before_pixels=True, specific_tags=[*HEAD, *also])
+            wanted = (*HEAD, *also, *PIXEL_TAGS) if whole else (*HEAD, *also)
+            tags = pydicom().dcmread(file, stop_before_pixels=not whole, specific_tags=list(wanted))
             for keyword in (*HEAD, *also):  # values are made sense of when they are asked for
                 tags.get(keyword)
-            head = Head(path, relative, tags)
+            head = Head(path, relative, tags, whole=whole)
             if head.frames < 1:
                 raise ValueError
             if not head.text("Rows"):

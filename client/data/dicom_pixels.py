@@ -8,45 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.dicom_files import Head, opened, pydicom, reading
+from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import MOST_PIXELS, Pixels, refuse_size, windowed
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 
-_TAGS = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "ModalityLUTSequence",
-    "RedPaletteColorLookupTableDescriptor",
-    "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData",
-    "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData",
-    "PaletteColorLookupTableUID",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    "PixelData",
-    "FloatPixelData",
-    "DoubleFloatPixelData",
-)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow makes grey of colour
 
 
@@ -92,10 +59,12 @@ class PixelReader:
             return [_position(group) for group in groups]
 
     def _dataset(self, head: Head) -> Any:  # noqa: ANN401 - pydicom's
+        if head.whole:
+            return head.tags
         if self._last is None or self._last[0] != head.relative:
             self._last = None
             with opened(head.path) as file:
-                self._last = head.relative, pydicom().dcmread(file, specific_tags=list(_TAGS))
+                self._last = head.relative, pydicom().dcmread(file, specific_tags=list(PIXEL_TAGS))
         return self._last[1]
 
     def _unit(self, found: _Values, dataset: Any, head: Head) -> Pixels:  # noqa: ANN401
@@ -145,6 +114,8 @@ def _values(dataset: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - 
         return _Values(values, 0, 2.0 ** int(lut[0].LUTDescriptor[2]) - 1)
     slope, intercept = _rescale(dataset, frame)
     ends = sorted((low * slope + intercept, high * slope + intercept))
+    if (slope, intercept) == (1.0, 0.0):
+        return _Values(array, *ends)
     return _Values(array * slope + intercept, *ends)
 
 

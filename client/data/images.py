@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +91,13 @@ def to_unit(pixels: NDArray[np.generic], data: ImageData) -> Pixels:
 
 def windowed(values: NDArray[np.generic], middle: float, width: float) -> Pixels:
     """Values from middle - width / 2 to middle + width / 2 become 0 to 1; others the nearer end."""
-    unit: Pixels = ((values.astype(np.float64) - (middle - width / 2)) / width).astype(np.float32)
-    return np.clip(unit, 0, 1, out=unit)
+    # Whole numbers of 16 bits lose nothing as float32, as long as the subtraction comes first.
+    exact = values.dtype.kind in "ui" and values.dtype.itemsize <= 2
+    unit: NDArray[Any] = values.astype(np.float32 if exact else np.float64)
+    unit -= middle - width / 2
+    unit /= width
+    clipped: Pixels = np.clip(unit, 0, 1, out=unit).astype(np.float32, copy=False)
+    return clipped
 
 
 def as_the_study_says(unit: Pixels, data: ImageData, where: str) -> Pixels:
@@ -110,7 +116,9 @@ def as_the_study_says(unit: Pixels, data: ImageData, where: str) -> Pixels:
         raise DataError("a pixel is not finite (NaN or infinity)", todo="mend it", where=where)
     if unit.shape != data.shape:
         unit = fitted(unit, data.shape[1:])
-    return (unit - np.float32(data.center)) / np.float32(data.scale)
+    scaled: Pixels = unit - np.float32(data.center)
+    scaled /= np.float32(data.scale)
+    return scaled
 
 
 def refuse_size(size: tuple[int, ...], data: ImageData, where: str) -> None:
