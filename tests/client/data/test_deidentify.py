@@ -258,9 +258,9 @@ def test_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for target in (source, source / "dst", tmp_path):
         with pytest.raises(DataError, match="in the other"):
             deidentify(source, target, key=key, report=report)
-    for odd in ({"key": tmp_path / "dst" / "key"}, {"report": source / "report.csv"}):
+    for one, other in ((tmp_path / "dst" / "key", report), (key, source / "report.csv")):
         with pytest.raises(DataError, match="in the source or the target"):
-            deidentify(source, tmp_path / "dst", **{"key": key, "report": report, **odd})
+            deidentify(source, tmp_path / "dst", key=one, report=other)
     (tmp_path / "dst").mkdir()
     with pytest.raises(DataError, match="is there already"):
         deidentify(source, tmp_path / "dst", key=key, report=report)
