@@ -18,6 +18,7 @@ from rich.text import Text
 from fedward.cli import (
     aggregator,
     consortium,
+    data,
     doctor,
     hospital,
     models,
@@ -56,6 +57,7 @@ app.command(name="doctor")(doctor.doctor)
 app.add_typer(study.app, name="study")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(hospital.app, name="hospital")
+app.add_typer(data.app, name="data")
 app.add_typer(consortium.app, name="consortium")
 app.add_typer(aggregator.app, name="aggregator")
 

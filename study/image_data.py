@@ -22,6 +22,9 @@ class ImageData(AnyData):
             files (Hounsfield units for CT); what is beyond counts as its end. If left out, the
             whole range of a file's integer type becomes 0 to 1.
         resize: `refuse` another size, or `fit`: scaled as a whole, padded with the lowest value.
+        unreadable: What to do with a file that holds no image that can be read (damaged, or a plan
+            or report among the images): `refuse`, or `drop` (counted, and named in the log and by
+            `fedward data check`). A wrong label or size is never dropped.
         label: Column of the label in the hospital's table, or several.
     """
 
@@ -34,6 +37,7 @@ class ImageData(AnyData):
     scale: Annotated[float, Field(gt=0)] = 0.5
     window: tuple[float, Annotated[float, Field(gt=0)]] | None = None
     resize: Literal["refuse", "fit"] = "refuse"
+    unreadable: Literal["refuse", "drop"] = "refuse"
     label: Label = "label"
 
     @property

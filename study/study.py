@@ -280,7 +280,12 @@ _LATER = {
     "statistics_noise_multiplier": None,
 }
 
-_LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
+_LATER_OF_IMAGES = {
+    "label": "label",
+    "resize": "refuse",
+    "unreadable": "refuse",
+    "window": None,
+}
 
 
 def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:

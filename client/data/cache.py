@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.data.faults import Unreadable
 from fedward.client.data.stored import FileRows
 from fedward.study.errors import DataError
 
@@ -355,7 +356,9 @@ def _write_state(path: Path, state: _State) -> None:
             "format": _FORMAT,
             "kept": state.kept,
             "done": state.done,
-            "faults": [(row, e.what, e.todo, e.where) for row, e in state.faults],
+            "faults": [
+                (row, isinstance(e, Unreadable), e.what, e.todo, e.where) for row, e in state.faults
+            ],
         }
     ).encode()
     aside = path.with_suffix(".tmp")
@@ -385,6 +388,7 @@ def _read_state(path: Path, layout: Layout, file: int) -> _State | None:
         _LOG.warning("decoded records were damaged, and are decoded anew")
         return None
     faults = [
-        (row, DataError(what, todo=todo, where=at)) for row, what, todo, at in found["faults"]
+        (row, (Unreadable if unreadable else DataError)(what, todo=todo, where=at))
+        for row, unreadable, what, todo, at in found["faults"]
     ]
     return _State(found["kept"], found["done"], faults)

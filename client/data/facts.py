@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fedward.client.data.parts import PARTS
 from fedward.client.data.records import Fact, RawRecords
-from fedward.client.data.repeats import across_parts
+from fedward.client.data.repeats import across_parts, of_two_patients
 from fedward.client.data.signal_facts import signal_facts
 from fedward.client.data.stored import in_pieces
 from fedward.study.data import Data
@@ -44,8 +44,8 @@ def facts_of(
         here = raw.chosen(assigned == part)
         who = f"{len(here)} records of {len(np.unique(here.patients))} patients"
         found.append(Fact(part, f"{who}{_labels(here, study.task)}"))
-    again = across_parts(raw, assigned)
-    return [*found, again] if again else found
+    shared = of_two_patients(raw) if isinstance(study.data, ImageData) else None
+    return [*found, *filter(None, (across_parts(raw, assigned), shared))]
 
 
 def patients_of(raw: RawRecords, named_by: str | None) -> list[Fact]:

@@ -11,7 +11,7 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.study.any_data import Scalar, label_text
 from fedward.study.data import Data
 from fedward.study.errors import DataError
-from fedward.study.task import ClassTask
+from fedward.study.task import ClassTask, SegmentationTask
 
 
 def class_numbers(
@@ -49,7 +49,37 @@ def class_numbers(
     return np.array([number or 0 for number in numbers], dtype=np.int64)
 
 
-def meaning(data: Data, task: ClassTask) -> dict[str, int]:
+def mask_classes(
+    mask: NDArray[np.generic], data: Data, task: SegmentationTask, *, where: str
+) -> NDArray[np.int64]:
+    """The class number of each pixel of a mask, of the mask's shape.
+
+    Args:
+        mask: Raw values, whole numbers in whatever type.
+        data: The study's data, which may say which values mean a class.
+        task: The study's classes.
+        where: The mask's file, for the error.
+
+    Raises:
+        DataError: A value means no class.
+    """
+    values, place = np.unique(mask, return_inverse=True)
+    classes = meaning(data, task)
+    numbers = np.empty(len(values), dtype=np.int64)
+    for number, value in enumerate(values):
+        known = classes.get(label_text(value))
+        if known is None:
+            raise DataError(
+                f"{label_text(value)!r} in a mask is none of the classes",
+                todo=f"allowed: {', '.join(classes)}",
+                where=where,
+            )
+        numbers[number] = known
+    found: NDArray[np.int64] = numbers[place.reshape(mask.shape)]
+    return found
+
+
+def meaning(data: Data, task: ClassTask | SegmentationTask) -> dict[str, int]:
     """For each raw label, as text, the number of its class."""
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedward.client.data.faults import Faults, ListedFaults
+from fedward.client.data.faults import Faults
 from fedward.client.data.stored import Stored
 from fedward.study.errors import DataError
 from fedward.study.messages import Part
@@ -94,7 +94,7 @@ class RawRecords:
 
 def without_faulty(raw: RawRecords, faults: Faults) -> RawRecords:
     """The records that can be used; the others count as dropped."""
-    if not isinstance(faults, ListedFaults) or not faults.rows:
+    if not faults.rows:
         return raw
     good = raw.chosen(~np.isin(raw.rows, list(faults.rows)))
     return replace(good, dropped=raw.dropped + len(raw) - len(good))
@@ -115,7 +115,7 @@ def with_same_patients(
     """
     if not groups:
         return raw
-    whole = not (isinstance(faults, ListedFaults) and faults.rows)
+    whole = not faults.rows
     names = raw.names.astype(object)
     for number, group in enumerate(groups):
         if whole and not np.isin(list(group), raw.names).all():

@@ -37,6 +37,16 @@ def without_repeated(raw: RawRecords) -> RawRecords:
     return replace(kept, dropped=raw.dropped + len(rows), facts=(*raw.facts, fact))
 
 
+def of_two_patients(raw: RawRecords) -> Fact | None:
+    """Records of different patients with the same inputs, if there are any."""
+    first = groups_of(raw)
+    again = raw.patients != raw.patients[first]
+    if not again.any():
+        return None
+    rows = raw.rows[again].tolist()
+    return Fact("look at", f"{len(rows)} records are also another patient's: {rows_named(rows)}")
+
+
 def across_parts(raw: RawRecords, assigned: NDArray[np.str_]) -> Fact | None:
     """Records of training whose inputs are in another part again, if there are any."""
     first = groups_of(raw)
