@@ -53,6 +53,9 @@ def watch(study: Study) -> Iterator[tuple[Listener, Progress]]:
 @contextmanager
 def decoding_bar() -> Iterator[Progress]:
     """A bar for the first decoding of records, where there is one, in a terminal."""
+    if not messages.is_terminal:
+        yield unseen
+        return
     with _bars(transient=True) as bars:
 
         def show(done: int, total: int) -> None:
