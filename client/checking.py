@@ -5,7 +5,7 @@ Nothing is trained, charged or sent. What is found counts patients: it is for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from fedward.study.image_data import ImageData
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
+from fedward.study.task import ClassTask, MultilabelTask, SurvivalTask, Task
 
 _NEAR = 0.2  # share of the true number of patients that the declared one may be off
 _FAR = 10.0  # scales from a feature's center that are worth a second look
@@ -109,20 +110,33 @@ def _data(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> i
     assigned = assign(raw, study.data.parts, where=f"hospital {hospital.name}")
     for part in PARTS:
         here = raw.chosen(assigned == part)
-        found.say(part, _part(here, study.task.classes))
+        found.say(part, _part(here, study.task))
     trained_on = len(np.unique(raw.patients[assigned == "train"]))
     if not trained_on:
         found.problems.append(f"no records of {hospital.name} to train on (of {len(raw)})")
     return trained_on
 
 
-def _part(raw: RawRecords, classes: Sequence[str]) -> str:
-    counts = np.bincount(raw.labels, minlength=len(classes))
+def _part(raw: RawRecords, task: Task) -> str:
     shares = [
-        f"{name} {count} ({count / max(len(raw), 1):.0%})"
-        for name, count in zip(classes, counts, strict=True)
+        f"{name} {count} ({count / max(len(raw), 1):.0%})" for name, count in _counts(raw, task)
     ]
-    return f"{len(raw)} records of {len(np.unique(raw.patients))} patients: {', '.join(shares)}"
+    said = f"{len(raw)} records of {len(np.unique(raw.patients))} patients"
+    return f"{said}: {', '.join(shares)}" if shares else said
+
+
+def _counts(raw: RawRecords, task: Task) -> list[tuple[str, int]]:
+    """How many records are of each class, or have each finding, or the event."""
+    match task:
+        case ClassTask():
+            counts = np.bincount(raw.labels, minlength=len(task.classes))
+        case MultilabelTask():
+            counts = (raw.labels > 0).sum(axis=0)
+        case SurvivalTask():
+            return [("event seen", int((raw.labels[:, 1] > 0).sum()))]
+        case _:
+            return []
+    return list(zip(task.classes, map(int, counts), strict=True))
 
 
 def _patients(found: Found, raw: RawRecords, named_by: str | None) -> None:

@@ -41,7 +41,7 @@ from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build
-from fedward.models.task import Classification, Sums, task_of
+from fedward.models.task import Sums, Task, task_of
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision, refuse_imprecise
@@ -96,7 +96,7 @@ class Loaded:
     """
 
     study: Study
-    task: Classification
+    task: Task
     model: nn.Module
     parts: Parts
     patients: Patients | None = None

@@ -11,11 +11,13 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
+from fedward.models.tasks.figures import shown
 from fedward.server.durable import aside_of, write_aside, write_json
 from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
-COLUMNS = ("round", "seconds", "hospitals", "part", "records", "loss", "accuracy", "auc")
+COLUMNS = ("round", "seconds", "hospitals", "part", "records")
+"""Of `rounds.csv`; the foremost metrics of the task follow."""
 
 
 def write_results(study: Study, outcome: Outcome, folder: Path) -> None:
@@ -50,7 +52,9 @@ def write_rounds(outcome: Outcome, path: Path) -> None:
     """A CSV row for 0, 1, ... finished rounds: the model's metrics after that many."""
     aside = aside_of(path)
     with aside.open("w", newline="", encoding="utf-8") as lines:
-        table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
+        wanted = shown(outcome.test)
+        figures = [name for name in outcome.test if name in wanted] or wanted
+        table = csv.DictWriter(lines, [*COLUMNS, *figures], extrasaction="ignore")
         table.writeheader()
         for number, metrics in enumerate(outcome.curve):
             row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}
