@@ -3,20 +3,61 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from fedward.models import mlp, small_cnn
+from fedward.models import (
+    autoencoder,
+    bag_of_tokens,
+    classic_cnn,
+    densenet121,
+    efficientnet,
+    linear,
+    mlp,
+    recurrent,
+    resnet,
+    small_cnn,
+    temporal_cnn,
+    transformer,
+    unet,
+    vae,
+    vit,
+)
 from fedward.models.family import Family
+from fedward.models.inputs import inputs_of
 from fedward.models.private_form import private_form
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import ModelChoice, Study, read_study
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        linear.FAMILY,
+        mlp.FAMILY,
+        small_cnn.FAMILY,
+        resnet.FAMILY,
+        densenet121.FAMILY,
+        efficientnet.FAMILY,
+        vit.FAMILY,
+        classic_cnn.ALEXNET,
+        classic_cnn.VGG,
+        classic_cnn.INCEPTION,
+        unet.FAMILY,
+        recurrent.RNN,
+        recurrent.LSTM,
+        recurrent.GRU,
+        temporal_cnn.FAMILY,
+        transformer.FAMILY,
+        bag_of_tokens.FAMILY,
+        autoencoder.FAMILY,
+        vae.FAMILY,
+    )
+}
 
 
 def build(study: Study, *, seed: int) -> nn.Module:
@@ -25,21 +66,36 @@ def build(study: Study, *, seed: int) -> nn.Module:
     A private study gets the network's private form.
 
     Raises:
-        StudyError: The study names no known model, a setting that the model does not have, or data
-            of a shape that the model cannot take.
+        StudyError: The study names no known model, a setting that the model does not have, or
+            records, a task or privacy that are not for this model.
+        OptionError: A package that the model needs is not installed.
     """
     family = _family(study)
     settings = _settings(study, family)
-    shape = study.data.input_shape
-    if len(shape) != len(family.inputs):
+    inputs = inputs_of(study.data)
+    if inputs.kind not in family.inputs:
         raise StudyError(
             "model.name",
-            given=f"{family.name!r}, with data.kind {study.data.kind!r} of shape {shape}",
-            allowed=f"data of shape ({', '.join(family.inputs)}) for this model",
+            given=f"{family.name!r}, with records of kind {inputs.kind!r} ({study.data.kind})",
+            allowed=f"for this model records of kind {' or '.join(family.inputs)}; for such "
+            f"records {_those(lambda other: inputs.kind in other.inputs)}",
+        )
+    if study.task.kind not in family.tasks:
+        raise StudyError(
+            "model.name",
+            given=f"{family.name!r}, with a {study.task.kind} task",
+            allowed=f"for this model {', '.join(family.tasks)}; for such a task "
+            f"{_those(lambda other: study.task.kind in other.tasks)}",
+        )
+    if isinstance(study.privacy, LocalPrivacy) and not family.private:
+        raise StudyError(
+            "model.name",
+            given=f"{family.name!r}, in a private study",
+            allowed=_those(lambda other: other.private),
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.build(settings, shape, study.task.outputs)
+        model = family.build(settings, inputs, study.task.outputs)
         return private_form(model) if isinstance(study.privacy, LocalPrivacy) else model
 
 
@@ -69,6 +125,10 @@ def read_settled(path: Path) -> Study:
         return settled(study)
     except StudyError as error:
         raise error.in_file(path) from None
+
+
+def _those(fit: Callable[[Family], bool]) -> str:
+    return ", ".join(name for name, family in FAMILIES.items() if fit(family))
 
 
 def _family(study: Study) -> Family:
