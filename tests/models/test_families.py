@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -407,3 +409,11 @@ def test_resnets_have_as_many_weights_as_published(study_with: StudyWith) -> Non
 
 def weights(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def test_the_page_of_models_names_every_family_and_task() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text("utf-8")
+    named = set(re.findall(r"`([a-z_0-9]+)`", page))
+
+    assert set(FAMILIES) <= named
+    assert {task for family in FAMILIES.values() for task in family.tasks} <= named

@@ -174,13 +174,14 @@ def _exact(study: Study, outcome: Outcome, sites: Mapping[str, Site]) -> None:
     model = build(study, seed=0)
     flat.load(model, outcome.model)
     model.eval()
-    task, total = task_of(study), 0.0
+    task = task_of(study)
+    total = np.zeros(task.size)
     for site in sites.values():
         records = site.load(study.digest()).parts["test"]
         with torch.no_grad():
             outputs = model(records.inputs)
         total = total + task.sums(outputs, task.truth(records.inputs, records.labels))
-    known = task.metrics(np.asarray(total), outcome.threshold)
+    known = task.metrics(total, outcome.threshold)
     assert outcome.test["records"] == 18
     assert outcome.test.keys() == known.keys()
     for name, value in known.items():
