@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -86,18 +86,23 @@ def _new_folder(name: str) -> Path:
 
 
 def _show(result: Result, study: Study, folder: Path) -> None:
+    from fedward.models.tasks.figures import NAMES, shown
+
     table = Table(title=f"{result.study.name}: test records of all hospitals", title_justify="left")
-    for column in ("model", "trained on", "AUC", "accuracy", "loss", "epsilon"):
+    figures = shown(result.metrics.federated.model_dump())
+    names = [NAMES[figure] for figure in figures]
+    for column in ("model", "trained on", *names, "epsilon"):
         table.add_column(column, justify="left" if column in {"model", "trained on"} else "right")
     records = {name: counts.train for name, counts in result.hospitals.items()}
     total = sum(records.values())
     spent = [entry.epsilon for entry in result.privacy.values() if entry.epsilon is not None]
-    _row(table, "federated", total, result.metrics.federated, max(spent, default=None), bold=True)
+    federated = result.metrics.federated
+    _row(table, "federated", total, federated, max(spent, default=None), figures, bold=True)
     epsilon = result.epsilon_baselines
     if result.metrics.pooled is not None:
-        _row(table, "pooled", total, result.metrics.pooled, epsilon)
+        _row(table, "pooled", total, result.metrics.pooled, epsilon, figures)
     for name, metrics in list(result.metrics.local.items())[:20]:
-        _row(table, f"only {name}", records[name], metrics, epsilon)
+        _row(table, f"only {name}", records[name], metrics, epsilon, figures)
     output.print(table)
     if len(result.metrics.local) > 20:
         output.print(f"(and {len(result.metrics.local) - 20} more hospitals in result.json)")
@@ -137,15 +142,14 @@ def _row(
     records: int,
     metrics: Metrics,
     epsilon: float | None,
+    figures: Sequence[str],
     *,
     bold: bool = False,
 ) -> None:
     cells = [
         model,
         f"{records} records",
-        _number(metrics.auc),
-        _number(metrics.accuracy),
-        _number(metrics.loss),
+        *(_number(metrics.model_dump().get(figure)) for figure in figures),
         "-" if epsilon is None else f"{epsilon:.2f}",
     ]
     table.add_row(*map(Text, cells), style="bold" if bold else "")

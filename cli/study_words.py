@@ -14,6 +14,14 @@ from fedward.study.series_data import SeriesData
 from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
+from fedward.study.task import (
+    ClassTask,
+    MultilabelTask,
+    ReconstructionTask,
+    RegressionTask,
+    SegmentationTask,
+    SurvivalTask,
+)
 from fedward.study.token_data import SequenceData, TextData
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ def _lines(study: Study, digest: str, limits: Limits) -> Iterator[str]:
     title = f" ({study.study.title})" if study.study.title else ""
     yield f"Study {study.study.name!r}{title}"
     yield f"  digest      {digest}"
-    yield f"  learns      to tell apart: {', '.join(study.task.classes)}"
+    yield f"  learns      {_learnt(study)}"
     yield f"  reads       {_data(study)}"
     yield f"  divides     {_parts(study)}"
     if measured := [feature.name for feature in study.data.measured]:
@@ -58,6 +66,23 @@ def _lines(study: Study, digest: str, limits: Limits) -> Iterator[str]:
         yield f"  judges      with noise of its own, multiplier {study.evaluation_noise:g}, charged"
     yield f"  runs        {_runs(study, limits)}"
     yield "No record leaves the hospital. An approval can be withdrawn at any time."
+
+
+def _learnt(study: Study) -> str:
+    task = study.task
+    match task:
+        case ClassTask():
+            return f"to tell apart: {', '.join(task.classes)}"
+        case MultilabelTask():
+            return f"to find, none, one or several: {', '.join(task.classes)}"
+        case RegressionTask():
+            return f"a number between {task.bounds[0]:g} and {task.bounds[1]:g}"
+        case SurvivalTask():
+            return f"the time until an event, up to {task.intervals[-1]:g}"
+        case SegmentationTask():
+            return f"to mark in images: {', '.join(task.classes)}"
+        case ReconstructionTask():
+            return "to say a record in few numbers, and so how unusual it is"
 
 
 def _data(study: Study) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedward.client.data.records import Records
 from fedward.models.noised_task import NoisedClassification
-from fedward.models.task import Classification, Sums
+from fedward.models.task import Sums, Task
 from fedward.privacy.patient_steps import at_most
 from fedward.privacy.precision import FLOAT32, Precision
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.statistics import clipped_sum
 
 _BATCH = 512
+_NUMBERS = 2**24  # of the inputs that are judged at once, at most
 _PATIENTS = 512  # whose sums are apart at the same time
 
 
@@ -22,7 +26,7 @@ _PATIENTS = 512  # whose sums are apart at the same time
 def metric_sums(
     model: nn.Module,
     records: Records,
-    task: Classification,
+    task: Task,
     *,
     bounded: bool = False,
     precision: Precision = FLOAT32,
@@ -39,10 +43,11 @@ def metric_sums(
     """
     model.eval()
     total = np.zeros(task.size)
-    for inputs, labels in records.batches(_BATCH):
-        if len(labels):
-            outputs = precision.outputs(model, inputs)
-            total += task.sums(task.bounded(outputs) if bounded else outputs, labels)
+    pieces = _judged(model, records, task, precision)
+    if task.whole:
+        pieces = _together(pieces)
+    for outputs, truth in pieces:
+        total += task.sums(task.bounded(outputs) if bounded else outputs, truth)
     return total
 
 
@@ -119,13 +124,31 @@ def noised_sums(
 def mean_loss(
     model: nn.Module,
     records: Records,
-    task: Classification,
+    task: Task,
     *,
     precision: Precision = FLOAT32,
 ) -> float:
     """The mean of the task's loss over these records; 0 if there are none."""
     model.eval()
-    pieces = records.batches(_BATCH)
-    losses = (task.loss(precision.outputs(model, x), y) for x, y in pieces if len(y))
+    losses = (task.loss(*piece) for piece in _judged(model, records, task, precision))
     total = sum(float(loss.double().sum()) for loss in losses)
     return total / max(len(records), 1)
+
+
+def _judged(
+    model: nn.Module, records: Records, task: Task, precision: Precision
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and truth, as many records at a time as there is room for."""
+    each = math.prod(records.inputs.shape[1:])
+    size = max(1, min(_BATCH, _NUMBERS // max(each, 1)))
+    for inputs, labels in records.batches(size):
+        if len(labels):
+            yield precision.outputs(model, inputs), task.truth(inputs, labels)
+
+
+def _together(pieces: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pieces as one; none if there are none."""
+    found = list(pieces)
+    if found:
+        outputs, truth = zip(*found, strict=True)
+        yield torch.cat(outputs), torch.cat(truth)

@@ -44,7 +44,7 @@ from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.noised_task import NoisedClassification, judging_task
 from fedward.models.registry import build
-from fedward.models.task import Classification, Sums
+from fedward.models.task import Sums, Task
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision, refuse_imprecise
@@ -101,7 +101,7 @@ class Loaded:
     """
 
     study: Study
-    task: Classification
+    task: Task
     model: nn.Module
     parts: Parts
     patients: Patients | None = None

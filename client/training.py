@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from fedward.client.data.records import Records
-from fedward.models.task import Classification
+from fedward.models.task import Task
 from fedward.privacy.steps import LocalSteps
 from fedward.study.aggregation import FedProx
 from fedward.study.errors import TrainingError
@@ -20,7 +20,7 @@ def train(
     model: nn.Module,
     records: Records,
     study: Study,
-    task: Classification,
+    task: Task,
     steps: LocalSteps,
     *,
     server_round: int = 1,
@@ -47,6 +47,7 @@ def train(
     try:
         for batch in steps.batches(records.patients):
             inputs, labels = records.batch(batch.records)
+            labels = task.truth(inputs, labels)
             steps.gradient(task.loss, inputs, labels, batch.patients)
             if pull:
                 _pull_towards(start, model, pull)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from fedward.models.family import Family
+from fedward.models.inputs import Inputs
 from fedward.study.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ class Settings(Frozen):
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (32,)
 
 
-def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build(settings: Settings, inputs: Inputs, outputs: int) -> nn.Module:
     """Linear layers with ReLU between them. Inputs (n, features), outputs (n, outputs)."""
     from torch import nn  # settings are read where nothing is built
 
-    widths = [shape[0], *settings.hidden]
+    widths = [inputs.shape[0], *settings.hidden]
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedward.models import scores
-from fedward.models.task import Classification, Sums, log_odds_of, task_of
+from fedward.models.task import Classification, Sums, Task, log_odds_of, task_of
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 from fedward.study.task import ClassTask
@@ -135,7 +135,7 @@ class NoisedClassification(Classification):
         return np.concatenate(blocks)
 
 
-def judging_task(study: Study) -> Classification:
+def judging_task(study: Study) -> Task:
     """The study's task, with noise in its evaluation where the study asks for it.
 
     Raises:

@@ -14,16 +14,38 @@ from __future__ import annotations
 import copy
 import logging
 
+from opacus.layers import DPRNN
 from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 _LOG = logging.getLogger("fedward.models")
+
+
+def _recurrent(layer: nn.RNN) -> nn.Module:
+    """Opacus' own for Elman's layer, which its validator forgets."""
+    new: nn.Module = DPRNN(
+        layer.input_size,
+        layer.hidden_size,
+        num_layers=layer.num_layers,
+        bias=layer.bias,
+        batch_first=layer.batch_first,
+        dropout=layer.dropout,
+        bidirectional=layer.bidirectional,
+        nonlinearity=layer.nonlinearity,
+    )
+    new.load_state_dict(layer.state_dict())
+    return new
+
+
 _REPLACED = {
-    kind: fixer
-    for kind, fixer in ModuleValidator.FIXERS.items()
-    if kind is not nn.MultiheadAttention
+    **{
+        kind: fixer
+        for kind, fixer in ModuleValidator.FIXERS.items()
+        if kind is not nn.MultiheadAttention
+    },
+    nn.RNN: _recurrent,
 }
 
 

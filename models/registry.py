@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections import UserDict
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedward.models import mlp, small_cnn
 from fedward.models.family import Family
+from fedward.models.inputs import inputs_of
 from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
 from fedward.study.privacy import LocalPrivacy
@@ -16,7 +19,43 @@ from fedward.study.study import ModelChoice, Study, read_study
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (mlp.FAMILY, small_cnn.FAMILY)}
+
+class _Families(UserDict[str, Any]):
+    """Each family is imported when it is asked for: most of them load PyTorch."""
+
+    def __getitem__(self, name: str) -> Family:
+        found = self.data[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = getattr(import_module(f"fedward.models.{module}"), attribute)
+            self.data[name] = found
+        family: Family = found
+        return family
+
+
+FAMILIES = _Families(
+    {
+        "linear": "linear:FAMILY",
+        "mlp": "mlp:FAMILY",
+        "small_cnn": "small_cnn:FAMILY",
+        "resnet": "resnet:FAMILY",
+        "densenet121": "densenet121:FAMILY",
+        "efficientnet": "efficientnet:FAMILY",
+        "vit": "vit:FAMILY",
+        "alexnet": "classic_cnn:ALEXNET",
+        "vgg": "classic_cnn:VGG",
+        "inception": "classic_cnn:INCEPTION",
+        "unet": "unet:FAMILY",
+        "rnn": "recurrent:RNN",
+        "lstm": "recurrent:LSTM",
+        "gru": "recurrent:GRU",
+        "temporal_cnn": "temporal_cnn:FAMILY",
+        "transformer": "transformer:FAMILY",
+        "bag_of_tokens": "bag_of_tokens:FAMILY",
+        "autoencoder": "autoencoder:FAMILY",
+        "vae": "vae:FAMILY",
+    }
+)
 
 
 def build(study: Study, *, seed: int) -> nn.Module:
@@ -25,8 +64,9 @@ def build(study: Study, *, seed: int) -> nn.Module:
     A private study gets the network's private form.
 
     Raises:
-        StudyError: The study names no known model, a setting that the model does not have, or data
-            of a shape that the model cannot take.
+        StudyError: The study names no known model, a setting that the model does not have, or
+            records, a task or privacy that are not for this model.
+        OptionError: A package that the model needs is not installed.
     """
     import torch  # the daemon reads studies and does without
 
@@ -34,16 +74,30 @@ def build(study: Study, *, seed: int) -> nn.Module:
 
     family = _family(study)
     settings = _settings(study, family)
-    shape = study.data.input_shape
-    if len(shape) != len(family.inputs):
+    inputs = inputs_of(study.data)
+    if inputs.kind not in family.inputs:
         raise StudyError(
             "model.name",
-            given=f"{family.name!r}, with data.kind {study.data.kind!r} of shape {shape}",
-            allowed=f"data of shape ({', '.join(family.inputs)}) for this model",
+            given=f"{family.name!r}, with records of kind {inputs.kind!r} ({study.data.kind})",
+            allowed=f"for this model records of kind {' or '.join(family.inputs)}; for such "
+            f"records {_those(lambda other: inputs.kind in other.inputs)}",
+        )
+    if study.task.kind not in family.tasks:
+        raise StudyError(
+            "model.name",
+            given=f"{family.name!r}, with a {study.task.kind} task",
+            allowed=f"for this model {', '.join(family.tasks)}; for such a task "
+            f"{_those(lambda other: study.task.kind in other.tasks)}",
+        )
+    if isinstance(study.privacy, LocalPrivacy) and not family.private:
+        raise StudyError(
+            "model.name",
+            given=f"{family.name!r}, in a private study",
+            allowed=_those(lambda other: other.private),
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.build(settings, shape, study.task.outputs)
+        model = family.build(settings, inputs, study.task.outputs)
         return private_form(model) if isinstance(study.privacy, LocalPrivacy) else model
 
 
@@ -73,6 +127,10 @@ def read_settled(path: Path) -> Study:
         return settled(study)
     except StudyError as error:
         raise error.in_file(path) from None
+
+
+def _those(fit: Callable[[Family], bool]) -> str:
+    return ", ".join(name for name, family in FAMILIES.items() if fit(family))
 
 
 def _family(study: Study) -> Family:

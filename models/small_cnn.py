@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from fedward.models.family import Family
+from fedward.models.inputs import Inputs
 from fedward.study.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Settings(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module:
+def build(settings: Settings, inputs: Inputs, outputs: int) -> nn.Module:
     """Blocks of convolution, group norm, ReLU and pooling; the last one's picture is kept whole.
 
     Where a finding is in the picture matters, so there is no mean over it before the output.
@@ -42,7 +43,7 @@ def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module
     """
     from torch import nn  # settings are read where nothing is built
 
-    before, height, width = shape
+    before, height, width = inputs.shape
     layers: list[nn.Module] = []
     for number, channels in enumerate(settings.channels):
         if number:
@@ -64,4 +65,4 @@ def build(settings: Settings, shape: tuple[int, ...], outputs: int) -> nn.Module
     return nn.Sequential(*layers, nn.Linear(features, outputs))
 
 
-FAMILY = Family("small_cnn", Settings, build, inputs=("channels", "height", "width"))
+FAMILY = Family("small_cnn", Settings, build, inputs=("image",))

@@ -1,162 +1,52 @@
-"""What a model is asked: the loss, and metrics as sums that can be added over hospitals.
-
-A hospital sends sums (records, loss, confusion counts, score histograms), never a metric: a mean of
-AUCs is not an AUC, and a hospital's own accuracy is nobody's business.
-"""
+"""From a study's task to its loss and metrics."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
-
-from fedward.models import scores
+from fedward.models.tasks.any_task import Sums, Task
+from fedward.models.tasks.classification import Classification, log_odds_of
+from fedward.models.tasks.multilabel import Multilabel
+from fedward.models.tasks.reconstruction import Reconstruction
+from fedward.models.tasks.regression import Regression
+from fedward.models.tasks.segmentation import Segmentation
+from fedward.models.tasks.survival import Survival
 from fedward.study.errors import StudyError
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
-from fedward.study.task import ClassTask
+from fedward.study.task import (
+    ClassTask,
+    MultilabelTask,
+    ReconstructionTask,
+    RegressionTask,
+    SegmentationTask,
+    SurvivalTask,
+)
 
-Sums = NDArray[np.float64]
-_MOST_LOSS = 99.0  # before rounding, and before what 99 nats take from the other classes
+__all__ = ["Classification", "Sums", "Task", "log_odds_of", "task_of"]
 
 
-def task_of(study: Study) -> Classification:
+def task_of(study: Study) -> Task:
     """The loss and the metrics of a study.
 
     Raises:
-        StudyError: Nothing learns this task.
+        StudyError: The task cannot be learnt with privacy on.
     """
-    if isinstance(study.task, ClassTask):
-        return Classification(study.task)
-    raise StudyError("task.kind", given=repr(study.task.kind), allowed="binary, multiclass")
-
-
-class Classification:
-    """Binary and multi-class classification from logits of shape (n, classes).
-
-    The sums are `[records, loss, confusion (classes x classes), histograms]`; a binary task has one
-    pair of histograms, another has one pair for each class against the rest.
-    """
-
-    bins = scores.BINS
-
-    def __init__(self, task: ClassTask) -> None:
-        """Take the classes and the threshold from the study."""
-        self._classes = len(task.classes)
-        self._threshold = task.threshold
-        self._binary = task.kind == "binary"
-        self._scored = [1] if self._binary else list(range(self._classes))
-
-    @property
-    def size(self) -> int:
-        """Length of the sums."""
-        return 2 + self._classes**2 + len(self._scored) * 2 * self.bins
-
-    @property
-    def reals(self) -> tuple[int, ...]:
-        """Places among the sums that hold no whole numbers."""
-        return (1,)
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of each record, shape (n,)."""
-        return functional.cross_entropy(outputs, labels, reduction="none")
-
-    def bounded(self, outputs: Tensor) -> Tensor:
-        """Outputs that mean the same, and whose loss is at most 100 whatever they were.
-
-        NaN and infinity, which nothing can be learnt from, become equal probabilities.
-
-        Args:
-            outputs: Logits, shape (n, classes).
-        """
-        known = outputs.isfinite().all(dim=1, keepdim=True)
-        outputs = torch.where(known, outputs, outputs.new_zeros(()))
-        return functional.log_softmax(outputs, dim=1).clamp(min=-_MOST_LOSS)
-
-    def sums(self, outputs: Tensor, labels: Tensor) -> Sums:
-        """The sums over these records.
-
-        Args:
-            outputs: Logits, shape (n, classes).
-            labels: Class numbers, shape (n,), int64.
-        """
-        k = self._classes
-        loss = self.loss(outputs, labels).double().sum().item()
-        pairs = labels * k + outputs.argmax(dim=1)
-        blocks = [np.array([len(labels), loss]), _numpy(torch.bincount(pairs, minlength=k * k))]
-        for positive in self._scored:
-            log_odds = log_odds_of(outputs, positive)
-            blocks += [
-                scores.histogram(log_odds[labels != positive]),
-                scores.histogram(log_odds[labels == positive]),
-            ]
-        return np.concatenate(blocks)
-
-    def threshold(self, validation: Sums | None) -> float:
-        """The probability from which a binary task calls the finding.
-
-        Args:
-            validation: Sums over the validation part, for a study that chooses on it.
-        """
-        if isinstance(self._threshold, float):
-            return self._threshold
-        if validation is None or validation[0] == 0:
-            return 0.5
-        (pair,) = self._histograms(validation)
-        balanced = self._threshold == "max_balanced_accuracy"
-        return scores.probability_at(scores.best_edge(*pair, balanced=balanced), self.bins)
-
-    def metrics(self, sums: Sums, threshold: float = 0.5) -> dict[str, Any]:
-        """Metrics of everything that was added up; None where there is nothing to judge by."""
-        records = sums[0]
-        if records == 0:
-            return {"records": 0, "loss": None, "accuracy": None, "auc": None}
-        areas = [scores.auc(*pair) for pair in self._histograms(sums)]
-        known = [area for area in areas if area is not None]
-        found: dict[str, Any] = {
-            "records": round(records),
-            "loss": float(sums[1] / records),
-            "accuracy": self._accuracy(sums, threshold),
-            "auc": float(np.mean(known)) if len(known) == len(areas) else None,
-        }
-        if self._binary:
-            found |= self._operating_point(sums, threshold)
-        return found
-
-    def _accuracy(self, sums: Sums, threshold: float) -> float:
-        if self._binary:
-            tn, _, _, tp = self._confusion(sums, threshold)
-            return (tn + tp) / float(sums[0])
-        confusion = sums[2 : 2 + self._classes**2].reshape(self._classes, self._classes)
-        return float(confusion.trace() / sums[0])
-
-    def _operating_point(self, sums: Sums, threshold: float) -> dict[str, Any]:
-        tn, fp, fn, tp = self._confusion(sums, threshold)
-        return {
-            "threshold": threshold,
-            "sensitivity": tp / (tp + fn) if tp + fn else None,
-            "specificity": tn / (tn + fp) if tn + fp else None,
-            "precision": tp / (tp + fp) if tp + fp else None,
-        }
-
-    def _confusion(self, sums: Sums, threshold: float) -> tuple[float, float, float, float]:
-        (pair,) = self._histograms(sums)
-        return scores.confusion(*pair, scores.edge_of(threshold, self.bins))
-
-    def _histograms(self, sums: Sums) -> list[tuple[Sums, Sums]]:
-        flat = sums[2 + self._classes**2 :].reshape(-1, 2, self.bins)
-        return [(pair[0], pair[1]) for pair in flat]
-
-
-def log_odds_of(outputs: Tensor, positive: int) -> Tensor:
-    """Log-odds of one class against all others together."""
-    others = torch.cat([outputs[:, :positive], outputs[:, positive + 1 :]], dim=1)
-    return outputs[:, positive] - torch.logsumexp(others, dim=1)
-
-
-def _numpy(counts: Tensor) -> Sums:
-    numbers: Sums = counts.double().cpu().numpy()
-    return numbers
+    match study.task:
+        case ClassTask():
+            return Classification(study.task)
+        case MultilabelTask():
+            return Multilabel(study.task)
+        case RegressionTask():
+            return Regression(study.task)
+        case SurvivalTask():
+            if study.task.loss == "cox" and isinstance(study.privacy, LocalPrivacy):
+                raise StudyError(
+                    "task.loss",
+                    given='"cox" in a private study',
+                    allowed='"hazards", for a risk set joins patients, and none of them has a '
+                    "gradient of his own",
+                )
+            return Survival(study.task)
+        case SegmentationTask():
+            return Segmentation(study.task)
+        case ReconstructionTask():
+            return Reconstruction()

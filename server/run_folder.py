@@ -12,11 +12,13 @@ from safetensors.torch import save
 
 from fedward.models import flat
 from fedward.models.registry import build
+from fedward.models.tasks.figures import shown
 from fedward.server.durable import write_aside, write_json
 from fedward.server.events import Outcome, RoundLost
 from fedward.study.study import Study
 
-COLUMNS = ("round", "seconds", "hospitals", "part", "records", "loss", "accuracy", "auc")
+COLUMNS = ("round", "seconds", "hospitals", "part", "records")
+"""Of `rounds.csv`; the foremost metrics of the task follow."""
 
 
 def write_results(study: Study, outcome: Outcome, folder: Path) -> None:
@@ -51,7 +53,9 @@ def write_model(study: Study, outcome: Outcome, path: Path) -> None:
 def write_rounds(outcome: Outcome, path: Path) -> None:
     """A CSV row for 0, 1, ... finished rounds: the model's metrics after that many."""
     lines = io.StringIO(newline="")
-    table = csv.DictWriter(lines, COLUMNS, extrasaction="ignore")
+    wanted = shown(outcome.test)
+    figures = [name for name in outcome.test if name in wanted] or wanted
+    table = csv.DictWriter(lines, [*COLUMNS, *figures], extrasaction="ignore")
     table.writeheader()
     for number, metrics in enumerate(outcome.curve):
         row: dict[str, Any] = {"round": number, "part": outcome.part, **(metrics or {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from fedward.models.tasks.figures import NAMES, shown
 from fedward.server.events import (
     Event,
     Metrics,
@@ -14,7 +15,6 @@ from fedward.server.events import (
     RoundLost,
 )
 
-_NAMES = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss"}
 _LOG = logging.getLogger("flwr.fedward")  # below Flower's logger, whose handlers stream it
 
 
@@ -81,7 +81,6 @@ def judged(metrics: Metrics | None, *, rounds: int) -> list[str]:
 
 
 def known_figures(metrics: Metrics) -> list[str]:
-    """AUC, accuracy and loss, as far as they are known."""
-    return [
-        f"{name} {metrics[key]:.3f}" for key, name in _NAMES.items() if metrics[key] is not None
-    ]
+    """The foremost metrics and the loss, as far as they are known."""
+    known = [key for key in shown(metrics) if metrics.get(key) is not None]
+    return [f"{NAMES[key]} {metrics[key]:.3f}" for key in known]

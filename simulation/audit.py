@@ -48,6 +48,8 @@ from fedward.study.errors import AuditError, OptionError, TrainingError
 from fedward.study.messages import Contribution, Refusal, TrainRequest, Vector
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
+from fedward.study.task import ClassTask
+from fedward.study.token_data import SequenceData, TextData
 
 _RUN = "audit"
 
@@ -161,6 +163,12 @@ def _private(study: Study, epsilon: float | None) -> tuple[Study, LocalPrivacy]:
             "the study is not private: there is nothing to audit",
             todo='give a study with [privacy] mode = "local"',
         )
+    if not isinstance(study.task, ClassTask) or isinstance(study.data, TextData | SequenceData):
+        raise OptionError(
+            "canaries are drawn for classes and inputs that are numbers, and this study has a "
+            f"{study.task.kind} task over {study.data.kind}",
+            todo="audit a study of the same model settings that tells classes apart",
+        )
     if study.data.measured:
         raise OptionError(
             "the audit watches training alone, and this study measures its scaling constants first",
@@ -246,7 +254,8 @@ def _train(study: Study, ward: _Ward, canaries: Canaries, *, seed: int) -> tuple
     nobody = everybody.first(0)
     site.keep(alone, {"train": everybody, "validation": nobody, "test": nobody})
     model = flat.flatten(build(alone, seed=seed))
-    layout = Layout(len(model), judging_task(alone).size)
+    task = judging_task(alone)
+    layout = Layout(len(model), task.size, task.reals)
     for number in range(1, study.training.rounds + 1):
         model = model + _update(site, TrainRequest(alone.digest(), _RUN, number, model), layout)
     charged = sum(entry.charge.steps.steps for entry in site.ledger.entries())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fedward.models.tasks.figures import NAMES, SHARES, shown
 from fedward.server.events import Metrics, Outcome
 from fedward.simulation.result import Result
 
@@ -14,38 +15,59 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#767676"
 
 
 def draw_curves(outcome: Outcome, result: Result, path: Path) -> None:
-    """Accuracy, AUC and loss over rounds on the left; the final comparison on the right."""
+    """The foremost metrics and the loss over rounds on the left, what they came to on the right."""
+    shares, others = _drawn(outcome.test)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, colour in (("auc", _BLUE), ("accuracy", _ORANGE), ("loss", _GREY)):
+    for name, colour in zip([*shares, *others], (_BLUE, _ORANGE, _GREY), strict=False):
         rounds, values = _points(outcome.curve, name)
         if values:
             left.plot(
-                rounds, values, color=colour, label=name, marker="." if len(rounds) < 40 else ""
+                rounds,
+                values,
+                color=colour,
+                label=NAMES[name],
+                marker="." if len(rounds) < 40 else "",
             )
     left.set_xlabel("rounds")
     left.set_title(f"{result.study.name}, {outcome.part} part", fontsize=10)
-    left.set_ylim(bottom=0)
+    if shares:
+        left.set_ylim(bottom=0)
     left.grid(alpha=0.3)
     if left.has_data():
         left.legend(frameon=False)
     bars = _bars(result)
     places = range(len(bars))
-    for offset, name, colour in ((-0.2, "auc", _BLUE), (0.2, "accuracy", _ORANGE)):
+    compared = shares or others[:1]
+    offsets = (-0.2, 0.2) if len(compared) == 2 else (0.0,)
+    for offset, name, colour in zip(offsets, compared, (_BLUE, _ORANGE), strict=False):
         heights = [metrics.get(name) or 0.0 for _, metrics in bars]
-        drawn = right.barh([p + offset for p in places], heights, 0.36, color=colour, label=name)
+        at = [p + offset for p in places]
+        drawn = right.barh(at, heights, 0.36, color=colour, label=NAMES[name])
         right.bar_label(drawn, fmt="%.3f", padding=2, fontsize=7)
     right.set_yticks(list(places), [name for name, _ in bars])
     right.invert_yaxis()
-    right.set_xlim(0, 1.12)
-    right.set_title("test part of all hospitals", fontsize=10)
+    if shares:
+        right.set_xlim(0, 1.12)
+    else:
+        right.margins(x=0.15)
+    words = ", ".join(NAMES[name] for name in compared)
+    right.set_title(f"{words}, test part of all hospitals", fontsize=10)
     aside = path.with_name("curves.tmp.png")
     figure.savefig(aside, dpi=150)
     aside.replace(path)
 
 
+def _drawn(metrics: Metrics) -> tuple[list[str], list[str]]:
+    """Of the metrics that are shown, those between 0 and 1, and the others."""
+    names = shown(metrics)
+    return [n for n in names if n in SHARES], [n for n in names if n not in SHARES]
+
+
 def _points(curve: list[Metrics | None], name: str) -> tuple[list[int], list[float]]:
-    points = [(r, m[name]) for r, m in enumerate(curve) if m is not None and m[name] is not None]
+    points = [
+        (r, m[name]) for r, m in enumerate(curve) if m is not None and m.get(name) is not None
+    ]
     return [r for r, _ in points], [value for _, value in points]
 
 

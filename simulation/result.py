@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 
 class _Entry(BaseModel):
@@ -14,18 +20,38 @@ class _Entry(BaseModel):
 class Metrics(_Entry):
     """Metrics of one model on the test records of all hospitals together.
 
-    `auc` and the rest of a class that is missing are null; the last four are there for a binary
-    task only.
+    Those that the study's task does not have are left out of the document; what cannot be known,
+    as the AUC of a class that nobody has, is null. `classes` has the metrics of each class by
+    itself.
     """
 
     records: int
     loss: float | None
-    accuracy: float | None
-    auc: float | None
+    accuracy: float | None = None
+    auc: float | None = None
+    average_precision: float | None = None
+    f1: float | None = None
     threshold: float | None = None
     sensitivity: float | None = None
     specificity: float | None = None
     precision: float | None = None
+    brier: float | None = None
+    calibration_error: float | None = None
+    mae: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    concordance: float | None = None
+    concordance_inside: float | None = None
+    events: int | None = None
+    dice: float | None = None
+    error: float | None = None
+    error_median: float | None = None
+    error_95: float | None = None
+    classes: dict[str, dict[str, float | None]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _of_the_task(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in whole(self).items() if key in self.model_fields_set}
 
 
 class AllMetrics(_Entry):

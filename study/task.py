@@ -163,10 +163,12 @@ class SegmentationTask(Frozen):
 
     Attributes:
         classes: Names of the classes in the order of their numbers; the first is the background.
+        loss: `cross_entropy` of the pixels, or `dice`: the same and 1 - Dice of each record.
     """
 
     kind: Literal["segmentation"]
     classes: ClassNames
+    loss: Literal["cross_entropy", "dice"] = "dice"
 
     @property
     def outputs(self) -> int:

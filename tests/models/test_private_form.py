@@ -146,7 +146,7 @@ def test_attention_is_left_to_be_refused_by_its_name() -> None:
 def test_a_private_study_s_network_is_in_that_form(
     study_with: StudyWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = Family("mixed", Frozen, lambda *_: Mixed(), inputs=("channels", "height", "width"))
+    family = Family("mixed", Frozen, lambda *_: Mixed(), inputs=("image",))
     monkeypatch.setitem(registry.FAMILIES, "mixed", family)
     changes = {"model": {"name": "mixed"}, "data": IMAGES}
     local = {"mode": "local", "epsilon": 8.0, "delta": 1e-5, "sampling_rate": 0.1}

@@ -113,7 +113,7 @@ def test_an_mlp_has_the_hidden_layers_of_the_study(study_with: StudyWith) -> Non
     ("changes", "key", "says"),
     [
         ({"model.name": "mpl"}, "model.name", "did you mean mlp?"),
-        ({"model.name": "transformer"}, "model.name", "small_cnn"),
+        ({"model.name": "transfomer"}, "model.name", "did you mean transformer?"),
         ({"model.hiden": [3]}, "model.hiden", "did you mean hidden?"),
         ({"model": {"name": "mlp", "hidden": 3}}, "model.hidden", "array"),
         (
@@ -132,7 +132,7 @@ def test_an_mlp_has_the_hidden_layers_of_the_study(study_with: StudyWith) -> Non
         ({"model": {"name": "small_cnn", "dropout": 1}}, "model.dropout", "less than 1"),
         ({"model": {"name": "small_cnn", "groups": 0}}, "model.groups", "greater"),
         ({"model": {"name": "mlp"}, "data": IMAGES}, "model.name", "features"),
-        ({"model": {"name": "small_cnn"}, "data": TABLE}, "model.name", "height"),
+        ({"model": {"name": "small_cnn"}, "data": TABLE}, "model.name", "image"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_its_key(

@@ -32,13 +32,18 @@ ODD = (float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e38)
 @pytest.fixture(scope="session")
 def binary(study_with: StudyWith) -> Classification:
     """Two classes, called at one half."""
-    return task_of(study_with({}))
+    task = task_of(study_with({}))
+    assert isinstance(task, Classification)
+    return task
 
 
 @pytest.fixture(scope="session")
 def multiclass(study_with: StudyWith) -> Classification:
     """Four classes."""
-    return task_of(study_with({"task": {"kind": "multiclass", "classes": ["a", "b", "c", "d"]}}))
+    classes = {"kind": "multiclass", "classes": ["a", "b", "c", "d"]}
+    task = task_of(study_with({"task": classes}))
+    assert isinstance(task, Classification)
+    return task
 
 
 def records(classes: int, count: int, seed: int, signal: float = 1.5) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from fedward.models import mlp, small_cnn
+from fedward.models.inputs import Inputs
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import LocalSteps, Loss
@@ -122,10 +123,11 @@ class Transformer(nn.Module):
 
 
 Build = Callable[[], nn.Module]
+THREE, SMALL = Inputs("features", (3,)), Inputs("image", (1, 6, 6))
 NETWORKS: dict[str, tuple[Build, tuple[int, ...]]] = {
-    "mlp": (lambda: mlp.build(mlp.Settings(hidden=(5,)), (3,), 2), (3,)),
+    "mlp": (lambda: mlp.build(mlp.Settings(hidden=(5,)), THREE, 2), (3,)),
     "small_cnn": (
-        lambda: small_cnn.build(small_cnn.Settings(channels=(4, 6), groups=2), (1, 6, 6), 2),
+        lambda: small_cnn.build(small_cnn.Settings(channels=(4, 6), groups=2), SMALL, 2),
         (1, 6, 6),
     ),
     "a layer used twice": (Twice, (3,)),
