@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -34,6 +35,16 @@ SMALL: Values = {
     "training": {"rounds": 3, "local_epochs": 1, "learning_rate": 0.1},
     "participation": {"hospitals": 3},
 }
+
+
+@pytest.fixture(autouse=True)
+def as_loud_as_before() -> Iterator[None]:
+    """A command that runs in the tests' process makes loggers quiet: the next test hears again."""
+    loggers = [logging.getLogger(name) for name in ("fedward", "flwr", "opacus", "matplotlib")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
