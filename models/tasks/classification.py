@@ -105,15 +105,15 @@ class Classification(Task):
             "loss": float(sums[1] / records),
             "accuracy": self._accuracy(sums, threshold),
             "auc": scores.mean_of([scores.auc(*pair) for pair in pairs]),
-            "average_precision": scores.mean_of([scores.average_precision(*p) for p in pairs]),
             "f1": self._f1(sums, threshold),
         }
         if self._binary:
             found |= self._operating_point(sums, threshold)
-        if self.bins == scores.BINS:  # fewer do not tell probabilities apart
+        if self.bins == scores.BINS:  # fewer do not tell scores apart
             squares = sum(scores.squared_error(*pair) for pair in pairs)
             errors = [scores.calibration_error(*pair) for pair in pairs]
             found |= {
+                "average_precision": scores.mean_of([scores.average_precision(*p) for p in pairs]),
                 "brier": squares / float(records),
                 "calibration_error": float(np.mean(errors)),
             }
