@@ -17,7 +17,7 @@ def refuse_unprotected(model: nn.Module) -> None:
         model: In training mode: nothing is kept apart where a model is only judged.
 
     Raises:
-        UntrainableLayer: A layer mixes patients or keeps no gradient for each; it is named.
+        UntrainableLayer: A layer mixes patients, whoever makes the gradients; it is named.
         BufferWouldLeave: It carries numbers that are no parameters, as running means are: they
             would leave with the update, and no noise is added to them.
     """
@@ -39,11 +39,19 @@ def refuse_unprotected(model: nn.Module) -> None:
 
 
 def _fault(layer: nn.Module) -> str | None:
-    """What is wrong with a layer by itself, a subclass like what it comes from; None if nothing."""
+    """What is wrong with a layer whoever makes the gradients; None if nothing.
+
+    A subclass is like what it comes from.
+    """
     if isinstance(layer, _BatchNorm):  # without parameters too: it mixes what lies below it
         return "BatchNorm computes with all patients of a batch"
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
         return "it keeps running statistics of the records"
+    return None
+
+
+def opacus_fault(layer: nn.Module) -> str | None:
+    """Why Opacus cannot keep a layer's gradients apart, or None."""
     if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
         return None
     checks = (ModuleValidator.VALIDATORS.get(kind) for kind in type(layer).__mro__)

@@ -1,0 +1,35 @@
+"""A layer that the engine has no rule for: Opacus (1.6) makes its gradients for each record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
+from torch import Tensor, nn
+
+from fedward.privacy.gradients.rule import Watched
+from fedward.privacy.gradients.uses import Formed, Use
+
+
+class OpacusRule(Watched):
+    """Opacus' own rule for a kind of layer, or the layer and all in it by `torch.func`."""
+
+    kinds = ()
+
+    def prepare(self, layer: nn.Module) -> None:
+        """Get a layer ready, once.
+
+        Raises:
+            NotImplementedError: Opacus cannot either.
+        """
+        if type(layer) not in GradSampleModule.GRAD_SAMPLERS:
+            prepare_layer(layer)
+
+    def uses(
+        self, layer: nn.Module, inputs: Tensor, gradient: Tensor
+    ) -> Iterator[tuple[nn.Parameter, Use]]:
+        """Of all parameters of the layer and of what is in it."""
+        sampler = GradSampleModule.GRAD_SAMPLERS.get(type(layer), ft_compute_per_sample_gradient)
+        for parameter, apart in sampler(layer, [inputs], gradient).items():
+            yield parameter, Formed(apart)
