@@ -285,7 +285,7 @@ class Site:
         model, patients = build(study, seed=0), None
         if isinstance(study.privacy, LocalPrivacy):
             refuse_imprecise(self.precision)
-            refuse_unprotected(model)
+            refuse_unprotected(model, self.hospital.training.gradients)
             patients = self._patients(parts["train"])  # once: images take a while
         self._loaded[study.digest()] = Loaded(
             study=study,

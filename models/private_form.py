@@ -1,12 +1,9 @@
 """The form of a network in which it can be trained privately.
 
 Server and hospitals make it alike, from the study alone. Opacus' validator (1.6) knows what takes
-the place of what: group for batch normalisation, and recurrent layers whose weights have the same
-names, so that what is trained privately loads into the plain network. A layer of one's own that
-comes from a normalisation and computes the same is replaced like it.
-
-One of its replacements is not used: its attention computes something else where the batch comes
-first, and hands out copies of its weights, so that a round's model could not be put into it.
+the place of what: group for batch normalisation. A layer of one's own that comes from a
+normalisation and computes the same is replaced like it. Recurrent layers and attention stay what
+they are: `fedward.privacy.gradients` has rules for them.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ _LOG = logging.getLogger("fedward.models")
 _REPLACED = {
     kind: fixer
     for kind, fixer in ModuleValidator.FIXERS.items()
-    if kind is not nn.MultiheadAttention
+    if not issubclass(kind, nn.RNNBase | nn.MultiheadAttention)
 }
 
 

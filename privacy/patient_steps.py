@@ -73,7 +73,7 @@ class PatientSteps(LocalSteps):
             BufferWouldLeave: The model carries numbers that are no parameters.
             HalfPrecision: The steps cannot be private in this precision.
         """
-        refuse_unprotected(model)
+        refuse_unprotected(model, self.gradients)
         self._sums = _SOURCES[self.gradients](
             model, bound=self.clipping_norm, clipping=self.clipping, precision=self.precision
         )

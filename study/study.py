@@ -247,7 +247,12 @@ class Study(Frozen):
 
 
 # Keys that came later, and what they say where a study was written before them.
-_LATER = {"bounds": None, "scaling": "given", "statistics_noise_multiplier": None}
+_LATER = {
+    "bounds": None,
+    "clipping": "flat",
+    "scaling": "given",
+    "statistics_noise_multiplier": None,
+}
 
 _LATER_OF_IMAGES = {"label": "label", "resize": "refuse", "window": None}
 

@@ -16,37 +16,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fedward.privacy.gradients.attention import AttentionRule
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
-from fedward.privacy.gradients.convolution import ConvolutionRule
-from fedward.privacy.gradients.embedding import EmbeddingRule
-from fedward.privacy.gradients.linear import LinearRule
-from fedward.privacy.gradients.norms import NormRule
-from fedward.privacy.gradients.opacus_rule import OpacusRule
+from fedward.privacy.gradients.known import BY_OPACUS, Ruled, ruled_layers, untrainable
 from fedward.privacy.gradients.patients import Patients
-from fedward.privacy.gradients.recurrent import RecurrentRule
-from fedward.privacy.gradients.rule import Rule
 from fedward.privacy.gradients.source import ClippedSums, dtype_of
 from fedward.privacy.gradients.tape import Tape
 from fedward.privacy.precision import Precision, refuse_imprecise
-from fedward.privacy.privacy_errors import NoGradient, UntrainableLayer
-from fedward.privacy.private_model import opacus_fault
+from fedward.privacy.privacy_errors import NoGradient
 from fedward.privacy.steps import Loss
 
 _LOG = logging.getLogger("fedward.privacy")
-_RULES: dict[type[nn.Module], Rule] = {
-    kind: rule
-    for rule in (
-        LinearRule(),
-        ConvolutionRule(),
-        NormRule(),
-        EmbeddingRule(),
-        RecurrentRule(),
-        AttentionRule(),
-    )
-    for kind in rule.kinds
-}
-_BY_OPACUS = OpacusRule()
 
 
 class EngineSums(ClippedSums):
@@ -58,7 +37,10 @@ class EngineSums(ClippedSums):
         """Find a rule for every layer that is trained."""
         super().__init__(model, bound=bound, clipping=clipping, precision=precision)
         refuse_imprecise(precision)
-        self._ruled = list(_ruled(model, ""))
+        self._ruled = list(ruled_layers(model))
+        for ruled in self._ruled:
+            if ruled.rule is BY_OPACUS:
+                _prepare(ruled)
 
     def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sum over patients of the clipped mean gradient of their records."""
@@ -91,46 +73,19 @@ class EngineSums(ClippedSums):
     def _watching(self, tape: Tape) -> Iterator[None]:
         """Within, every layer that is trained computes by its rule."""
         try:
-            for layer, rule in self._ruled:
+            for _, layer, rule in self._ruled:
                 layer.__dict__["forward"] = functools.partial(rule.forward, layer, tape)
             yield
         finally:
-            for layer, _ in self._ruled:
+            for _, layer, _ in self._ruled:
                 layer.__dict__.pop("forward", None)
 
 
-def _ruled(layer: nn.Module, path: str) -> Iterator[tuple[nn.Module, Rule]]:
-    """Each layer that is trained, with its rule; what is in such a layer is the rule's."""
-    if not any(p.requires_grad for p in layer.parameters()):
-        return
-    rule = rule_of(layer)
-    below = {id(p) for child in layer.children() for p in child.parameters()}
-    own = [p for p in layer.parameters(recurse=False) if p.requires_grad and id(p) not in below]
-    if rule is None and not own:
-        for name, child in layer.named_children():
-            yield from _ruled(child, f"{path}.{name}" if path else name)
-        return
-    fault = rule.fault(layer) if rule is not None else opacus_fault(layer)
-    if fault is None and rule is None:
-        try:
-            _BY_OPACUS.prepare(layer)
-        except NotImplementedError as error:
-            fault = str(error).rstrip(".")
-        else:
-            what = type(layer).__name__
-            _LOG.info("layer %r, %s: gradients by Opacus, more slowly", path or "model", what)
-    if fault is not None:
-        raise UntrainableLayer(
-            f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately: "
-            f"{fault}",
-            todo="choose a model whose layers can be (see fedward models)",
-        )
-    yield layer, rule or _BY_OPACUS
-
-
-def rule_of(layer: nn.Module) -> Rule | None:
-    """The rule for a layer, and for one that comes from its kind and computes the same."""
-    for kind in type(layer).__mro__:
-        if kind in _RULES:
-            return _RULES[kind] if type(layer).forward is kind.forward else None
-    return None
+def _prepare(ruled: Ruled) -> None:
+    """Get a layer without a rule of the engine's ready, and say so once."""
+    try:
+        BY_OPACUS.prepare(ruled.layer)
+    except NotImplementedError as error:
+        raise untrainable(ruled.path, ruled.layer, str(error).rstrip(".")) from error
+    what = type(ruled.layer).__name__
+    _LOG.info("layer %r, %s: gradients by Opacus, more slowly", ruled.path or "model", what)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 
 import torch
@@ -12,6 +11,7 @@ from opacus.layers.dp_rnn import DPRNNBase
 from torch import Tensor, nn
 
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
+from fedward.privacy.gradients.opacus_rule import opacus_fault
 from fedward.privacy.gradients.patients import Patients
 from fedward.privacy.gradients.source import ClippedSums, dtype_of
 from fedward.privacy.precision import Precision
@@ -21,10 +21,8 @@ from fedward.privacy.privacy_errors import (
     NotPerRecord,
     UntrainableLayer,
 )
-from fedward.privacy.private_model import opacus_fault
 from fedward.privacy.steps import Loss
 
-_LOG = logging.getLogger("fedward.privacy")
 _RECURRENT: dict[type[nn.Module], type[DPRNNBase]] = {
     nn.LSTM: DPLSTM,
     nn.GRU: DPGRU,
@@ -87,11 +85,24 @@ class HookedSums(ClippedSums):
         return apart
 
 
-def opacus_form(model: nn.Module) -> nn.Module:
-    """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's.
+def refuse_for_opacus(model: nn.Module) -> None:
+    """Accept a network for Opacus' hooks by returning.
 
     Raises:
-        UntrainableLayer: A layer cannot be trained by Opacus; the message names it.
+        UntrainableLayer: Opacus cannot keep a layer's gradients apart; it is named.
+    """
+    for path, layer in model.named_modules():
+        fault = opacus_fault(layer)
+        if fault and (type(layer) not in _RECURRENT or getattr(layer, "proj_size", 0)):
+            raise UntrainableLayer(
+                f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately "
+                f"by Opacus: {fault}",
+                todo='set gradients = "fedward" in [training] of hospital.toml',
+            )
+
+
+def opacus_form(model: nn.Module) -> nn.Module:
+    """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's.
     """
     same = {id(parameter): parameter for parameter in model.parameters()}
     form = copy.deepcopy(model, same)  # type: ignore[arg-type]
@@ -102,14 +113,6 @@ def opacus_form(model: nn.Module) -> nn.Module:
                 form = new
             else:
                 form.set_submodule(path, new)
-            _LOG.info("layer %r: %s computes it, for Opacus", path, type(new).__name__)
-    for path, layer in form.named_modules():
-        if fault := opacus_fault(layer):
-            raise UntrainableLayer(
-                f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately "
-                f"by Opacus: {fault}",
-                todo='set gradients = "fedward" in [training] of hospital.toml',
-            )
     return form
 
 

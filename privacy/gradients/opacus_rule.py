@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from opacus.grad_sample import GradSampleModule
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from fedward.privacy.gradients.rule import Watched
@@ -33,3 +34,13 @@ class OpacusRule(Watched):
         sampler = GradSampleModule.GRAD_SAMPLERS.get(type(layer), ft_compute_per_sample_gradient)
         for parameter, apart in sampler(layer, [inputs], gradient).items():
             yield parameter, Formed(apart)
+
+
+def opacus_fault(layer: nn.Module) -> str | None:
+    """Why Opacus cannot keep a layer's gradients apart, or None."""
+    if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+        return None
+    checks = (ModuleValidator.VALIDATORS.get(kind) for kind in type(layer).__mro__)
+    check = next((check for check in checks if check is not None), None)
+    faults = check(layer) if check is not None else []
+    return str(faults[0]).split(". ")[0].rstrip(".") if faults else None

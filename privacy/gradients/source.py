@@ -36,7 +36,7 @@ class ClippedSums(ABC):
         self._model = model
         self._bound, self._clipping, self._precision = bound, clipping, precision
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._layers = _layers(model, self._parameters)
+        self._layers = layers_of(model, self._parameters)
 
     @abstractmethod
     def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
@@ -61,13 +61,13 @@ class ClippedSums(ABC):
         self, model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor
     ) -> Tensor:
         """Sum over patients of the mean loss of their records."""
-        weight = counts.to(inputs.device).reciprocal()
         outputs = self._precision.outputs(model, inputs)
-        each = weight.repeat_interleave(counts.to(inputs.device), output_size=len(inputs))
-        return (loss(outputs, labels) * each).sum()
+        losses = loss(outputs, labels)
+        weight = counts.double().reciprocal().repeat_interleave(counts)
+        return (losses * weight.to(losses)).sum()
 
 
-def _layers(model: nn.Module, parameters: list[nn.Parameter]) -> list[list[int]]:
+def layers_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[list[int]]:
     """Places of the parameters that belong to one layer; one that two layers share is the first's.
 
     Args:
