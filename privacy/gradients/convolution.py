@@ -122,7 +122,7 @@ class Kernel(Use):
             apart = (product.left.mT @ product.right).reshape(-1, *self.geometry.shape)
             return patients.added(apart)
         records, shape = self.records, self.geometry.shape
-        kernels = self.gradient.new_empty(()).expand(records * shape[0], *shape[1:])
+        kernels = self.gradient.new_empty(records * shape[0], *shape[1:])  # its size is asked for
         apart = _of_kernel(
             self.gradient.reshape(1, -1, *self.gradient.shape[2:]),
             self.inputs.reshape(1, -1, *self.inputs.shape[2:]),
@@ -134,7 +134,7 @@ class Kernel(Use):
 
     def summed(self, factors: Tensor) -> Tensor:
         each = factors.view(-1, *[1] * (self.gradient.ndim - 1))
-        kernel = self.gradient.new_empty(()).expand(self.geometry.shape)
+        kernel = self.gradient.new_empty(self.geometry.shape)
         return _of_kernel(
             self.gradient * each, self.inputs, kernel, self.padding, self.geometry
         )

@@ -11,7 +11,7 @@ from fedward.privacy.gradients.attention import AttentionRule
 from fedward.privacy.gradients.convolution import ConvolutionRule
 from fedward.privacy.gradients.embedding import EmbeddingRule
 from fedward.privacy.gradients.linear import LinearRule
-from fedward.privacy.gradients.norms import NormRule
+from fedward.privacy.gradients.norms import ChannelNormRule, RowNormRule
 from fedward.privacy.gradients.opacus_rule import OpacusRule, opacus_fault
 from fedward.privacy.gradients.recurrent import RecurrentRule
 from fedward.privacy.gradients.rule import Rule
@@ -22,7 +22,8 @@ _RULES: dict[type[nn.Module], Rule] = {
     for rule in (
         LinearRule(),
         ConvolutionRule(),
-        NormRule(),
+        ChannelNormRule(),
+        RowNormRule(),
         EmbeddingRule(),
         RecurrentRule(),
         AttentionRule(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -30,9 +31,17 @@ class Patients:
         self.most = int(counts.max())
         self._ends = counts.cumsum(0)
         self._even = self.records == self.number * self.most
-        self._place = torch.arange(self.number).repeat_interleave(counts).to(device)
-        inside = torch.arange(self.records) - (self._ends - counts).repeat_interleave(counts)
-        self._row = self._place * self.most + inside.to(device)
+
+    @functools.cached_property
+    def _place(self) -> Tensor:
+        """Of each record's patient, shape (n,)."""
+        return torch.arange(self.number).repeat_interleave(self._counts).to(self._device)
+
+    @functools.cached_property
+    def _row(self) -> Tensor:
+        """Of each record, where every patient has `most` rows, shape (n,)."""
+        first = (self._ends - self._counts).repeat_interleave(self._counts)
+        return self._place * self.most + (torch.arange(self.records) - first).to(self._device)
 
     @property
     def sparse(self) -> bool:

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 
-from fedward.privacy.gradients.cells import Gates, Sums, gru_gates, lstm_gates, rnn_gates
+from fedward.privacy.gradients.cells import Gates, gru_gates, lstm_gates, rnn_gates
 from fedward.privacy.gradients.linear import linear_uses
 from fedward.privacy.gradients.rule import Rule
 from fedward.privacy.gradients.tape import Tape
@@ -60,12 +60,11 @@ class RecurrentRule(Rule):
         hx: Any = None,  # noqa: ANN401
     ) -> tuple[Tensor | PackedSequence, Any]:
         """Outputs and last states: as the layer's own."""
-        packed = input if isinstance(input, PackedSequence) else None
         lengths: Tensor | None = None
         if isinstance(input, PackedSequence):
-            x, lengths = pad_packed_sequence(input, batch_first=True)
+            x, lengths = pad_packed_sequence(input)
         else:
-            x = input if layer.batch_first else input.transpose(0, 1)
+            x = input.transpose(0, 1) if layer.batch_first and input.ndim == 3 else input
         if x.ndim != 3:
             raise NotPerRecord(
                 "a recurrent layer does not see one entry for each record",
@@ -73,10 +72,9 @@ class RecurrentRule(Rule):
             )
         with torch.autocast(x.device.type, enabled=False):
             outputs, last = _all_layers(layer, tape, x.to(layer.weight_ih_l0.dtype), lengths, hx)
-        if packed is not None and lengths is not None:
-            again = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
-            return again, last
-        return (outputs if layer.batch_first else outputs.transpose(0, 1)), last
+        if lengths is not None:
+            return pack_padded_sequence(outputs, lengths, enforce_sorted=False), last
+        return (outputs.transpose(0, 1) if layer.batch_first else outputs), last
 
 
 def _all_layers(
@@ -89,7 +87,7 @@ def _all_layers(
     """Layer after layer, each in its directions, as the layer's own `forward` does."""
     directions = 2 if layer.bidirectional else 1
     cell, states, memories = layer.mode == "LSTM", [], []
-    first = x.new_zeros(layer.num_layers * directions, len(x), layer.hidden_size)
+    first = x.new_zeros(layer.num_layers * directions, x.shape[1], layer.hidden_size)
     given, kept = (hx if cell else (hx, None)) if hx is not None else (first, first)
     for number in range(layer.num_layers):
         sides = []
@@ -112,11 +110,10 @@ def _all_layers(
 def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Each sequence from its own end to its beginning; what lies behind its end stays there."""
     if lengths is None:
-        return x.flip(1)
-    steps = torch.arange(x.shape[1], device=x.device)[None]
-    ends = lengths.to(x.device)[:, None]
+        return x.flip(0)
+    steps, ends = torch.arange(len(x), device=x.device)[:, None], lengths.to(x.device)
     places = torch.where(steps < ends, ends - 1 - steps, steps)
-    return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+    return x.gather(0, places[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ class Direction:
         """Outputs of all steps, 0 behind a record's end, and its last state and memory.
 
         Args:
-            x: Shape (n, time, into).
+            x: Shape (time, n, into).
             state: Before the first step, shape (n, hidden).
             memory: The same of an LSTM, else None.
         """
@@ -171,6 +168,9 @@ class Direction:
     def _uses(
         self, by_input: Tensor, by_state: Tensor, seen: Tensor, before: Tensor
     ) -> Iterator[tuple[nn.Parameter, Use]]:
+        by_input, by_state, seen, before = (
+            each.transpose(0, 1) for each in (by_input, by_state, seen, before)
+        )
         biases = self.parameters[2:] or (None, None)
         yield from linear_uses(self.parameters[0], biases[0], seen, by_input)
         yield from linear_uses(self.parameters[1], biases[1], before, by_state)
@@ -182,10 +182,10 @@ class Direction:
         run, cell, biased = _KERNELS[self.mode], self.mode == "LSTM", len(weights) == 4
         if self.lengths is None:
             given = (state[None], memory[None]) if cell else state[None]
-            found = run(x, given, weights, biased, 1, 0.0, True, False, True)
+            found = run(x, given, weights, biased, 1, 0.0, True, False, False)
             y, h = found[0], found[1][0]
             return y, h, found[2][0] if cell else h
-        packed = pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
         order, back = packed.sorted_indices, packed.unsorted_indices
         first = state[None, order], memory[None, order]
         given = first if cell else first[0]
@@ -193,7 +193,7 @@ class Direction:
             packed.data, packed.batch_sizes, given, weights, biased, 1, 0.0, True, False
         )
         again = PackedSequence(found[0], packed.batch_sizes, order, back)
-        y, _ = pad_packed_sequence(again, batch_first=True, total_length=x.shape[1])
+        y, _ = pad_packed_sequence(again, total_length=len(x))
         h = found[1][0][back]
         return y, h, found[2][0][back] if cell else h
 
@@ -216,7 +216,7 @@ class Direction:
         seen, outputs = x.detach(), y.detach()
 
         def hook(gradient: Tensor) -> None:
-            before = torch.cat([state.detach()[:, None], outputs[:, :-1]], dim=1)
+            before = torch.cat([state.detach()[None], outputs[:-1]])
             by_state = gradient
             if self.mode == "GRU":
                 own = functional.linear(before, recurrent[:hidden])
@@ -229,43 +229,39 @@ class Direction:
         return y, h, c if memory is not None else None
 
     def gates(
-        self,
-        x: Tensor,
-        before: Tensor,
-        outputs: Tensor,
-        memory: Tensor,
-        weights: list[Tensor],
-        of_outputs: Tensor,
-        of_memory: Tensor,
+        self, x: Tensor, y: Tensor, before: Tensor, memory: Tensor, *, outside: Tensor,
+        of_memory: Tensor, weights: list[Tensor],
     ) -> Gates:
         """Gradients of what goes into the gates, at every step.
 
         Args:
-            x: Inputs, shape (time, into, n).
-            before: States before each step, shape (time, hidden, n).
-            outputs: States after each step, same shape.
-            memory: Of an LSTM before the first step, shape (hidden, n).
-            weights: As `parameters`.
-            of_outputs: Gradients of the outputs, same shape as they.
+            x: Inputs, shape (time, n, into).
+            y: States after each step, shape (time, n, hidden).
+            before: States before each step, same shape.
+            memory: Of an LSTM before the first step, shape (n, hidden).
+            outside: Gradients of the states by what is outside, same shape as they.
             of_memory: Gradient of the last memory, same shape as it.
+            weights: As `parameters`.
         """
         matrix, recurrent, *biases = weights
         valid = None
         if self.lengths is not None:
-            steps = torch.arange(len(x), device=x.device)
-            valid = (steps[:, None] < self.lengths.to(x.device)).to(x).unsqueeze(1)
-        if self.mode.startswith("RNN"):
-            rectified = self.mode == "RNN_RELU"
-            return rnn_gates(rectified, outputs, of_outputs, recurrent, valid)
-        gates = (-1, before.shape[1])
-        parts = [matrix @ x, recurrent @ before]
-        for part, bias in zip(parts, biases, strict=False):
-            part += bias[:, None]
-        apart = [part.unflatten(1, gates) for part in parts]
+            steps = torch.arange(len(x), device=x.device)[:, None]
+            valid = (steps < self.lengths.to(x.device)).to(x).unsqueeze(2)
+        if self.mode == "RNN_RELU":
+            return rnn_gates((y > 0).to(y), outside, recurrent, valid)
+        if self.mode == "RNN_TANH":
+            return rnn_gates(1 - y.square(), outside, recurrent, valid)
+        apart = (-1, before.shape[2])
         if self.mode == "GRU":
-            return gru_gates(Sums(*apart), before, of_outputs, recurrent, valid)
-        both = apart[0].add_(apart[1])
-        return lstm_gates(both, memory, of_outputs, of_memory, recurrent, valid)
+            sums = (functional.linear(*each).unflatten(2, apart)
+                    for each in zip((x, before), weights[:2], biases or (None, None), strict=True))
+            return gru_gates(*sums, before, outside, recurrent, valid)
+        both = functional.linear(before, recurrent, biases[0] + biases[1] if biases else None)
+        both.flatten(0, 1).addmm_(x.flatten(0, 1), matrix.T)
+        return lstm_gates(
+            both.unflatten(2, apart), memory, outside, of_memory, recurrent, valid
+        )
 
 
 class _Recurrence(torch.autograd.Function):
@@ -283,6 +279,7 @@ class _Recurrence(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, last state and last memory."""
+        x = x.contiguous()
         y, h, c = direction.kernel(x, state, memory, list(weights))
         if c is h:
             c = h.clone()
@@ -296,24 +293,17 @@ class _Recurrence(torch.autograd.Function):
         """Write the uses down; gradients of inputs, first state and first memory."""
         x, y, state, memory, *weights = ctx.saved_tensors
         direction: Direction = ctx.direction
-        before = torch.cat([state[:, None], y[:, :-1]], dim=1)
-        outside = of_y.permute(1, 2, 0).contiguous()
-        if outside.data_ptr() == of_y.data_ptr():
-            outside = outside.clone()
+        before = torch.cat([state[None], y[:-1]])
+        outside = of_y.clone(memory_format=torch.contiguous_format)
         if direction.lengths is None:
-            outside[-1] += of_h.T
+            outside[-1] += of_h
         else:
-            records = torch.arange(len(x), device=x.device)
-            outside[direction.lengths.to(x.device) - 1, :, records] += of_h
+            records = torch.arange(x.shape[1], device=x.device)
+            outside[direction.lengths.to(x.device) - 1, records] += of_h
         gates = direction.gates(
-            *(t.permute(1, 2, 0).contiguous() for t in (x, before, y)),
-            memory.T.contiguous(), weights, outside, of_c.T.contiguous(),
-        )  # fmt: skip
-        by_input = gates.by_input.flatten(1, 2).permute(2, 0, 1).contiguous()
-        by_state = by_input
-        if gates.by_state is not gates.by_input:
-            by_state = gates.by_state.flatten(1, 2).permute(2, 0, 1).contiguous()
+            x, y, before, memory, outside=outside, of_memory=of_c, weights=weights
+        )
+        by_input, by_state = gates.by_input.flatten(2), gates.by_state.flatten(2)
         ctx.write(by_input, by_state, x, before)
         of_x = by_input @ weights[0] if ctx.needs_input_grad[3] else None
-        of_memory = None if gates.memory is None else gates.memory.T
-        return (None, None, None, of_x, gates.state.T, of_memory, *[None] * len(weights))
+        return (None, None, None, of_x, gates.state, gates.memory, *[None] * len(weights))
