@@ -255,8 +255,14 @@ def main() -> None:
         batch = 8 if asked.quick else CASES[name].batch
         plan += [(name, k, batch, device) for device in devices for k in (1, 4)]
     for name, k, batch, device in plan:  # first: a child must not inherit used memory
-        sides = [n for n, s in enumerate(SIDES) if k <= s.most and not (k == 1 and "summed" in s.name)]
-        found = {} if asked.no_memory else {SIDES[n].name: peak(name, n, k, batch, device) for n in sides}
+        sides = [
+            n for n, s in enumerate(SIDES) if k <= s.most and not (k == 1 and "summed" in s.name)
+        ]
+        found = (
+            {}
+            if asked.no_memory
+            else {SIDES[n].name: peak(name, n, k, batch, device) for n in sides}
+        )
         memory[name, k, device] = found
     torch.set_num_threads(1)
     for name, k, batch, device in plan:
@@ -264,7 +270,11 @@ def main() -> None:
         row["memory_mib"] = memory[name, k, device]
         rows.append(row)
     if asked.json:
-        print(json.dumps({"benchmark": "private_training", "repeats": repeats, "rows": rows}, indent=2))
+        print(
+            json.dumps(
+                {"benchmark": "private_training", "repeats": repeats, "rows": rows}, indent=2
+            )
+        )
     else:
         show(rows, repeats)
 

@@ -30,9 +30,7 @@ class Gates(NamedTuple):
     memory: Tensor | None
 
 
-def rnn_gates(
-    slope: Tensor, outside: Tensor, matrix: Tensor, valid: Tensor | None
-) -> Gates:
+def rnn_gates(slope: Tensor, outside: Tensor, matrix: Tensor, valid: Tensor | None) -> Gates:
     """Of a plain cell, h = tanh or relu of the sum.
 
     Args:

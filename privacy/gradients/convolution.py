@@ -135,9 +135,7 @@ class Kernel(Use):
     def summed(self, factors: Tensor) -> Tensor:
         each = factors.view(-1, *[1] * (self.gradient.ndim - 1))
         kernel = self.gradient.new_empty(self.geometry.shape)
-        return _of_kernel(
-            self.gradient * each, self.inputs, kernel, self.padding, self.geometry
-        )
+        return _of_kernel(self.gradient * each, self.inputs, kernel, self.padding, self.geometry)
 
     def _patches(self) -> Tensor:
         """What the kernel sees, shape (n, into, *kernel sizes, *places)."""

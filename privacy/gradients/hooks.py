@@ -59,9 +59,7 @@ class HookedSums(ClippedSums):
         )
         if not finite.all():
             factors, each = factors[:, finite], [g[finite] for g in each]
-        return [
-            torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)
-        ]
+        return [torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)]
 
     def _apart(self, records: int) -> list[Tensor]:
         """Each record's gradients, taken off the parameters."""
@@ -102,8 +100,7 @@ def refuse_for_opacus(model: nn.Module) -> None:
 
 
 def opacus_form(model: nn.Module) -> nn.Module:
-    """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's.
-    """
+    """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's."""
     same = {id(parameter): parameter for parameter in model.parameters()}
     form = copy.deepcopy(model, same)  # type: ignore[arg-type]
     for path, layer in list(form.named_modules()):

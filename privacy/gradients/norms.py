@@ -22,7 +22,7 @@ class ChannelNormRule(Rule):
 
     kinds = (nn.GroupNorm, *_INSTANCES)
 
-    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:  # type: ignore[override] # noqa: A002
+    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:  # type: ignore[override]
         """The layer's output, by the kernel that also tells mean and deviation."""
         assert isinstance(layer, nn.GroupNorm | nn.modules.instancenorm._InstanceNorm)  # noqa: S101
         weight, bias = layer.weight, layer.bias

@@ -40,6 +40,10 @@ def opacus_fault(layer: nn.Module) -> str | None:
     """Why Opacus cannot keep a layer's gradients apart, or None."""
     if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
         return None
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        return "its rule takes the padding for zeros"
+    if getattr(layer, "padding_idx", None) is not None:
+        return "its rule gives the row of padding_idx a gradient"
     checks = (ModuleValidator.VALIDATORS.get(kind) for kind in type(layer).__mro__)
     check = next((check for check in checks if check is not None), None)
     faults = check(layer) if check is not None else []

@@ -56,7 +56,7 @@ class RecurrentRule(Rule):
         self,
         layer: nn.RNNBase,
         tape: Tape,
-        input: Tensor | PackedSequence,  # noqa: A002 - nn.LSTM's own name
+        input: Tensor | PackedSequence,
         hx: Any = None,  # noqa: ANN401
     ) -> tuple[Tensor | PackedSequence, Any]:
         """Outputs and last states: as the layer's own."""
@@ -189,9 +189,7 @@ class Direction:
         order, back = packed.sorted_indices, packed.unsorted_indices
         first = state[None, order], memory[None, order]
         given = first if cell else first[0]
-        found = run(
-            packed.data, packed.batch_sizes, given, weights, biased, 1, 0.0, True, False
-        )
+        found = run(packed.data, packed.batch_sizes, given, weights, biased, 1, 0.0, True, False)
         again = PackedSequence(found[0], packed.batch_sizes, order, back)
         y, _ = pad_packed_sequence(again, total_length=len(x))
         h = found[1][0][back]
@@ -229,8 +227,15 @@ class Direction:
         return y, h, c if memory is not None else None
 
     def gates(
-        self, x: Tensor, y: Tensor, before: Tensor, memory: Tensor, *, outside: Tensor,
-        of_memory: Tensor, weights: list[Tensor],
+        self,
+        x: Tensor,
+        y: Tensor,
+        before: Tensor,
+        memory: Tensor,
+        *,
+        outside: Tensor,
+        of_memory: Tensor,
+        weights: list[Tensor],
     ) -> Gates:
         """Gradients of what goes into the gates, at every step.
 
@@ -254,14 +259,14 @@ class Direction:
             return rnn_gates(1 - y.square(), outside, recurrent, valid)
         apart = (-1, before.shape[2])
         if self.mode == "GRU":
-            sums = (functional.linear(*each).unflatten(2, apart)
-                    for each in zip((x, before), weights[:2], biases or (None, None), strict=True))
+            sums = (
+                functional.linear(*each).unflatten(2, apart)
+                for each in zip((x, before), weights[:2], biases or (None, None), strict=True)
+            )
             return gru_gates(*sums, before, outside, recurrent, valid)
         both = functional.linear(before, recurrent, biases[0] + biases[1] if biases else None)
         both.flatten(0, 1).addmm_(x.flatten(0, 1), matrix.T)
-        return lstm_gates(
-            both.unflatten(2, apart), memory, outside, of_memory, recurrent, valid
-        )
+        return lstm_gates(both.unflatten(2, apart), memory, outside, of_memory, recurrent, valid)
 
 
 class _Recurrence(torch.autograd.Function):

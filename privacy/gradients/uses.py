@@ -161,9 +161,7 @@ class Product(Use):
 
     def joined(self, patients: Patients) -> Product:
         """A patient's records as positions of one example."""
-        return replace(
-            self, left=patients.joined(self.left), right=patients.joined(self.right)
-        )
+        return replace(self, left=patients.joined(self.left), right=patients.joined(self.right))
 
     def formed(self, patients: Patients) -> Tensor:
         if patients.sparse:

@@ -122,6 +122,8 @@ class Transformer(nn.Module):
 
 
 Build = Callable[[], nn.Module]
+
+
 class Gated(nn.Module):
     """PyTorch's own LSTM and, on its states, GRU in both directions."""
 
