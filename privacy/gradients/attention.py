@@ -66,7 +66,7 @@ class AttentionRule(Rule):
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
             mixed = functional.scaled_dot_product_attention(
-                *heads, mask, dropout, is_causal=is_causal and mask is None
+                heads[0], heads[1], heads[2], mask, dropout, is_causal and mask is None
             )
         out = layer.out_proj
         whole = _linear(tape, mixed.transpose(1, 2).flatten(2), out.weight, out.bias, None)
@@ -92,7 +92,7 @@ def _projected(
 ) -> list[Tensor]:
     """Queries, keys and values, each shape (n, positions, embed_dim)."""
     size, bias = layer.embed_dim, layer.in_proj_bias
-    if layer.in_proj_weight is None:
+    if not layer._qkv_same_embed_dim:
         weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
         return [
             _linear(tape, each, weight, bias, _Rows(number * size, size, 3 * size), whole=True)
@@ -110,8 +110,8 @@ def _projected(
 def _linear(
     tape: Tape,
     inputs: Tensor,
-    weight: nn.Parameter,
-    bias: nn.Parameter | None,
+    weight: Tensor,
+    bias: Tensor | None,
     rows: _Rows | None,
     *,
     whole: bool = False,
@@ -131,7 +131,7 @@ def _linear(
     output = functional.linear(inputs, bare, None if bias is None else bias.detach()[part])
     seen = inputs.detach()
 
-    def uses(gradient: Tensor) -> Iterator[tuple[nn.Parameter, Use]]:
+    def uses(gradient: Tensor) -> Iterator[tuple[Tensor, Use]]:
         gradient, exact = gradient.to(weight.dtype), seen.to(weight.dtype)
         wide = gradient
         if rows is not None:  # zeros for the rows that had no part
@@ -146,7 +146,8 @@ def _linear(
 
 def _apart(projected: Tensor, heads: int) -> Tensor:
     """By heads, shape (n, heads, positions, features)."""
-    return projected.unflatten(-1, (heads, -1)).transpose(1, 2)
+    apart: Tensor = projected.unflatten(-1, (heads, -1))
+    return apart.transpose(1, 2)
 
 
 def _mask(

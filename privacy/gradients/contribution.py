@@ -41,7 +41,8 @@ class Contribution:
         if self.formed is not None:
             formed = self.formed if finite is None else self.formed[finite]
             factors = factors if finite is None else factors[finite]
-            return torch.tensordot(factors.to(formed), formed, dims=1)
+            summed: Tensor = torch.tensordot(factors.to(formed), formed, dims=1)
+            return summed
         each, uses = patients.each(factors), self.uses
         if finite is not None:
             there = patients.each(finite).nonzero().flatten()
@@ -85,7 +86,8 @@ def contribution_of(uses: Sequence[Use], patients: Patients, size: int) -> Contr
 
 def _squares(each: Tensor) -> Tensor:
     """Of each patient's gradient; infinite where a float32 norm's square would be."""
-    return torch.linalg.vector_norm(each.flatten(1), dim=1).square().double()
+    norms: Tensor = torch.linalg.vector_norm(each.flatten(1), dim=1)
+    return norms.square().double()
 
 
 def _gram_is_cheaper(

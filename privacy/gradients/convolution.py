@@ -26,7 +26,7 @@ class ConvolutionRule(Watched):
 
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """Of kernel and bias."""
         assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)  # noqa: S101 - its kinds
         if layer.weight.requires_grad:

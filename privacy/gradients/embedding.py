@@ -25,7 +25,7 @@ class EmbeddingRule(Watched):
 
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """Of the table."""
         assert isinstance(layer, nn.Embedding)  # noqa: S101 - the kind that it is for
         places = inputs.reshape(len(inputs), 1, -1)

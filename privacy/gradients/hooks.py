@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from opacus.layers import DPGRU, DPLSTM, DPRNN
@@ -23,7 +25,7 @@ from fedward.privacy.privacy_errors import (
 )
 from fedward.privacy.steps import Loss
 
-_RECURRENT: dict[type[nn.Module], type[DPRNNBase]] = {
+_RECURRENT: dict[type[nn.Module], Callable[..., DPRNNBase]] = {
     nn.LSTM: DPLSTM,
     nn.GRU: DPGRU,
     nn.RNN: DPRNN,
@@ -91,7 +93,7 @@ def refuse_for_opacus(model: nn.Module) -> None:
     """
     for path, layer in model.named_modules():
         fault = opacus_fault(layer)
-        if fault and (type(layer) not in _RECURRENT or getattr(layer, "proj_size", 0)):
+        if fault and (type(layer) not in _RECURRENT or vars(layer).get("proj_size", 0)):
             raise UntrainableLayer(
                 f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately "
                 f"by Opacus: {fault}",
@@ -102,7 +104,7 @@ def refuse_for_opacus(model: nn.Module) -> None:
 def opacus_form(model: nn.Module) -> nn.Module:
     """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's."""
     same = {id(parameter): parameter for parameter in model.parameters()}
-    form = copy.deepcopy(model, same)  # type: ignore[arg-type]
+    form = copy.deepcopy(model, same)
     for path, layer in list(form.named_modules()):
         if type(layer) in _RECURRENT and any(p.requires_grad for p in layer.parameters()):
             new = _recurrent(layer)
@@ -116,19 +118,16 @@ def opacus_form(model: nn.Module) -> nn.Module:
 def _recurrent(layer: nn.Module) -> DPRNNBase:
     """Opacus' layer around the parameters of PyTorch's."""
     assert isinstance(layer, nn.RNNBase)  # noqa: S101 - looked up by it
-    kind = _RECURRENT[type(layer)]
-    plain = {"nonlinearity": layer.nonlinearity} if isinstance(layer, nn.RNN) else {}
-    new = kind(
-        layer.input_size,
-        layer.hidden_size,
-        num_layers=layer.num_layers,
-        bias=layer.bias,
-        batch_first=layer.batch_first,
-        dropout=layer.dropout,
-        bidirectional=layer.bidirectional,
-        **({} if kind is DPRNN else {"proj_size": layer.proj_size}),
-        **plain,
-    )
+    given: dict[str, Any] = {
+        "num_layers": layer.num_layers,
+        "bias": layer.bias,
+        "batch_first": layer.batch_first,
+        "dropout": layer.dropout,
+        "bidirectional": layer.bidirectional,
+    }
+    if isinstance(layer, nn.RNN):
+        given["nonlinearity"] = layer.nonlinearity
+    new = _RECURRENT[type(layer)](layer.input_size, layer.hidden_size, **given)
     for old, name in new.old_to_new.items():
         cell, part, kind_of = old.split(".")
         parameter = getattr(layer, name)

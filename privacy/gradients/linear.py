@@ -11,8 +11,8 @@ from fedward.privacy.gradients.uses import Formed, Product, Use
 
 
 def linear_uses(
-    weight: nn.Parameter | None, bias: nn.Parameter | None, inputs: Tensor, gradient: Tensor
-) -> Iterator[tuple[nn.Parameter, Use]]:
+    weight: Tensor | None, bias: Tensor | None, inputs: Tensor, gradient: Tensor
+) -> Iterator[tuple[Tensor, Use]]:
     """The uses of a matrix and its bias.
 
     Args:
@@ -37,7 +37,7 @@ class LinearRule(Watched):
 
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """Of weight and bias."""
         assert isinstance(layer, nn.Linear)  # noqa: S101 - the kind that it is for
         yield from linear_uses(layer.weight, layer.bias, inputs, gradient)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedward.privacy.gradients.rule import Rule, Watched
 from fedward.privacy.gradients.tape import Tape
@@ -22,10 +23,11 @@ class ChannelNormRule(Rule):
 
     kinds = (nn.GroupNorm, *_INSTANCES)
 
-    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:  # noqa: A002
         """The layer's output, by the kernel that also tells mean and deviation."""
-        assert isinstance(layer, nn.GroupNorm | nn.modules.instancenorm._InstanceNorm)  # noqa: S101
-        weight, bias = layer.weight, layer.bias
+        assert isinstance(layer, nn.GroupNorm | _InstanceNorm)  # noqa: S101
+        weight: Tensor | None = layer.weight
+        bias: Tensor | None = layer.bias
         if any(isinstance(layer, kind) and input.ndim != n for kind, n in _INSTANCES.items()):
             raise NotPerRecord(
                 "an instance norm does not see one entry for each record",
@@ -36,11 +38,16 @@ class ChannelNormRule(Rule):
         size = (records, channels, math.prod(sizes), groups)
         with torch.autocast(input.device.type, enabled=False):
             whole = input.to(torch.float32 if weight is None else weight.dtype).contiguous()
-            bare = [None if p is None else p.detach() for p in (weight, bias)]
-            output, mean, rstd = torch.native_group_norm(whole, *bare, *size, layer.eps)
+            output, mean, rstd = torch.native_group_norm(
+                whole,
+                None if weight is None else weight.detach(),
+                None if bias is None else bias.detach(),
+                *size,
+                layer.eps,
+            )
         seen = whole.detach()
 
-        def uses(gradient: Tensor) -> Iterator[tuple[nn.Parameter, Use]]:
+        def uses(gradient: Tensor) -> Iterator[tuple[Tensor, Use]]:
             found = _of_channels(seen, gradient.contiguous(), mean, rstd, size)
             for parameter, each in zip((weight, bias), found, strict=True):
                 if parameter is not None:
@@ -73,7 +80,7 @@ class RowNormRule(Watched):
 
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """Of weight and bias, each where it is there."""
         assert isinstance(layer, nn.LayerNorm | nn.RMSNorm)  # noqa: S101 - its kinds
         shape = list(layer.normalized_shape)

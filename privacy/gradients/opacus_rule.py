@@ -25,11 +25,11 @@ class OpacusRule(Watched):
             NotImplementedError: Opacus cannot either.
         """
         if type(layer) not in GradSampleModule.GRAD_SAMPLERS:
-            prepare_layer(layer)
+            prepare_layer(layer)  # type: ignore[no-untyped-call]
 
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """Of all parameters of the layer and of what is in it."""
         sampler = GradSampleModule.GRAD_SAMPLERS.get(type(layer), ft_compute_per_sample_gradient)
         for parameter, apart in sampler(layer, [inputs], gradient).items():

@@ -53,7 +53,8 @@ class Patients:
         if self.most == 1:
             return apart
         if self._even:
-            return apart.unflatten(0, (self.number, self.most)).sum(dim=1)
+            apart = apart.unflatten(0, (self.number, self.most))
+            return apart.sum(dim=1)
         sums = apart.new_zeros((self.number, *apart.shape[1:]))
         return sums.index_add_(0, self._place, apart)
 
@@ -71,7 +72,8 @@ class Patients:
         if not self._even:
             wide = rows.new_zeros((self.number * self.most, *rows.shape[1:]))
             rows = wide.index_copy_(0, self._row, rows)
-        return rows.unflatten(0, (self.number, self.most)).transpose(1, 2).flatten(2, 3)
+        rows = rows.unflatten(0, (self.number, self.most))
+        return rows.transpose(1, 2).flatten(2, 3)
 
     def each(self, factors: Tensor) -> Tensor:
         """What belongs to patients, given to their records: (patients,) to (n,)."""

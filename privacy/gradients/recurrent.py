@@ -71,7 +71,9 @@ class RecurrentRule(Rule):
                 todo="choose a model whose sequences have the records in a dimension of their own",
             )
         with torch.autocast(x.device.type, enabled=False):
-            outputs, last = _all_layers(layer, tape, x.to(layer.weight_ih_l0.dtype), lengths, hx)
+            outputs, last = _all_layers(
+                layer, tape, x.to(next(layer.parameters()).dtype), lengths, hx
+            )
         if lengths is not None:
             return pack_padded_sequence(outputs, lengths, enforce_sorted=False), last
         return (outputs.transpose(0, 1) if layer.batch_first else outputs), last
@@ -88,7 +90,7 @@ def _all_layers(
     directions = 2 if layer.bidirectional else 1
     cell, states, memories = layer.mode == "LSTM", [], []
     first = x.new_zeros(layer.num_layers * directions, x.shape[1], layer.hidden_size)
-    given, kept = (hx if cell else (hx, None)) if hx is not None else (first, first)
+    given, kept = (hx if cell else (hx, first)) if hx is not None else (first, first)
     for number in range(layer.num_layers):
         sides = []
         for way in range(directions):
@@ -130,7 +132,7 @@ class Direction:
 
     mode: str
     tape: Tape
-    parameters: tuple[nn.Parameter, ...]
+    parameters: tuple[Tensor, ...]
     lengths: Tensor | None
     through_kernel: bool
 
@@ -167,7 +169,7 @@ class Direction:
 
     def _uses(
         self, by_input: Tensor, by_state: Tensor, seen: Tensor, before: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         by_input, by_state, seen, before = (
             each.transpose(0, 1) for each in (by_input, by_state, seen, before)
         )
@@ -259,11 +261,11 @@ class Direction:
             return rnn_gates(1 - y.square(), outside, recurrent, valid)
         apart = (-1, before.shape[2])
         if self.mode == "GRU":
-            sums = (
+            of_x, of_state = (
                 functional.linear(*each).unflatten(2, apart)
                 for each in zip((x, before), weights[:2], biases or (None, None), strict=True)
             )
-            return gru_gates(*sums, before, outside, recurrent, valid)
+            return gru_gates(of_x, of_state, before, outside, recurrent, valid)
         both = functional.linear(before, recurrent, biases[0] + biases[1] if biases else None)
         both.flatten(0, 1).addmm_(x.flatten(0, 1), matrix.T)
         return lstm_gates(both.unflatten(2, apart), memory, outside, of_memory, recurrent, valid)

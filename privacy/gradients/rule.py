@@ -63,7 +63,7 @@ class Watched(Rule):
     @abstractmethod
     def uses(
         self, layer: nn.Module, inputs: Tensor, gradient: Tensor
-    ) -> Iterator[tuple[nn.Parameter, Use]]:
+    ) -> Iterator[tuple[Tensor, Use]]:
         """The uses of the layer's parameters, frozen ones too if that is simpler.
 
         Args:

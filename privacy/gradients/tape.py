@@ -19,7 +19,7 @@ from fedward.privacy.gradients.patients import Patients
 from fedward.privacy.gradients.uses import Use
 from fedward.privacy.privacy_errors import NoGradient, NotPerRecord
 
-Written = Iterable[tuple[nn.Parameter, Use]]
+Written = Iterable[tuple[Tensor, Use]]
 
 
 class Tape:
@@ -41,7 +41,7 @@ class Tape:
     def watch(
         self,
         output: Tensor,
-        parameters: Iterable[nn.Parameter | None],
+        parameters: Iterable[Tensor | None],
         written: Callable[[Tensor], Written],
     ) -> Tensor:
         """Write uses down when the gradient of an output comes.
@@ -61,7 +61,7 @@ class Tape:
             output.register_hook(lambda gradient: self.write(keys, written(gradient.detach())))
         return output
 
-    def await_uses(self, parameters: Iterable[nn.Parameter | None]) -> list[int]:
+    def await_uses(self, parameters: Iterable[Tensor | None]) -> list[int]:
         """Say that uses of these will come; returns what `write` wants for them."""
         keys = [id(p) for p in parameters if p is not None and id(p) in self._parameters]
         for key in keys:

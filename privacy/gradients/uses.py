@@ -113,7 +113,8 @@ class Formed(Use):
         return patients.added(self.values)
 
     def summed(self, factors: Tensor) -> Tensor:
-        return torch.tensordot(factors, self.values, dims=1)
+        summed: Tensor = torch.tensordot(factors, self.values, dims=1)
+        return summed
 
 
 @dataclass(frozen=True, eq=False)
