@@ -23,7 +23,7 @@ class ChannelNormRule(Rule):
 
     kinds = (nn.GroupNorm, *_INSTANCES)
 
-    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, layer: nn.Module, tape: Tape, input: Tensor) -> Tensor:
         """The layer's output, by the kernel that also tells mean and deviation."""
         assert isinstance(layer, nn.GroupNorm | _InstanceNorm)  # noqa: S101
         weight: Tensor | None = layer.weight
