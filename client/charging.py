@@ -91,6 +91,8 @@ def charged_steps(
         noise=noise,
         at_once=hospital.limits.records_at_once,
         precision=Precision(hospital.training.precision),
+        clipping=privacy.clipping,
+        gradients=hospital.training.gradients,
     )
 
 

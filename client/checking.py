@@ -128,7 +128,7 @@ def _machine(found: Found, hospital: HospitalFile, study: Study) -> None:
     with found.telling(), within_memory():
         model = build(study, seed=0)
         if private:
-            refuse_unprotected(model)
+            refuse_unprotected(model, hospital.training.gradients)
 
 
 # --- Privacy --------------------------------------------------------------------------------------

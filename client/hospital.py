@@ -88,11 +88,14 @@ class TrainingSettings(Frozen):
         memory_gib: Most memory: of the process on a CPU, of the device on CUDA; no limit if left
             out. The libraries alone need half a GiB.
         threads: Processor threads of one process; as PyTorch chooses if left out.
+        gradients: Who bounds patients' gradients in private studies: Fedward's engine, or Opacus'
+            hooks, which are slower. They are the same up to rounding.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_gib: Annotated[float, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    gradients: Literal["fedward", "opacus"] = "fedward"
 
 
 class CacheSettings(Frozen):

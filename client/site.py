@@ -290,7 +290,7 @@ class Site:
         model, patients = build(study, seed=0), None
         if isinstance(study.privacy, LocalPrivacy):
             refuse_imprecise(self.precision)
-            refuse_unprotected(model)
+            refuse_unprotected(model, self.hospital.training.gradients)
             noised = study.evaluation_noise is not None
             judging = [parts["validation"], parts["test"]] if noised else []
             patients = self._patients(parts["train"], *judging)  # once: images take a while

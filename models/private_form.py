@@ -1,12 +1,9 @@
 """The form of a network in which it can be trained privately.
 
 Server and hospitals make it alike, from the study alone. Opacus' validator (1.6) knows what takes
-the place of what: group for batch normalisation, and recurrent layers whose weights have the same
-names, so that what is trained privately loads into the plain network. A layer of one's own that
-comes from a normalisation and computes the same is replaced like it.
-
-One of its replacements is not used: its attention computes something else where the batch comes
-first, and hands out copies of its weights, so that a round's model could not be put into it.
+the place of what: group for batch normalisation. A layer of one's own that comes from a
+normalisation and computes the same is replaced like it. Recurrent layers and attention stay what
+they are: `fedward.privacy.gradients` has rules for them.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from __future__ import annotations
 import copy
 import logging
 
-from opacus.layers import DPRNN
 from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,30 +18,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 _LOG = logging.getLogger("fedward.models")
 
-
-def _recurrent(layer: nn.RNN) -> nn.Module:
-    """Opacus' own for Elman's layer, which its validator forgets."""
-    new: nn.Module = DPRNN(
-        layer.input_size,
-        layer.hidden_size,
-        num_layers=layer.num_layers,
-        bias=layer.bias,
-        batch_first=layer.batch_first,
-        dropout=layer.dropout,
-        bidirectional=layer.bidirectional,
-        nonlinearity=layer.nonlinearity,
-    )
-    new.load_state_dict(layer.state_dict())
-    return new
-
-
 _REPLACED = {
-    **{
-        kind: fixer
-        for kind, fixer in ModuleValidator.FIXERS.items()
-        if kind is not nn.MultiheadAttention
-    },
-    nn.RNN: _recurrent,
+    kind: fixer
+    for kind, fixer in ModuleValidator.FIXERS.items()
+    if not issubclass(kind, nn.RNNBase | nn.MultiheadAttention)
 }
 
 

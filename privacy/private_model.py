@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fedward.privacy.gradients.hooks import refuse_for_opacus
+from fedward.privacy.gradients.known import ruled_layers
+from fedward.privacy.gradients.source import Gradients
 from fedward.privacy.privacy_errors import BufferWouldLeave, UntrainableLayer
 
 
-def refuse_unprotected(model: nn.Module) -> None:
+def refuse_unprotected(model: nn.Module, gradients: Gradients = "fedward") -> None:
     """Accept a network by returning.
 
     Args:
         model: In training mode: nothing is kept apart where a model is only judged.
+        gradients: Who will make them.
 
     Raises:
         UntrainableLayer: A layer mixes patients or keeps no gradient for each; it is named.
@@ -30,6 +33,10 @@ def refuse_unprotected(model: nn.Module) -> None:
                 f"{fault}",
                 todo="choose a model whose layers can be (see fedward models)",
             )
+    if gradients == "opacus":
+        refuse_for_opacus(model)
+    else:
+        list(ruled_layers(model))
     for path, buffer in model.named_buffers():
         if buffer.is_floating_point():
             raise BufferWouldLeave(
@@ -39,14 +46,12 @@ def refuse_unprotected(model: nn.Module) -> None:
 
 
 def _fault(layer: nn.Module) -> str | None:
-    """What is wrong with a layer by itself, a subclass like what it comes from; None if nothing."""
+    """What is wrong with a layer whoever makes the gradients; None if nothing.
+
+    A subclass is like what it comes from.
+    """
     if isinstance(layer, _BatchNorm):  # without parameters too: it mixes what lies below it
         return "BatchNorm computes with all patients of a batch"
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
         return "it keeps running statistics of the records"
-    if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
-        return None
-    checks = (ModuleValidator.VALIDATORS.get(kind) for kind in type(layer).__mro__)
-    check = next((check for check in checks if check is not None), None)
-    faults = check(layer) if check is not None else []
-    return str(faults[0]).split(". ")[0].rstrip(".") if faults else None
+    return None

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
 
+from fedward.privacy.gradients.bounds import clip_factors
+from fedward.privacy.gradients.hooks import opacus_form
+from fedward.privacy.gradients.source import layers_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.steps import Batch, LocalSteps, Loss
 
@@ -130,8 +133,9 @@ class WatchedSteps(LocalSteps):
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
         """Copy the network before the steps hook it."""
-        self._own = copy.deepcopy(model).eval()
+        self._own = opacus_form(copy.deepcopy(model)).eval()  # `vmap` takes no vendor's kernels
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._layers = layers_of(model, list(self._weights.values()))
         return self._steps.prepare(model, optimizer)
 
     def batches(self, patients: Tensor) -> Iterator[Batch]:
@@ -167,11 +171,17 @@ class WatchedSteps(LocalSteps):
             for name, apart in each.items():
                 weighted = apart.flatten(1) * share[piece].unsqueeze(1)
                 means[name].index_add_(0, everybody.patients[piece], weighted)
-        longest = self._steps.clipping_norm
-        norms = torch.stack([g.square().sum(dim=1) for g in means.values()]).sum(dim=0).sqrt()
-        cut = (longest / norms.clamp(min=longest)).unsqueeze(1)
-        finite = norms.square().isfinite().unsqueeze(1)  # the others count as zero, as in the steps
-        return [torch.where(finite, g * cut, 0.0) for g in means.values()]
+        squares = torch.stack([g.square().sum(dim=1).double() for g in means.values()])
+        cuts, finite = clip_factors(
+            squares,
+            self._layers,
+            self._steps.clipping_norm,
+            self._steps.clipping,
+            next(iter(now.values())).dtype,
+        )
+        there = finite.unsqueeze(1)  # the others count as zero, as in the steps
+        pairs = zip(means.values(), cuts, strict=True)
+        return [torch.where(there, g * cut.to(g).unsqueeze(1), 0.0) for g, cut in pairs]
 
 
 def _noise(

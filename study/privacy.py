@@ -26,6 +26,8 @@ class LocalPrivacy(Frozen):
         noise_multiplier: The noise itself (sigma), instead of a budget.
         delta: Probability with which the promise may fail; below 1 over the number of patients.
         clipping_norm: Largest L2 norm that one patient's gradient may have (C).
+        clipping: How a longer gradient is brought to it: `flat` shortens it, `per_layer` shortens
+            each layer's part by itself, `automatic` gives nearly all of them the same length.
         sampling_rate: Probability with which each patient is in a step (q), Poisson.
         patients_per_step: Patients in a step on average, instead of a rate: each hospital's rate
             is then this over the patients that it declares, and at most 1.
@@ -43,6 +45,7 @@ class LocalPrivacy(Frozen):
     noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)]
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    clipping: Literal["flat", "per_layer", "automatic"] = "flat"
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     patients_per_step: Annotated[int, Field(ge=1)] | None = None
     records_per_patient: Annotated[int, Field(ge=1, le=10_000)] = 1

@@ -267,6 +267,7 @@ class Study(Frozen):
 # Keys that came later, and what they say where a study was written before them.
 _LATER = {
     "bounds": None,
+    "clipping": "flat",
     "duplicates": "keep",
     "evaluation_noise_multiplier": None,
     "fhir": None,

@@ -85,4 +85,30 @@ def test_precision_is_float32_unless_it_is_said(house: House) -> None:
     assert house.site().precision.kind == "float32"
     assert HospitalFile.model_validate(
         {"name": "a", "data": {"format": "csv", "path": "t.csv"}}
-    ).training.model_dump() == {"precision": "float32", "memory_gib": None, "threads": None}
+    ).training.model_dump() == {
+        "precision": "float32",
+        "memory_gib": None,
+        "threads": None,
+        "gradients": "fedward",
+    }
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per_layer", "automatic"])
+def test_who_makes_the_gradients_changes_no_more_than_the_last_bits(
+    clipping: str, house: House, plain_study: StudyWith
+) -> None:
+    privacy = {**PRIVATE, "noise_multiplier": 0.4, "clipping": clipping}
+    study = plain_study({**LONG, "privacy": privacy})
+    house.approve(study)
+
+    one, other = (
+        vector_from(
+            house.site(**SEED, **DECLARED, training={"gradients": kind}, state=f"state-{kind}"),
+            training(study),
+        )
+        for kind in ("fedward", "opacus")
+    )
+
+    updates = [total_of(study, vector).update for vector in (one, other)]
+    np.testing.assert_allclose(updates[0], updates[1], rtol=1e-3, atol=1e-5)
+    assert np.abs(updates[0]).max() > 0.01

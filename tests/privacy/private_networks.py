@@ -124,6 +124,23 @@ class Transformer(nn.Module):
 
 Build = Callable[[], nn.Module]
 THREE, SMALL = Inputs("features", (3,)), Inputs("image", (1, 6, 6))
+
+
+class Gated(nn.Module):
+    """PyTorch's own LSTM and, on its states, GRU in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2, 3, batch_first=True)
+        self.gru = nn.GRU(3, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states, _ = self.gru(self.lstm(inputs)[0])
+        found: Tensor = self.head(states.mean(dim=1))
+        return found
+
+
 NETWORKS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "mlp": (lambda: mlp.build(mlp.Settings(hidden=(5,)), THREE, 2), (3,)),
     "small_cnn": (
@@ -133,6 +150,7 @@ NETWORKS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "a layer used twice": (Twice, (3,)),
     "a parameter of its own": (Own, (3,)),
     "lstm": (Recurrent, (4, 2)),
+    "vendor's kernels": (Gated, (4, 2)),
     "attention": (Attentive, (4, 2)),
     "transformer": (Transformer, (4, 2)),
 }

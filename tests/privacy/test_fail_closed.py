@@ -38,8 +38,8 @@ from tests.privacy.private_networks import (
 )
 
 
-def prepared(model: nn.Module) -> None:
-    steps = private(noise_multiplier=1.0, clipping_norm=1.0)
+def prepared(model: nn.Module, gradients: str = "fedward") -> None:
+    steps = private(noise_multiplier=1.0, clipping_norm=1.0, gradients=gradients)
     steps.prepare(model, SGD([p for p in model.parameters() if p.requires_grad], lr=0.1))
 
 
@@ -87,6 +87,22 @@ class MyLSTM(nn.LSTM):
     """PyTorch's own under another name."""
 
 
+class OtherLSTM(nn.LSTM):
+    """One that computes something else, by itself."""
+
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(inputs * 2)[0]
+        return found
+
+
+class OtherGRU(nn.GRU):
+    """One that computes something else, by itself."""
+
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(inputs * 2)[0]
+        return found
+
+
 def bare(kind: Callable[..., nn.Module]) -> nn.Module:
     """A layer without parameters and without buffers."""
     return kind(4, affine=False, track_running_stats=False)
@@ -107,16 +123,19 @@ UNTRAINABLE: list[tuple[Callable[[], nn.Module], str]] = [
         lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.BatchNorm2d(4)), nn.Flatten()),
         "BatchNorm",
     ),
-    (lambda: nn.LSTM(3, 4), "LSTM"),
-    (lambda: nn.GRU(3, 4), "GRU"),
-    (WithAttention, "MultiheadAttention"),
+    (lambda: nn.LSTM(3, 4, proj_size=2), "LSTM"),
+    (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True), "add_bias_kv"),
+    (lambda: nn.MultiheadAttention(4, 2, add_zero_attn=True), "add_zero_attn"),
+    (lambda: nn.Embedding(5, 4, max_norm=1.0), "max_norm"),
+    (lambda: nn.Embedding(5, 4, scale_grad_by_freq=True), "scale_grad_by_freq"),
     (lambda: nn.Sequential(nn.Linear(3, 4), bare(nn.BatchNorm1d)), "BatchNorm1d"),
     (lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(bare(Mine))), "'1.0', Mine"),
     (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).requires_grad_(False)), "BatchNorm"),
     (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), bare(nn.SyncBatchNorm)), "SyncBatchNorm"),
     (lambda: nn.Sequential(nn.Conv1d(3, 4, 1), kept(nn.InstanceNorm1d)), "InstanceNorm1d"),
     (lambda: nn.Sequential(nn.Conv1d(3, 4, 1), kept(MyInstanceNorm)), "MyInstanceNorm"),
-    (lambda: MyLSTM(3, 4), "MyLSTM"),
+    (lambda: OtherLSTM(3, 4), "OtherLSTM"),
+    (lambda: nn.Sequential(nn.Linear(3, 4), OtherGRU(4, 4)), "'1', OtherGRU"),
 ]
 
 
@@ -126,6 +145,21 @@ def test_a_layer_that_mixes_patients_or_cannot_tell_them_apart_is_refused_by_nam
 ) -> None:
     with pytest.raises(UntrainableLayer, match=named):
         prepared(build())
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (WithAttention, "MultiheadAttention"),
+        (lambda: MyLSTM(3, 4), "MyLSTM"),
+        (lambda: nn.LSTM(3, 4, proj_size=2), "LSTM"),
+    ],
+)
+def test_what_only_opacus_cannot_train_is_refused_where_it_is_chosen(
+    build: Callable[[], nn.Module], named: str
+) -> None:
+    with pytest.raises(UntrainableLayer, match=f"{named}.*by Opacus.*gradients = .fedward"):
+        prepared(build(), "opacus")
 
 
 def test_a_model_that_is_not_in_training_is_refused() -> None:
@@ -212,11 +246,12 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [4, 1]], ids=["one record each", "ragged"])
 @pytest.mark.parametrize("build", [Unused, Cut])
+@pytest.mark.parametrize("gradients", ["fedward", "opacus"])
 def test_a_trainable_parameter_outside_the_graph_is_refused(
-    build: Callable[[], nn.Module], sizes: list[int]
+    gradients: str, build: Callable[[], nn.Module], sizes: list[int]
 ) -> None:
     with pytest.raises(NoGradient, match="no gradient for each patient"):
-        gradient_of(private(), build(), ward_of(sizes))
+        gradient_of(private(gradients=gradients), build(), ward_of(sizes))
 
 
 def test_where_it_is_frozen_training_goes_on() -> None:
@@ -248,12 +283,13 @@ class Together(Positions):
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [4, 1]], ids=["one record each", "ragged"])
 @pytest.mark.parametrize("build", [Positions, Together])
+@pytest.mark.parametrize("gradients", ["fedward", "opacus"])
 def test_a_layer_that_keeps_other_things_apart_than_records_is_refused(
-    build: Callable[[], nn.Module], sizes: list[int]
+    gradients: str, build: Callable[[], nn.Module], sizes: list[int]
 ) -> None:
     """Clipped would be what it keeps apart."""
     with pytest.raises(NotPerRecord, match="one entry for each record"):
-        gradient_of(private(), build(), ward_of(sizes))
+        gradient_of(private(gradients=gradients), build(), ward_of(sizes))
 
 
 # --- Samples --------------------------------------------------------------------------------------

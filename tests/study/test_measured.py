@@ -96,10 +96,10 @@ def test_a_private_study_gives_noise_for_what_it_measures_and_only_then(
 
 def test_a_key_that_is_not_used_leaves_the_digest_as_it_was(study_with: StudyWith) -> None:
     """What hospitals approved before there was such a key stays approved."""
-    given = study_with({"data.scaling": "given", "privacy": LOCAL})
+    given = study_with({"data.scaling": "given", "privacy": LOCAL | {"clipping": "flat"}})
 
     assert given.digest() == study_with({"privacy": LOCAL}).digest()
-    for key in (b"scaling", b"bounds", b"statistics"):
+    for key in (b"scaling", b"bounds", b"statistics", b'"clipping"'):
         assert key not in given.canonical()
 
 
@@ -107,7 +107,15 @@ def test_what_is_measured_is_part_of_the_digest(study_with: StudyWith) -> None:
     wider = {**FEATURES, "age": {"bounds": [20.0, 91.0]}}
     noise = {"privacy": LOCAL | {"statistics_noise_multiplier": 2.0}}
     more = {"privacy": LOCAL | {"statistics_noise_multiplier": 3.0}}
-    studies = [{}, MEASURED, MEASURED | {"data.features": wider}, MEASURED | noise, MEASURED | more]
+    ways = [{"privacy": LOCAL | {"clipping": way}} for way in ("per_layer", "automatic")]
+    studies = [
+        *ways,
+        {},
+        MEASURED,
+        MEASURED | {"data.features": wider},
+        MEASURED | noise,
+        MEASURED | more,
+    ]
 
     assert len({study_with(changes).digest() for changes in studies}) == len(studies)
 

@@ -1,0 +1,1 @@
+"""Fedward's gradient engine: the clipped sum of patients' gradients in one backward pass."""

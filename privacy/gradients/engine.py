@@ -1,0 +1,91 @@
+"""Fedward's gradient engine: one pass forward, one backward, and the sum is clipped by patient.
+
+Opacus forms every record's gradient of every parameter, or goes backward twice. Here autograd finds
+only what flows between layers; each layer's rule then has the patients' norms, by Gram products or
+by forming what is small, and the clipped sum, where factors are there, in one ordinary product
+(book-keeping: Bu et al. 2023, arXiv 2210.00038).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fedward.privacy.gradients.bounds import Clipping, clip_factors
+from fedward.privacy.gradients.known import BY_OPACUS, Ruled, ruled_layers, untrainable
+from fedward.privacy.gradients.patients import Patients
+from fedward.privacy.gradients.source import ClippedSums, dtype_of
+from fedward.privacy.gradients.tape import Tape
+from fedward.privacy.precision import Precision, refuse_imprecise
+from fedward.privacy.privacy_errors import NoGradient
+from fedward.privacy.steps import Loss
+
+_LOG = logging.getLogger("fedward.privacy")
+
+
+class EngineSums(ClippedSums):
+    """Clipped sums by this engine."""
+
+    def __init__(
+        self, model: nn.Module, *, bound: float, clipping: Clipping, precision: Precision
+    ) -> None:
+        """Find a rule for every layer that is trained."""
+        super().__init__(model, bound=bound, clipping=clipping, precision=precision)
+        refuse_imprecise(precision)
+        self._ruled = list(ruled_layers(model))
+        for ruled in self._ruled:
+            if ruled.rule is BY_OPACUS:
+                _prepare(ruled)
+
+    def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+        """The sum over patients of the clipped mean gradient of their records."""
+        patients = Patients(counts, inputs.device)
+        tape = Tape(self._parameters, patients)
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self._watching(tape):
+            total = self._total(self._model, loss, inputs, labels, counts)
+            if total.requires_grad:
+                total.backward()
+        if any(parameter.grad is not None for parameter in self._parameters):
+            raise NoGradient(
+                "a trainable parameter is used outside of its layer, where no patient's gradient "
+                "can be kept apart",
+                todo="choose a model whose parameters are used by their own layers only",
+            )
+        contributions = tape.contributions()
+        squares = torch.stack([each.squares for each in contributions])
+        dtype = dtype_of(self._parameters)
+        factors, finite = clip_factors(squares, self._layers, self._bound, self._clipping, dtype)
+        only = None if finite.all() else finite
+        sums = []
+        for place, parameter in enumerate(self._parameters):
+            own = factors[place].to(parameter.dtype)
+            sums.append(contributions[place].clipped(own, patients, only))
+        return sums
+
+    @contextmanager
+    def _watching(self, tape: Tape) -> Iterator[None]:
+        """Within, every layer that is trained computes by its rule."""
+        try:
+            for _, layer, rule in self._ruled:
+                layer.__dict__["forward"] = functools.partial(rule.forward, layer, tape)
+            yield
+        finally:
+            for _, layer, _ in self._ruled:
+                layer.__dict__.pop("forward", None)
+
+
+def _prepare(ruled: Ruled) -> None:
+    """Get a layer without a rule of the engine's ready, and say so once."""
+    try:
+        BY_OPACUS.prepare(ruled.layer)
+    except NotImplementedError as error:
+        raise untrainable(ruled.path, ruled.layer, str(error).rstrip(".")) from error
+    what = type(ruled.layer).__name__
+    _LOG.info("layer %r, %s: gradients by Opacus, more slowly", ruled.path or "model", what)

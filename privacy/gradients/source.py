@@ -1,0 +1,90 @@
+"""Where the clipped sum of patients' gradients comes from: Fedward's engine, or Opacus' hooks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedward.privacy.gradients.bounds import Clipping
+from fedward.privacy.precision import Precision
+from fedward.privacy.steps import Loss
+
+Gradients = Literal["fedward", "opacus"]
+
+
+class ClippedSums(ABC):
+    """The clipped sums of one model's passes."""
+
+    def __init__(
+        self, model: nn.Module, *, bound: float, clipping: Clipping, precision: Precision
+    ) -> None:
+        """Get a model ready.
+
+        Args:
+            model: In training mode. It is left as it is.
+            bound: Largest L2 norm of one patient's gradient (C).
+            clipping: How it is bounded.
+            precision: How finely the network computes.
+
+        Raises:
+            UntrainableLayer: A layer cannot be trained privately; the message names it.
+            HalfPrecision: The sums cannot be bounded in this precision.
+        """
+        self._model = model
+        self._bound, self._clipping, self._precision = bound, clipping, precision
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._layers = layers_of(model, self._parameters)
+
+    @abstractmethod
+    def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+        """The sum over patients of the clipped mean gradient of their records.
+
+        Args:
+            loss: Of each record.
+            inputs: Patient by patient, shape (n, ...), n > 0.
+            labels: Of the same records.
+            counts: Records of each patient, in the same order, int64, on the CPU.
+
+        Returns:
+            Of each trainable parameter.
+
+        Raises:
+            NoGradient: A trainable parameter got no gradient for each record.
+            NotPerRecord: What is kept apart in a layer are not records.
+            HalfPrecision: It is kept apart with fewer bits than the parameters have.
+        """
+
+    def _total(
+        self, model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Sum over patients of the mean loss of their records."""
+        outputs = self._precision.outputs(model, inputs)
+        losses = loss(outputs, labels)
+        if int(counts.max()) == 1:
+            return losses.sum()
+        weight = counts.double().reciprocal().repeat_interleave(counts)
+        return (losses * weight.to(losses)).sum()
+
+
+def layers_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[list[int]]:
+    """Places of the parameters that belong to one layer; one that two layers share is the first's.
+
+    Args:
+        model: Whose they are.
+        parameters: The trainable ones.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(parameters)}
+    found = []
+    for module in model.modules():
+        own = [places.pop(id(p)) for p in module.parameters(recurse=False) if id(p) in places]
+        if own:
+            found.append(own)
+    return found
+
+
+def dtype_of(parameters: list[nn.Parameter]) -> torch.dtype:
+    """In which norms and sums are computed: the least precise of the parameters'."""
+    return max((p.dtype for p in parameters), key=lambda dtype: torch.finfo(dtype).eps)
