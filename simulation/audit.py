@@ -21,7 +21,8 @@ from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Records
 from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile, read_hospital
-from fedward.client.site import Loaded, Site
+from fedward.client.loaded import Loaded
+from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.noised_task import judging_task
 from fedward.models.registry import build, settled
