@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fedward.client.app import open_site
+from fedward.client.loaded import Loaded
 from fedward.client.randomness import generator
-from fedward.client.site import Loaded
 from fedward.client.training import train
 from fedward.privacy.steps import PlainSteps
 from fedward.server.events import Event, RoundFinished

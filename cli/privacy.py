@@ -50,8 +50,12 @@ def audit(
     audit guesses who joined. The more guesses are right, the more privacy was lost: that is a lower
     bound on epsilon (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846).
 
-    Ends with exit code 1 if the bound is above the epsilon that was charged: then the build, or
-    its accounting, is broken. To pass does not prove the epsilon.
+    It also counts who is in each step: the charge is for a Poisson sample of patients, and a
+    sampler that takes everybody, or all in turn, costs more.
+
+    Ends with exit code 1 if the bound is above the epsilon that was charged, or the sample is not
+    the one that was charged: then the build, or its accounting, is broken. To pass does not prove
+    the epsilon.
     """
     contract, _ = whole_study(study)
     from fedward.cli.quiet import quiet_libraries
@@ -82,8 +86,9 @@ def _show(result: AuditResult, name: str) -> None:
         f"{result.canaries} canaries, each with {_records(result.records)}."
     )
     output.print(
-        f"{result.right} of {result.guesses} guesses are right. The audit took "
-        f"{result.seconds:.1f} s."
+        f"{result.right} of {result.guesses} guesses are right. In all steps together "
+        f"{result.drawn} patients were drawn; at the charged rate {result.expected:.0f} are "
+        f"expected. The audit took {result.seconds:.1f} s."
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from torch import nn
 
 from fedward.client.approvals import Approval, approved_study, is_approved
 from fedward.client.charging import (
-    Patients,
     charge_judging,
     charge_measuring,
     charged_steps,
@@ -32,37 +30,29 @@ from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
 from fedward.client.evaluation import mean_loss, metric_sums, noised_sums
 from fedward.client.hospital import HospitalFile
+from fedward.client.loaded import Loaded, ready
 from fedward.client.machine import choose_precision, within_memory
 from fedward.client.membership import keep_newest_roster, roster_digest
 from fedward.client.offers import file_offer
-from fedward.client.population import population_digest
+from fedward.client.possible import refuse_impossible
 from fedward.client.randomness import generator
+from fedward.client.refusal import refusal_of
 from fedward.client.scaling import measured_sums, noisy_sums, scaled
 from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
-from fedward.models.noised_task import NoisedClassification, judging_task
-from fedward.models.registry import build
-from fedward.models.task import Sums, Task
+from fedward.models.noised_task import NoisedClassification
+from fedward.models.task import Sums
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
-from fedward.privacy.precision import Precision, refuse_imprecise
-from fedward.privacy.privacy_errors import MetricWouldLeave
-from fedward.privacy.private_model import refuse_unprotected
-from fedward.privacy.protocol_errors import ProtocolError
+from fedward.privacy.precision import Precision
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.statistics import layout_of
 from fedward.privacy.statistics_table import cells_of
 from fedward.privacy.steps import LocalSteps, PlainSteps
 from fedward.study.aggregation import QFedAvg
-from fedward.study.errors import (
-    BudgetError,
-    FederationError,
-    FedwardError,
-    RefusedError,
-    TrainingError,
-)
+from fedward.study.errors import RefusedError
 from fedward.study.messages import (
     AdvertiseQuery,
     Answer,
@@ -70,9 +60,7 @@ from fedward.study.messages import (
     EvaluateRequest,
     MeasureRequest,
     OfferQuery,
-    Part,
     Query,
-    Refusal,
     Request,
     TrainRequest,
     UnmaskQuery,
@@ -84,32 +72,6 @@ from fedward.study.version import VERSION
 
 _LOG = logging.getLogger("fedward.client")
 _MOST_RUNS = 64  # whose keys are held ready at once
-_NOT_THE_PROTOCOL = "the secure sum's protocol was not kept to"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An approved study with everything that it needs, kept between requests.
-
-    Attributes:
-        study: The study.
-        task: Its task.
-        model: Its network, on the device; the weights are the last request's.
-        parts: The hospital's records, on the device; measured features are not scaled.
-        patients: Whom it trains on, and judges on with noise; None for a study that is not
-            private.
-    """
-
-    study: Study
-    task: Task
-    model: nn.Module
-    parts: Parts
-    patients: Patients | None = None
-
-    @cached_property
-    def size(self) -> int:
-        """Length of the model as a flat vector."""
-        return len(flat.flatten(self.model))
 
 
 class Site:
@@ -157,7 +119,7 @@ class Site:
         except Exception as error:
             _LOG.error("%s: %s", type(error).__name__, error)
             _LOG.debug("where it arose", exc_info=True)
-            return self._refusal(error)
+            return refusal_of(error, self.hospital)
 
     def _answer(self, request: Request | Query) -> Answer:
         if isinstance(request, OfferQuery):
@@ -173,7 +135,9 @@ class Site:
                 loaded = self._loaded[request.study]
                 return summing.contribute(
                     request,
-                    lambda: self._refuse_impossible(request, loaded),
+                    lambda: refuse_impossible(
+                        request, loaded.study, size=loaded.size, hospital=self.hospital
+                    ),
                     lambda: self._work(request, loaded),
                     self._layout(request, loaded),
                     np.random.default_rng(self._generator(request, "rounding").initial_seed()),
@@ -185,39 +149,6 @@ class Site:
         studies = self._folder / self.hospital.studies
         file_offer(offer.signed, offer.study, self.hospital, studies)
         return Considered(self.hospital.name, is_approved(studies, offer.study))
-
-    def _refuse_impossible(self, request: Request, loaded: Loaded) -> None:
-        """What can be seen without the records is refused before any work is begun for it."""
-        study = loaded.study
-        if isinstance(request, MeasureRequest):
-            if not study.data.summed or request.round:
-                raise RefusedError(
-                    f"the study measures nothing in exchange {request.round}",
-                    todo="run the aggregator with the study as it was approved",
-                )
-            return
-        part = request.monitor if isinstance(request, TrainRequest) else request.part
-        self._allow(study, part)
-        _refuse_impossible_scaling(study, request.scaling)
-        if len(request.model) != loaded.size:
-            raise TrainingError(
-                "the server's model does not fit the study: "
-                f"it has {len(request.model)} values, not "
-                f"{loaded.size}",
-                todo="run the same version of fedward on both sides",
-            )
-        if isinstance(request, TrainRequest):
-            if not 1 <= request.round <= study.training.rounds:
-                raise RefusedError(
-                    f"round {request.round} is none of the study's {study.training.rounds}",
-                    todo="write a study with more rounds, and have it approved",
-                )
-        elif request.round != study.judging_round(request.part):
-            raise RefusedError(
-                f"the {request.part} part is judged once, in exchange "
-                f"{study.judging_round(request.part)}, not in {request.round}",
-                todo="run the same version of fedward on both sides",
-            )
 
     def _work(self, request: Request, loaded: Loaded) -> Summand:
         with within_memory():
@@ -241,22 +172,6 @@ class Site:
                 self._ways.clear()
             self._ways[way] = make_summing(self.hospital, self._folder, study, run=run)
         return self._ways[way]
-
-    def _refusal(self, error: Exception) -> Refusal:
-        """What may be told outside: an error about data may quote a patient's record."""
-        name, kind = self.hospital.name, type(error).__name__
-        pretended = self.hospital.simulation is not None
-        if isinstance(error, ProtocolError | FederationError):  # who probes learns nothing
-            return Refusal(name, ProtocolError.__name__, _NOT_THE_PROTOCOL, "see its own log")
-        if isinstance(error, BudgetError) and not pretended:  # what is spent is nobody's business
-            return Refusal(name, kind, "its privacy budget does not allow this", "ask it")
-        if isinstance(error, RefusedError | TrainingError):
-            return Refusal(name, kind, error.what, error.todo)
-        if not pretended:
-            return Refusal(name, kind, "could not finish", "see that hospital's own log")
-        if isinstance(error, FedwardError):
-            return Refusal(name, kind, error.line(), "")
-        return Refusal(name, kind, f"{kind}: {error}", "run again with fedward --debug")
 
     def load(self, digest: str) -> Loaded:
         """An approved study with its model and this hospital's records, on the device.
@@ -287,26 +202,14 @@ class Site:
         Raises:
             PrivacyError: The study is private, and its model cannot be trained so.
         """
-        model, patients = build(study, seed=0), None
-        if isinstance(study.privacy, LocalPrivacy):
-            refuse_imprecise(self.precision)
-            refuse_unprotected(model, self.hospital.training.gradients)
-            noised = study.evaluation_noise is not None
-            judging = [parts["validation"], parts["test"]] if noised else []
-            patients = self._patients(parts["train"], *judging)  # once: images take a while
-        self._loaded[study.digest()] = Loaded(
-            study=study,
-            task=judging_task(study),
-            model=model.to(self.device),
-            parts={part: records.to(self.device) for part, records in parts.items()},
-            patients=patients,
+        self._loaded[study.digest()] = ready(
+            study,
+            parts,
+            state=self._folder / self.hospital.state,
+            device=self.device,
+            precision=self.precision,
+            gradients=self.hospital.training.gradients,
         )
-
-    def _patients(self, records: Records, *judging: Records) -> Patients:
-        state = self._folder / self.hospital.state
-        cpu = torch.device("cpu")
-        digest = population_digest(records.to(cpu), state, *(part.to(cpu) for part in judging))
-        return Patients(digest, len(records.patients.unique()))
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
         """What is measured of the records; with privacy on it is charged here, and noisy."""
@@ -408,25 +311,6 @@ class Site:
         private = isinstance(loaded.study.privacy, LocalPrivacy)
         return metric_sums(model, records, task, bounded=private, precision=precision)
 
-    def _allow(self, study: Study, part: Part | None) -> None:
-        """With privacy on, nothing of the training records leaves but the noised update.
-
-        Metrics of the other parts are read of one hospital alone by nobody, with noise or without.
-        """
-        if part is None or not isinstance(study.privacy, LocalPrivacy):
-            return
-        if part == "train":
-            raise MetricWouldLeave(
-                "a private study does not report metrics of its training records",
-                todo="ask for validation or test",
-            )
-        if not study.aggregation.secure and self.hospital.simulation is None:
-            raise MetricWouldLeave(
-                "the sums of this private study are plain, and one hospital's metrics would leave "
-                "in the clear",
-                todo="write the study with secure = true, or ask for no metrics",
-            )
-
     def _count(self, study: Study, records: Records) -> float:
         """The records that it counts with; a public number if privacy is on, never the true one."""
         if study.aggregation.weighting == "uniform":
@@ -494,20 +378,6 @@ class Site:
     def _names(self, request: Request, purpose: str) -> tuple[object, ...]:
         study = self._loaded[request.study].study.study.name  # a digest changes with every default
         return (self.hospital.name, study, request.run, request.round, purpose)
-
-
-def _refuse_impossible_scaling(study: Study, scaling: Scaling | None) -> None:
-    """Constants come with every model of a study that measures them, and with no other."""
-    fault = ""
-    if scaling is not None:
-        fault = scaling.fault(study.data) if study.data.measured else "it measures none"
-    elif study.data.measured:
-        fault = "they are missing"
-    if fault:
-        raise RefusedError(
-            f"the study's scaling constants cannot be used: {fault}",
-            todo="run the aggregator with the study as it was approved",
-        )
 
 
 def _same_version(request: Request | Query) -> None:

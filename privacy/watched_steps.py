@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
 
+from fedward.privacy.attendance import Attendance
 from fedward.privacy.gradients.bounds import clip_factors
 from fedward.privacy.gradients.hooks import opacus_form
 from fedward.privacy.gradients.source import layers_of
@@ -119,17 +120,25 @@ class Evidence:
 class WatchedSteps(LocalSteps):
     """The same steps, with a watcher who takes notes of every gradient that they leave."""
 
-    def __init__(self, steps: PatientSteps, suspects: Suspects, evidence: Evidence) -> None:
+    def __init__(
+        self,
+        steps: PatientSteps,
+        suspects: Suspects,
+        evidence: Evidence,
+        attendance: Attendance | None = None,
+    ) -> None:
         """Watch these steps.
 
         Args:
             steps: One round's.
             suspects: Whom the watcher looks for, on the device of the training.
             evidence: Where the notes are kept.
+            attendance: Where it is noted who is in each step; nowhere if None.
         """
         self._steps = steps
         self._suspects = suspects
         self._evidence = evidence
+        self._attendance = attendance
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
         """Copy the network before the steps hook it."""
@@ -145,6 +154,8 @@ class WatchedSteps(LocalSteps):
     def gradient(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
         """The gradient of the steps, noted down."""
         self._steps.gradient(loss, inputs, labels, patients)
+        if self._attendance is not None:
+            self._attendance.add(patients)
         left = [p.grad for p in self._weights.values() if p.grad is not None]
         released = [(g * self._steps.divisor).flatten() for g in left]
         self._evidence.add(self._gradients(loss), released, self._steps.sampling_rate)

@@ -21,10 +21,12 @@ from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Records
 from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile, read_hospital
-from fedward.client.site import Loaded, Site
+from fedward.client.loaded import Loaded
+from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.noised_task import judging_task
 from fedward.models.registry import build, settled
+from fedward.privacy.attendance import LEAST_CHANCE, Attendance
 from fedward.privacy.audit import (
     canaries_for,
     epsilon_for,
@@ -93,6 +95,9 @@ class AuditResult:
             gradients cannot be told apart so well, and `largest_bound` may be out of reach.
         epsilon: As the ledger says after the last round.
         delta: The study's; all epsilons are at this delta.
+        drawn: Patients and canaries in all steps, as they were sampled.
+        expected: As many as the charged rate lets expect.
+        chance: How often, at most, a Poisson sample of that rate is as odd as this one.
         seconds: Taken by the training and the guesses.
     """
 
@@ -110,13 +115,17 @@ class AuditResult:
     weights: int
     epsilon: float
     delta: float
+    drawn: int
+    expected: float
+    chance: float
     seconds: float
 
     def refuse_contradiction(self) -> None:
         """Accept the result by returning.
 
         Raises:
-            AuditError: The lower bound is above the epsilon that was charged.
+            AuditError: The lower bound is above the epsilon that was charged, or the steps are no
+                Poisson sample of the rate that was charged.
         """
         if self.lower_bound > self.epsilon:
             raise AuditError(
@@ -125,6 +134,13 @@ class AuditResult:
                 f"{self.lower_bound:.2f}",
                 todo="try other seeds, for chance does this to 1 audit in 20 at most; if it stays, "
                 "train no patients with this build, and report it",
+            )
+        if self.chance < LEAST_CHANCE:
+            raise AuditError(
+                "the steps are no Poisson sample of the rate that is charged: patients were drawn "
+                f"{self.drawn} times, {self.expected:.0f} are expected, and chance samples so "
+                "many or so few, or so unevenly or evenly, less than once in a million trainings",
+                todo="train no patients with this build, and report it",
             )
 
 
@@ -202,7 +218,8 @@ def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -
         )
     copies = options.records or privacy.records_per_patient
     canaries = draw_canaries(study, options.canaries, copies=copies, seed=options.seed)
-    evidence, ledger = _train(study, ward, canaries, seed=options.seed)
+    evidence, attendance, ledger = _train(study, ward, canaries, seed=options.seed)
+    rate = _charged_rate(ledger)
     guessed = guess(evidence.scores(), guesses_made(options.canaries))
     found = judged(guessed, canaries.included)
     epsilon = ledger.epsilon(
@@ -224,6 +241,9 @@ def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -
         weights=sum(p.numel() for p in model.parameters() if p.requires_grad),
         epsilon=epsilon,
         delta=delta,
+        drawn=attendance.drawn,
+        expected=rate * attendance.patients * len(attendance.sizes),
+        chance=attendance.chance(rate),
         seconds=time.monotonic() - started,
     )
 
@@ -231,26 +251,32 @@ def _audit(study: Study, privacy: LocalPrivacy, ward: _Ward, options: Options) -
 class _WatchedSite(Site):
     """The hospital itself, with a watcher beside each of its private steps."""
 
-    def __init__(self, ward: _Ward, suspects: Suspects, evidence: Evidence) -> None:
+    def __init__(
+        self, ward: _Ward, suspects: Suspects, evidence: Evidence, attendance: Attendance
+    ) -> None:
         super().__init__(ward.hospital, ward.folder)
         self._suspects = suspects
         self._evidence = evidence
+        self._attendance = attendance
 
     def steps_for(self, request: TrainRequest, loaded: Loaded) -> LocalSteps:
         steps = super().steps_for(request, loaded)
         if not isinstance(steps, PatientSteps):
             return steps  # which nobody watched, and so they are missing in the end
-        return WatchedSteps(steps, self._suspects, self._evidence)
+        return WatchedSteps(steps, self._suspects, self._evidence, self._attendance)
 
 
-def _train(study: Study, ward: _Ward, canaries: Canaries, *, seed: int) -> tuple[Evidence, Ledger]:
+def _train(
+    study: Study, ward: _Ward, canaries: Canaries, *, seed: int
+) -> tuple[Evidence, Attendance, Ledger]:
     """All rounds of a federation of one: what the watcher saw of them, and what they cost."""
     # Nobody else is there to hide among.
     plain = study.aggregation.model_copy(update={"secure": False})
     alone = study.model_copy(update={"aggregation": plain})
     evidence = Evidence(len(canaries))
-    site = _WatchedSite(ward, suspects_of(ward.records, canaries), evidence)
     everybody = population(ward.records, canaries)
+    attendance = Attendance(len(everybody.patients.unique()))
+    site = _WatchedSite(ward, suspects_of(ward.records, canaries), evidence, attendance)
     nobody = everybody.first(0)
     site.keep(alone, {"train": everybody, "validation": nobody, "test": nobody})
     model = flat.flatten(build(alone, seed=seed))
@@ -264,7 +290,13 @@ def _train(study: Study, ward: _Ward, canaries: Canaries, *, seed: int) -> tuple
             f"{evidence.steps} private steps were taken, and {charged} are charged",
             todo="train no patients with this build, and report it",
         )
-    return evidence, site.ledger
+    return evidence, attendance, site.ledger
+
+
+def _charged_rate(ledger: Ledger) -> float:
+    """The sampling rate of all rounds: one run has one."""
+    (rate,) = {entry.charge.steps.sampling_rate for entry in ledger.entries()}
+    return rate
 
 
 def _update(site: Site, request: TrainRequest, layout: Layout) -> Vector:

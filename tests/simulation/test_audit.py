@@ -19,7 +19,7 @@ from fedward.client.site import Site
 from fedward.client.training import train
 from fedward.models.registry import read_settled
 from fedward.privacy.audit import largest_bound
-from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.patient_steps import PatientSteps, at_most
 from fedward.privacy.schedule import epsilon_after
 from fedward.privacy.secret_stream import Doubles, SecretStream
 from fedward.privacy.steps import Batch, LocalSteps, Loss, PlainSteps
@@ -91,6 +91,30 @@ class OneLayerBare(PatientSteps):
         first.grad = vars(first)["summed_grad"].view_as(first) / self.divisor
 
 
+class Everybody(PatientSteps):
+    """Takes everybody in each step, at the noise of a sample."""
+
+    def batches(self, patients: Tensor) -> Iterator[Batch]:
+        self.sampling_rate = 1.0
+        return super().batches(patients)
+
+
+class Shuffled(PatientSteps):
+    """An ordinary loader in the sampler's place: everybody in turn, in batches of one size."""
+
+    def batches(self, patients: Tensor) -> Iterator[Batch]:
+        everybody, number = patients.cpu().unique(return_inverse=True)
+        source = torch.Generator().manual_seed(1)
+        size = round(len(everybody) * self.sampling_rate)
+        turns: list[Tensor] = []
+        for _ in range(self.steps):
+            turns = turns or list(torch.randperm(len(everybody), generator=source).split(size))
+            records = torch.isin(number, turns.pop()).nonzero().flatten()
+            batch = at_most(self.records_per_patient, records, number, self.sampling)
+            self._drawn = batch.patients.clone()
+            yield batch
+
+
 def build_with(monkeypatch: pytest.MonkeyPatch, steps: type[PatientSteps]) -> None:
     monkeypatch.setattr("fedward.client.charging.PatientSteps", steps)
 
@@ -100,6 +124,7 @@ def test_the_right_build_passes(seed: int) -> None:
     result = run(seed=seed)
 
     assert result.lower_bound <= result.epsilon
+    assert result.drawn == pytest.approx(result.expected, rel=0.2)
     result.refuse_contradiction()
 
 
@@ -138,6 +163,35 @@ def test_a_build_that_does_not_limit_what_a_patient_does_is_caught(
 
     assert result.lower_bound > 1.2 > result.epsilon
     with pytest.raises(AuditError):
+        result.refuse_contradiction()
+
+
+@pytest.mark.parametrize("steps", [Everybody, Shuffled])
+def test_a_build_that_does_not_sample_as_it_is_charged_is_caught(
+    monkeypatch: pytest.MonkeyPatch, steps: type[PatientSteps]
+) -> None:
+    build_with(monkeypatch, steps)
+
+    result = run()
+
+    assert result.chance < 1e-9
+    with pytest.raises(AuditError, match="no Poisson sample of the rate that is charged"):
+        result.refuse_contradiction()
+
+
+def test_a_hospital_that_samples_at_another_rate_than_it_charges_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def oftener(*words: Any, **more: Any) -> LocalSteps:  # noqa: ANN401
+        steps = charged_steps(*words, **more)
+        return replace(steps, sampling_rate=1.5 * steps.sampling_rate)
+
+    monkeypatch.setattr("fedward.client.site.charged_steps", oftener)
+
+    result = run()
+
+    assert result.drawn == pytest.approx(1.5 * result.expected, rel=0.1)
+    with pytest.raises(AuditError, match=f"drawn {result.drawn} times"):
         result.refuse_contradiction()
 
 
