@@ -2,8 +2,8 @@
 
 Once the states are known, the gates of all steps follow from two products, and what is left step by
 step is h's gradient through the recurrent matrix, and in an LSTM the memory's. Tensors here are
-(time, n, gates, hidden); gates are in PyTorch's order. `valid` is (time, n, 1), 0 where a record has
-ended, or None. What is given is written over: these are the largest tensors of a pass.
+(time, n, gates, hidden); gates are in PyTorch's order. `valid` is (time, n, 1), 0 where a record
+has ended, or None. What is given is written over: these are the largest tensors of a pass.
 """
 
 from __future__ import annotations

@@ -90,23 +90,28 @@ class Kernel(Use):
 
     @property
     def records(self) -> int:
+        """Entries that are kept apart."""
         return len(self.gradient)
 
     @property
     def kept(self) -> int:
+        """Numbers that it holds."""
         return self.gradient.numel() + self.inputs.numel()
 
     @property
     def device(self) -> torch.device:
+        """Where they are."""
         return self.gradient.device
 
     @property
     def extent(self) -> Extent:
+        """Of its factors."""
         shape, groups = self.geometry.shape, self.geometry.groups
         places = math.prod(self.gradient.shape[2:])
         return Extent(groups, places, shape[0] // groups, math.prod(shape[1:]))
 
     def part(self, where: slice | Tensor) -> Kernel:
+        """The use by some of the records."""
         return replace(self, gradient=self.gradient[where], inputs=self.inputs[where])
 
     def product(self) -> Product:
@@ -117,6 +122,7 @@ class Kernel(Use):
         return Product(left, right, self.geometry.shape)
 
     def formed(self, patients: Patients) -> Tensor:
+        """Each patient's gradient, shape (patients, *shape)."""
         if self.device.type != "cpu":
             product = self.product()
             apart = (product.left.mT @ product.right).reshape(-1, *self.geometry.shape)
@@ -133,6 +139,7 @@ class Kernel(Use):
         return patients.added(apart.view(records, *shape))
 
     def summed(self, factors: Tensor) -> Tensor:
+        """Sum over the records, each times its factor, shape (*shape)."""
         each = factors.view(-1, *[1] * (self.gradient.ndim - 1))
         kernel = self.gradient.new_empty(self.geometry.shape)
         return _of_kernel(self.gradient * each, self.inputs, kernel, self.padding, self.geometry)

@@ -102,7 +102,7 @@ def refuse_for_opacus(model: nn.Module) -> None:
 
 
 def opacus_form(model: nn.Module) -> nn.Module:
-    """The network with the same parameters, and Opacus' recurrent layers in the place of PyTorch's."""
+    """The network with the same parameters, and with Opacus' recurrent layers for PyTorch's."""
     same = {id(parameter): parameter for parameter in model.parameters()}
     form = copy.deepcopy(model, same)
     for path, layer in list(form.named_modules()):

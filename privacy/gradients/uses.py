@@ -96,23 +96,29 @@ class Formed(Use):
 
     @property
     def records(self) -> int:
+        """Entries that are kept apart."""
         return len(self.values)
 
     @property
     def kept(self) -> int:
+        """Numbers that it holds."""
         return self.values.numel()
 
     @property
     def device(self) -> torch.device:
+        """Where they are."""
         return self.values.device
 
     def part(self, where: slice | Tensor) -> Formed:
+        """The use by some of the records."""
         return Formed(self.values[where])
 
     def formed(self, patients: Patients) -> Tensor:
+        """Each patient's gradient, shape (patients, *shape)."""
         return patients.added(self.values)
 
     def summed(self, factors: Tensor) -> Tensor:
+        """Sum over the records, each times its factor, shape (*shape)."""
         summed: Tensor = torch.tensordot(factors, self.values, dims=1)
         return summed
 
@@ -134,18 +140,22 @@ class Product(Use):
 
     @property
     def records(self) -> int:
+        """Entries that are kept apart."""
         return len(self.left)
 
     @property
     def kept(self) -> int:
+        """Numbers that it holds."""
         return self.left.numel() + self.right.numel()
 
     @property
     def device(self) -> torch.device:
+        """Where they are."""
         return self.right.device
 
     @property
     def extent(self) -> Extent:
+        """Of its factors."""
         _, groups, positions, into = self.right.shape
         return Extent(groups, positions, 1 if self.one_hot else self.left.shape[3], into)
 
@@ -155,9 +165,11 @@ class Product(Use):
         return not self.left.is_floating_point()
 
     def product(self) -> Product:
+        """The use in factors."""
         return self
 
     def part(self, where: slice | Tensor) -> Product:
+        """The use by some of the records."""
         return replace(self, left=self.left[where], right=self.right[where])
 
     def joined(self, patients: Patients) -> Product:
@@ -165,6 +177,7 @@ class Product(Use):
         return replace(self, left=patients.joined(self.left), right=patients.joined(self.right))
 
     def formed(self, patients: Patients) -> Tensor:
+        """Each patient's gradient, shape (patients, *shape)."""
         if patients.sparse:
             return patients.added(self._formed())
         return self.joined(patients)._formed()
@@ -178,6 +191,7 @@ class Product(Use):
         return formed.view(-1, *self.shape)
 
     def summed(self, factors: Tensor) -> Tensor:
+        """Sum over the records, each times its factor, shape (*shape)."""
         if self.one_hot:
             scaled = (self.right * factors.view(-1, 1, 1, 1)).flatten(0, 2)
             return self.right.new_zeros(self.shape).index_add_(0, self.left.flatten(), scaled)

@@ -134,7 +134,7 @@ def test_attention_stays_what_it_is() -> None:
 
     assert isinstance(private.get_submodule("1"), nn.MultiheadAttention)
     refuse_unprotected(private)
-    with pytest.raises(UntrainableLayer, match="layer '1', MultiheadAttention.* by Opacus"):
+    with pytest.raises(UntrainableLayer, match=r"layer '1', MultiheadAttention.* by Opacus"):
         refuse_unprotected(private, "opacus")
     opacus: nn.Module = DPMultiheadAttention(6, 2)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match="copy of its weights"):
