@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from fedward.models import mlp, small_cnn
+from fedward.models.inputs import Inputs
 from fedward.privacy.gradients.bounds import Clipping
 from fedward.privacy.gradients.source import ClippedSums
 from fedward.privacy.precision import FLOAT32, Precision
@@ -149,7 +150,9 @@ class Repeated(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         once: Tensor = torch.tanh(self.norm(self.layer(inputs)))
-        return torch.tanh(self.norm(self.layer(once))) + self.layer(once.mean(dim=1)).unsqueeze(1)
+        twice: Tensor = torch.tanh(self.norm(self.layer(once)))
+        found: Tensor = twice + self.layer(once.mean(dim=1)).unsqueeze(1)
+        return found
 
 
 def transformer() -> nn.Module:
@@ -242,10 +245,12 @@ KINDS: dict[str, tuple[Build, tuple[int, ...]]] = {
         (4, 9),
     ),
     "checkpointed": (lambda: Headed(Checkpointed(), 6), SERIES),
-    "mlp": (lambda: mlp.build(mlp.Settings(hidden=(9, 5)), (8,), 2), (8,)),
+    "mlp": (lambda: mlp.build(mlp.Settings(hidden=(9, 5)), Inputs("features", (8,)), 2), (8,)),
     "small_cnn": (
         lambda: small_cnn.build(
-            small_cnn.Settings(channels=(4, 6), groups=2, hidden=5), (1, 6, 6), 2
+            small_cnn.Settings(channels=(4, 6), groups=2, hidden=5),
+            Inputs("image", (1, 6, 6)),
+            2,
         ),
         (1, 6, 6),
     ),
@@ -284,7 +289,8 @@ def of_patients(model: nn.Module, inputs: Tensor, labels: Tensor, sizes: Sequenc
 def clipped(each: Tensor, bound: float) -> Tensor:
     """Their sum, each shortened to the bound."""
     norms = each.double().norm(dim=1, keepdim=True)
-    return (each * (bound / norms).clamp(max=1).to(each)).sum(dim=0)
+    total: Tensor = (each * (bound / norms).clamp(max=1).to(each)).sum(dim=0)
+    return total
 
 
 def sums_of(
