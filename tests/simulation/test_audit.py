@@ -22,7 +22,7 @@ from fedward.privacy.audit import largest_bound
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.schedule import epsilon_after
 from fedward.privacy.secret_stream import Doubles, SecretStream
-from fedward.privacy.steps import Batch, LocalSteps, Loss, PlainSteps
+from fedward.privacy.steps import Batch, LocalSteps, PlainSteps
 from fedward.simulation.audit import AuditResult, Options, audit
 from fedward.study.errors import AuditError, OptionError, TrainingError
 from fedward.study.messages import Request
@@ -59,10 +59,10 @@ def tiny(**tables: dict[str, Any]) -> Study:
 class Silent(PatientSteps):
     """Claims noise, and adds none."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
-        prepared = super().prepare(model, optimizer)
-        self._optimizer.noise_multiplier = 0.0
-        return prepared
+    def _leave_noisy(self, totals: list[Tensor]) -> None:
+        claimed, self.noise_multiplier = self.noise_multiplier, 0.0
+        super()._leave_noisy(totals)
+        self.noise_multiplier = claimed
 
 
 class ByRecord(PatientSteps):
@@ -76,19 +76,18 @@ class Boundless(PatientSteps):
     """Adds the noise, and clips nothing."""
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> nn.Module:
+        claimed, self.clipping_norm = self.clipping_norm, 1e6
         prepared = super().prepare(model, optimizer)
-        self._optimizer.noise_multiplier *= self.clipping_norm / 1e6
-        self._optimizer.max_grad_norm = 1e6
+        self.clipping_norm = claimed
         return prepared
 
 
 class OneLayerBare(PatientSteps):
     """Adds noise to every layer but the first."""
 
-    def gradient(self, loss: Loss, inputs: Tensor, labels: Tensor, patients: Tensor) -> None:
-        super().gradient(loss, inputs, labels, patients)
-        first = self._trainable[0]
-        first.grad = vars(first)["summed_grad"].view_as(first) / self.divisor
+    def _leave_noisy(self, totals: list[Tensor]) -> None:
+        super()._leave_noisy(totals)
+        self._trainable[0].grad = totals[0] / self.divisor
 
 
 def build_with(monkeypatch: pytest.MonkeyPatch, steps: type[PatientSteps]) -> None:

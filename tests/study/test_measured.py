@@ -107,7 +107,9 @@ def test_what_is_measured_is_part_of_the_digest(study_with: StudyWith) -> None:
     wider = {**FEATURES, "age": {"bounds": [20.0, 91.0]}}
     noise = {"privacy": LOCAL | {"statistics_noise_multiplier": 2.0}}
     more = {"privacy": LOCAL | {"statistics_noise_multiplier": 3.0}}
-    ways = [{"privacy": LOCAL | {"clipping": way}} for way in ("per_layer", "automatic")]
+    ways: list[dict[str, object]] = [
+        {"privacy": LOCAL | {"clipping": way}} for way in ("per_layer", "automatic")
+    ]
     studies = [
         *ways,
         {},
