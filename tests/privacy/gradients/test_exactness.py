@@ -66,11 +66,11 @@ def test_clipped_sums_are_those_of_a_loop_over_the_patients(
 
 
 @pytest.fixture(params=["gram", "formed"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whichever is cheaper, the other way to the norms is right too, in small parts too."""
     monkeypatch.setattr(contribution, "_gram_is_cheaper", lambda *_: request.param == "gram")
     monkeypatch.setattr(contribution, "_AT_ONCE", 50)
-    yield str(request.param)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [2, 2], [1, 4, 2]], ids=str)
