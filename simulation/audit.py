@@ -37,7 +37,7 @@ from fedward.privacy.audit import (
     lower_bound,
 )
 from fedward.privacy.contribution import Layout
-from fedward.privacy.ledger import Ledger
+from fedward.privacy.ledger import MECHANISM, Ledger
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.plain_sum import PlainSum
 from fedward.privacy.steps import LocalSteps
@@ -295,7 +295,8 @@ def _train(
 
 def _charged_rate(ledger: Ledger) -> float:
     """The sampling rate of all rounds: one run has one."""
-    (rate,) = {entry.charge.steps.sampling_rate for entry in ledger.entries()}
+    charges = (entry.charge for entry in ledger.entries())
+    (rate,) = {charge.steps.sampling_rate for charge in charges if charge.mechanism == MECHANISM}
     return rate
 
 

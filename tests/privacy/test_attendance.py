@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fedward.privacy.attendance import LEAST_CHANCE, Attendance, _binomial, _fur
 from fedward.privacy.secret_stream import SecretStream
 from tests.privacy.private_networks import private
 
+binom: Any = vars(stats)["binom"]  # which its types leave out
 Sampler = Callable[[int, int, float, torch.Generator], Iterator[Tensor]]
 
 
