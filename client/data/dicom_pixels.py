@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading
+from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading, tags_of
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import MOST_PIXELS, Pixels, refuse_size, windowed
 from fedward.study.errors import DataError
@@ -64,7 +64,7 @@ class PixelReader:
         if self._last is None or self._last[0] != head.relative:
             self._last = None
             with opened(head.path) as file:
-                self._last = head.relative, pydicom().dcmread(file, specific_tags=list(PIXEL_TAGS))
+                self._last = head.relative, pydicom().dcmread(file, specific_tags=tags_of(PIXEL_TAGS))
         return self._last[1]
 
     def _unit(self, found: _Values, dataset: Any, head: Head) -> Pixels:  # noqa: ANN401

@@ -14,7 +14,6 @@ from fedward.study.data import Data
 from fedward.study.errors import DataError
 from fedward.study.task import ClassTask, SegmentationTask
 
-
 Column = Sequence[object] | Coded
 """Raw labels as a file has them: numbers or text."""
 
