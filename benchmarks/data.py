@@ -91,15 +91,15 @@ def measure(kind: Kind, folder: Path, repeats: int) -> list[Row]:
             _Pair("cached epoch", "cached", "memory", "a tensor in memory"),
         ]
     return [
-        row(f"{kind.name}, {p.what}", rates[p.ours], rates[p.peer], unit=unit, peer_name=p.peer_name)
+        row(
+            f"{kind.name}, {p.what}", rates[p.ours], rates[p.peer], unit=unit, peer_name=p.peer_name
+        )
         for p in pairs
         for rates, unit in ((clock, "records/s"), (processor, "records/processor s"))
     ]
 
 
-def _epochs(
-    kind: Kind, cache: Context, whole: torch.Tensor
-) -> dict[str, Callable[[], object]]:
+def _epochs(kind: Kind, cache: Context, whole: torch.Tensor) -> dict[str, Callable[[], object]]:
     """A first epoch from files, a later one from what it kept, and one from memory."""
     with _all_large():
         kept = read_with(kind.source, kind.study, cache).inputs
