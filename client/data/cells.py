@@ -92,7 +92,8 @@ class Cells:
         """Where a column has no value, shape (n,)."""
         cells = self.frame[column]
         if cells.dtype == float:
-            return np.isnan(cells.to_numpy())
+            lacking: NDArray[np.bool_] = np.isnan(cells.to_numpy())
+            return lacking
         codes, different = self.coded(column)
         if self.marks.isdisjoint(different):
             return np.zeros(len(codes), dtype=bool)

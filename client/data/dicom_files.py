@@ -146,7 +146,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         file: IO[bytes] = io.BytesIO(content) if content else _Bounded(raw, size)
         most = 132 + min(size, _MOST_META)
         start = memoryview(content)[:most] if content else memoryview(file.read(most))
-        if start[128:132] != b"DICM":
+        if bytes(start[128:132]) != b"DICM":
             raise Unreadable(
                 "has no DICOM header (preamble and File Meta Information)",
                 todo="export it anew, or take it out",

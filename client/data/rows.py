@@ -51,7 +51,7 @@ def records_of(
     inputs, seen = _inputs(cells, theirs, data, faults)
     part = source.column("part")
     owners = cells.coded(patient[0]) if patient else None
-    names = rows.astype(str) if owners is None else owners.texts
+    called = rows.astype(str) if owners is None else owners.texts
     found = RawRecords(
         inputs=inputs,
         labels=targets(
@@ -62,8 +62,8 @@ def records_of(
             rows=rows,
             faults=faults,
         ),
-        patients=numbered(names) if owners is None else owners.codes,
-        names=names,
+        patients=numbered(called) if owners is None else owners.codes,
+        names=called,
         rows=rows,
         parts=cells.frame[part].to_numpy(dtype=str) if part in cells.frame else None,
         dropped=cells.size - len(rows),
