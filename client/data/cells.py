@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fedward.study.errors import DataError
 
@@ -38,6 +41,24 @@ class Wanted:
         return Wanted(self.texts | names, self.numbers - names)
 
 
+class Coded(NamedTuple):
+    """A column of text, of which most is often said many times.
+
+    Attributes:
+        codes: For each row the place of its text among the different ones, shape (n,).
+        different: Texts in the order in which they appear, each once, shape (k,).
+    """
+
+    codes: NDArray[np.int64]
+    different: NDArray[np.object_]
+
+    @property
+    def texts(self) -> NDArray[np.str_]:
+        """The whole column."""
+        found: NDArray[np.str_] = self.different.astype(str)[self.codes]
+        return found
+
+
 @dataclass(frozen=True)
 class Cells:
     """Those of the wanted columns that a file has.
@@ -55,11 +76,28 @@ class Cells:
     marks: frozenset[str]
     columns: tuple[str, ...]
     size: int
+    _coded: dict[str, Coded] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def missing(self, column: str) -> pd.Series[bool]:
-        """Where a column has no value."""
+    def coded(self, column: str) -> Coded:
+        """A column of text by its different texts, looked through once."""
+        if column not in self._coded:
+            codes, different = pd.factorize(self.frame[column])
+            if len(codes) and codes.min() < 0:  # something is None; looked for only then
+                codes, different = pd.factorize(self.frame[column], use_na_sentinel=False)
+            texts = np.asarray(different, dtype=object)
+            self._coded[column] = Coded(codes.astype(np.int64, copy=False), texts)
+        return self._coded[column]
+
+    def missing(self, column: str) -> NDArray[np.bool_]:
+        """Where a column has no value, shape (n,)."""
         cells = self.frame[column]
-        return cells.isna() if cells.dtype == float else cells.isin(self.marks)
+        if cells.dtype == float:
+            lacking: NDArray[np.bool_] = np.isnan(cells.to_numpy())
+            return lacking
+        codes, different = self.coded(column)
+        if self.marks.isdisjoint(different):
+            return np.zeros(len(codes), dtype=bool)
+        return np.array([text in self.marks for text in different])[codes]
 
     def only(self, kept: pd.Series[bool]) -> Cells:
         """Some of the rows."""

@@ -36,8 +36,10 @@ def read_csv(
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
     try:
-        shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": True, "dtype": str}
-        head = _parsed(content, {**shape, "header": None, "nrows": 1, "keep_default_na": False})
+        shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
+        head = _parsed(
+            content, {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+        )
         names = list(columns) if columns else [str(name) for name in head.iloc[0]]
         refuse_twins(names, wanted, where=str(path))
         shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
@@ -49,9 +51,11 @@ def read_csv(
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
         ) from None
-    frame.columns = pd.Index(names)  # pandas has renamed twins
-    frame = frame[[name for name in names if name in wanted.names]].reset_index(drop=True)
-    return Cells(str(path), frame, marks, tuple(names), len(frame))
+    chosen = {  # by their places, for pandas has renamed twins
+        name: frame.iloc[:, place] for place, name in enumerate(names) if name in wanted.names
+    }
+    found = pd.DataFrame(chosen, index=frame.index, copy=False)
+    return Cells(str(path), found, marks, tuple(names), len(frame))
 
 
 def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str,
     numbers = [name for name in names if name in wanted.numbers]
     texts = [name for name in names if name in wanted.texts]
     return {
-        "dtype": dict.fromkeys(numbers, float) | dict.fromkeys(texts, str),
+        "dtype": dict.fromkeys(numbers, float) | dict.fromkeys(texts, object),
         "na_values": dict.fromkeys(numbers, sorted(marks)),
         "keep_default_na": False,
     }

@@ -79,21 +79,32 @@ def decoded(
     return Stored(_Anew(decode, layout))
 
 
-def file_key(file: Path, folder: Path, *rest: object) -> str:
+State = tuple[int, ...]
+"""Of a file: what the system says of it, and changes with what it holds."""
+
+
+def state_of(file: Path) -> State:
+    """Size and time of the last change (ns); the error's number alone where there is none."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        return (error.errno or 0,)
+    return found.st_size, found.st_mtime_ns
+
+
+def file_key(file: Path, folder: Path, *rest: object, state: State | None = None) -> str:
     """What a file holds, without reading it, and what else decides of a record.
 
     Args:
         file: That holds the record.
         folder: Of all of them: they may be moved together.
         rest: Place in the file, and what the decoding depends on.
+        state: Of the file, if it is known already.
     """
     path, within = str(file), os.path.join(folder, "")
-    name = path.removeprefix(within)
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        return repr((name, error.errno, *rest))
-    return repr((name, found.st_size, found.st_mtime_ns, os.access(path, os.R_OK), *rest))
+    state = state_of(file) if state is None else state
+    readable = (os.access(path, os.R_OK),) if len(state) > 1 else ()
+    return repr((path.removeprefix(within), *state, *readable, *rest))
 
 
 def _kept(keys: Sequence[str], layout: Layout, context: Context) -> Kept | None:

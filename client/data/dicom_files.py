@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -86,8 +86,18 @@ def pydicom() -> ModuleType:
         OptionError: It is not installed.
     """
     found = need("pydicom", extra="imaging")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its lines quote values
+    log = logging.getLogger("pydicom")
+    if log.level != logging.CRITICAL:  # its lines quote values
+        log.setLevel(logging.CRITICAL)
     return found
+
+
+@lru_cache
+def tags_of(keywords: tuple[str, ...]) -> list[Any]:
+    """What pydicom makes of keywords, for each file anew where it is not given this."""
+    from pydicom.tag import Tag
+
+    return [Tag(keyword) for keyword in keywords]
 
 
 @contextmanager
@@ -132,11 +142,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     size = path.stat().st_size
     with io.FileIO(path) as raw:
-        file: IO[bytes] = (
-            io.BytesIO(raw.read(_AT_ONCE)) if size <= _AT_ONCE else _Bounded(raw, size)
-        )
-        start = file.read(132 + min(size, _MOST_META))
-        if start[128:132] != b"DICM":
+        content = raw.read(_AT_ONCE) if size <= _AT_ONCE else b""
+        file: IO[bytes] = io.BytesIO(content) if content else _Bounded(raw, size)
+        most = 132 + min(size, _MOST_META)
+        start = memoryview(content)[:most] if content else memoryview(file.read(most))
+        if bytes(start[128:132]) != b"DICM":
             raise Unreadable(
                 "has no DICOM header (preamble and File Meta Information)",
                 todo="export it anew, or take it out",
@@ -152,7 +162,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _transfer_syntax(meta: bytes) -> str | None:
+def _transfer_syntax(meta: memoryview) -> str | None:
     """The value of (0002,0010); None if it does not stand where it must."""
     at = 0
     while at + 12 <= len(meta):
@@ -163,7 +173,7 @@ def _transfer_syntax(meta: bytes) -> str | None:
         (length,) = struct.unpack_from("<I" if long else "<H", meta, at + (8 if long else 6))
         at += 12 if long else 8
         if element == 0x10:
-            return meta[at : at + length].decode("ascii", "replace").rstrip("\0 ")
+            return bytes(meta[at : at + length]).decode("ascii", "replace").rstrip("\0 ")
         at += length
     return None
 
@@ -255,7 +265,9 @@ def _head(path: Path, relative: str, also: Sequence[str], *, whole: bool) -> Hea
     try:
         with reading(path), opened(path) as file:
             wanted = (*HEAD, *also, *PIXEL_TAGS) if whole else (*HEAD, *also)
-            tags = pydicom().dcmread(file, stop_before_pixels=not whole, specific_tags=list(wanted))
+            tags = pydicom().dcmread(
+                file, stop_before_pixels=not whole, specific_tags=tags_of(wanted)
+            )
             for keyword in (*HEAD, *also):  # values are made sense of when they are asked for
                 tags.get(keyword)
             head = Head(path, relative, tags, whole=whole)

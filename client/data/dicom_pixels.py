@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading
+from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading, tags_of
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import MOST_PIXELS, Pixels, refuse_size, windowed
 from fedward.study.errors import DataError
@@ -64,7 +64,10 @@ class PixelReader:
         if self._last is None or self._last[0] != head.relative:
             self._last = None
             with opened(head.path) as file:
-                self._last = head.relative, pydicom().dcmread(file, specific_tags=list(PIXEL_TAGS))
+                self._last = (
+                    head.relative,
+                    pydicom().dcmread(file, specific_tags=tags_of(PIXEL_TAGS)),
+                )
         return self._last[1]
 
     def _unit(self, found: _Values, dataset: Any, head: Head) -> Pixels:  # noqa: ANN401
@@ -134,7 +137,7 @@ def _rescale(dataset: Any, frame: int) -> tuple[float, float]:  # noqa: ANN401 -
 def _in_channels(unit: Pixels, channels: int, head: Head) -> Pixels:
     """Grey as often as asked for; colour as it is, or made grey."""
     if unit.ndim == 2:
-        return np.repeat(unit[None], channels, axis=0)
+        return unit[None] if channels == 1 else np.repeat(unit[None], channels, axis=0)
     if channels == 1:
         grey: Pixels = (unit @ _LUMA).astype(np.float32)[None]
         return grey

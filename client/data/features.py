@@ -32,14 +32,22 @@ def all_fit(cells: Cells, source: TabularSource | BundledSource, data: TableData
         if column not in cells.frame or cells.frame[column].dtype != float:
             continue
         numbers, feature = cells.frame[column].to_numpy(), data.features[name]
+        most = _LARGEST * feature.scale
+        if (np.abs(_ends(numbers) - feature.center) <= most).all():
+            continue
         may_lack = feature.fill is not None or data.missing == "drop"
-        fits = np.abs(numbers - feature.center) <= _LARGEST * feature.scale
+        fits = np.abs(numbers - feature.center) <= most
         if not (fits | (np.isnan(numbers) & may_lack)).all():
             return False
     return True
 
 
-def filled(column: pd.Series[str], lacking: pd.Series[bool], fill: Scalar) -> pd.Series[str]:
+def _ends(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The least and the greatest number; NaN if one is NaN, and nothing of nothing."""
+    return np.array([numbers.min(), numbers.max()] if len(numbers) else [])
+
+
+def filled(column: pd.Series[str], lacking: NDArray[np.bool_], fill: Scalar) -> pd.Series[str]:
     """A column with a value in place of what is missing."""
     value: Any = fill if column.dtype == float else str(fill)
     found = column.copy()
@@ -68,7 +76,7 @@ def inputs_of(
         block = found[:, place : place + feature.width]
         place += feature.width
         if feature.categories is not None:
-            block[:] = _one_hot(column, feature.categories, cells.where, faults)
+            block[:] = _one_hot(cells, column, feature.categories, faults)
             continue
         numbers = _as_numbers(column)
         block[:] = _scaled(column, numbers, feature, cells.where, faults)
@@ -83,19 +91,21 @@ def _scaled(
     where: str,
     faults: Faults,
 ) -> NDArray[np.float64]:
-    scaled = (numbers - feature.center) / feature.scale
-    bad = ~(np.abs(scaled) <= _LARGEST)
-    rows = cells.index.to_numpy()
-    for place in np.flatnonzero(bad):
-        row = int(rows[place])
-        error = DataError(
-            f"row {row + 1}, column {cells.name!r}: "
-            f"{str(cells.iloc[place])!r} is not a finite number of ordinary size",
-            todo="mend the value, or name its mark in [data] missing of hospital.toml",
-            where=where,
-        )
-        faults.add(error, row)
-    scaled[bad] = 0.0
+    scaled = numbers - feature.center
+    scaled /= feature.scale
+    if not (np.abs(_ends(scaled)) <= _LARGEST).all():
+        bad = ~(np.abs(scaled) <= _LARGEST)
+        rows = cells.index.to_numpy()
+        for place in np.flatnonzero(bad):
+            row = int(rows[place])
+            error = DataError(
+                f"row {row + 1}, column {cells.name!r}: "
+                f"{str(cells.iloc[place])!r} is not a finite number of ordinary size",
+                todo="mend the value, or name its mark in [data] missing of hospital.toml",
+                where=where,
+            )
+            faults.add(error, row)
+        scaled[bad] = 0.0
     if feature.bounds is not None:
         scaled = np.clip(scaled, *feature.bounds)
     if feature.absent is None:
@@ -112,7 +122,8 @@ def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) 
     else:
         low, high = (feature.center + side * _FAR * feature.scale for side in (-1, 1))
         expected = f"more than {_FAR:g} scales from the study's center"
-    if not len(numbers) or (numbers.min() >= low and numbers.max() <= high):
+    ends = _ends(numbers)
+    if ((ends >= low) & (ends <= high)).all():
         return []
     far = np.maximum(low - numbers, numbers - high)
     far = np.where(np.isfinite(far) & (numbers != feature.absent), far, 0.0)
@@ -130,10 +141,10 @@ def _as_numbers(column: pd.Series[str]) -> NDArray[np.float64]:
 
 
 def _one_hot(
-    cells: pd.Series[str], categories: tuple[Scalar, ...], where: str, faults: Faults
+    cells: Cells, column: pd.Series[str], categories: tuple[Scalar, ...], faults: Faults
 ) -> NDArray[np.float32]:
     """One value of a few in each row, so that each of the few is looked at once."""
-    codes, different = pd.factorize(cells)
+    codes, different = cells.coded(str(column.name))
     few = pd.Series(different, dtype=str)
     numbers = _as_numbers(few)
     columns = [
@@ -142,14 +153,13 @@ def _one_hot(
     ]
     of_each = np.stack(columns, axis=1).astype(np.float32)
     allowed: NDArray[np.bool_] = np.asarray(of_each.any(axis=1))
-    known = allowed[codes]
-    for place in np.flatnonzero(~known):
-        row = int(cells.index[int(place)])
+    for place in () if allowed.all() else np.flatnonzero(~allowed[codes]):
+        row = int(column.index[int(place)])
         error = DataError(
-            f"row {row + 1}, column {cells.name!r}: "
-            f"{str(cells.iloc[int(place)])!r} is no category of the study",
+            f"row {row + 1}, column {column.name!r}: "
+            f"{str(column.iloc[int(place)])!r} is no category of the study",
             todo=f"allowed: {', '.join(map(str, categories))}",
-            where=where,
+            where=cells.where,
         )
         faults.add(error, row)
     hot: NDArray[np.float32] = of_each[codes]

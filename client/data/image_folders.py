@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import decoded, file_key
+from fedward.client.data.decoded import decoded, file_key, state_of
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.image_bits import with_their_bits
 from fedward.client.data.images import (
@@ -102,10 +102,14 @@ def _inputs(
 ) -> Pixels | Stored:
     as_they_are = data.window is None and data.resize == "refuse"
     changes = "" if as_they_are else how(data)
-    keys = [file_key(file, path, PIL.__version__, changes) for file in files]
+    states = [state_of(file) for file in files]
+    keys = [
+        file_key(file, path, PIL.__version__, changes, state=state)
+        for file, state in zip(files, states, strict=True)
+    ]
 
     def whole(row: int) -> NDArray[Any]:
-        if file_key(files[row], path, PIL.__version__, changes) != keys[row]:
+        if state_of(files[row]) != states[row]:
             raise DataError(
                 "was changed while it was read", todo="read the data again", where=str(files[row])
             )
@@ -132,11 +136,9 @@ def _listed_by_class(path: Path, study: Study) -> list[_Listed]:
             todo="give a table: labels in hospital.toml",
             where=str(path),
         )
-    files = sorted(f for f in path.glob("*/*") if f.suffix.lower() in _SUFFIXES)
-    return [
-        _Listed(file, (file.parent.name,), file.relative_to(path).as_posix(), None)
-        for file in files
-    ]
+    files = [f for f in path.glob("*/*") if f.suffix.lower() in _SUFFIXES]
+    named = sorted((file.parts[-2:], file) for file in files)
+    return [_Listed(file, names[:1], "/".join(names), None) for names, file in named]
 
 
 def _listed_with_masks(path: Path) -> list[_Listed]:
@@ -205,7 +207,7 @@ def _opened(file: Path, data: ImageData, mode: str | None) -> NDArray[np.generic
         refuse_size((image.size[1], image.size[0]), data, str(file))
         deep = image.mode.startswith("I;16")  # convert() would cut sixteen bits to eight
         if mode is not None and not (deep and mode == "L"):
-            return np.asarray(image.convert(mode))
+            return np.asarray(image if image.mode == mode else image.convert(mode))
         if image.mode not in {"1", "L", "P", "I"} and not deep:
             raise DataError(
                 f"a mask of mode {image.mode}",

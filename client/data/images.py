@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -86,7 +87,7 @@ def as_the_study_says(unit: Pixels, data: ImageData, where: str) -> Pixels:
         DataError: Its size is another and may not be changed, or a pixel is not finite.
     """
     refuse_size(unit.shape[1:], data, where)
-    if not np.isfinite(unit).all():
+    if not np.isfinite(unit.sum()) and not np.isfinite(unit).all():  # a sum keeps nothing
         raise DataError("a pixel is not finite (NaN or infinity)", todo="mend it", where=where)
     if unit.shape != data.shape:
         unit = fitted(unit, data.shape[1:])
@@ -94,8 +95,9 @@ def as_the_study_says(unit: Pixels, data: ImageData, where: str) -> Pixels:
 
 
 def scaled(unit: Pixels, data: ImageData) -> Pixels:
-    """Pixels from 0 to 1 with the study's center and scale."""
-    found: Pixels = unit - np.float32(data.center)
+    """Pixels from 0 to 1 with the study's center and scale; they are overwritten if they may be."""
+    own = unit if unit.flags.writeable else None
+    found: Pixels = np.subtract(unit, np.float32(data.center), out=own)
     found /= np.float32(data.scale)
     return found
 
@@ -121,7 +123,7 @@ def refuse_size(size: tuple[int, ...], data: ImageData, where: str) -> None:
             todo=f'the study needs {_words(wanted)}, or resize = "fit"',
             where=where,
         )
-    if not all(size) or np.prod(size, dtype=np.float64) * data.shape[0] > MOST_PIXELS:
+    if not all(size) or math.prod(size) * data.shape[0] > MOST_PIXELS:
         raise DataError(
             f"is {_words(size)}: empty, or too large to be resized",
             todo="take it out, or make it smaller",

@@ -56,7 +56,7 @@ def _cells(path: Path, wanted: Wanted, context: Context) -> Cells:
         frames.append(frame)
     if not frames or columns is None:
         raise DataError("no file of it can be read", todo="mend them", where=str(path))
-    whole = pd.concat(frames, ignore_index=True)
+    whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
     return Cells(str(path), whole, NOTHING, tuple(columns), len(whole))
 
 
@@ -77,7 +77,7 @@ def _one(file: Path, wanted: Wanted) -> tuple[list[str], pd.DataFrame]:
         raise DataError(
             f"cannot be read as Parquet ({error})", todo="write it anew", where=str(file)
         ) from None
-    return names, pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows))
+    return names, pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
 
 
 def _refuse_swollen(
@@ -122,7 +122,8 @@ def _column(
         )
     number = arrow.types.is_integer(kind) or arrow.types.is_floating(kind)
     if name in wanted.numbers and (number or arrow.types.is_decimal(kind)):
-        return pd.Series(column.cast(arrow.float64(), safe=False).to_numpy(), dtype=float)
+        floats = column if kind == arrow.float64() else column.cast(arrow.float64(), safe=False)
+        return pd.Series(floats.to_numpy(), dtype=float, copy=False)
     if arrow.types.is_float16(kind):
         column = column.cast(arrow.float32())
     texts = compute.fill_null(column.cast(arrow.string()), "")

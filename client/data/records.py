@@ -116,16 +116,20 @@ def with_same_patients(
     if not groups:
         return raw
     whole = not faults.rows
-    names = raw.names.astype(object)
+    first = np.zeros(int(raw.patients.max(initial=-1)) + 1, dtype=np.int64)
+    first[raw.patients[::-1]] = np.arange(len(raw))[::-1]  # where each is seen first
+    names = raw.names[first].astype(object)
+    known = set(names)
     for number, group in enumerate(groups):
-        if whole and not np.isin(list(group), raw.names).all():
+        if whole and not known.issuperset(group):
             raise DataError(
                 f"no record is of a patient that [data] same_patient names (group {number + 1})",
                 todo="mend same_patient in hospital.toml",
             )
-        names[np.isin(raw.names, list(group))] = group[0]
+        same = set(group)
+        names[np.array([name in same for name in names], dtype=bool)] = group[0]
     text = names.astype(str)
-    return replace(raw, names=text, patients=numbered(text))
+    return replace(raw, names=text[raw.patients], patients=numbered(text)[raw.patients])
 
 
 @dataclass(frozen=True)

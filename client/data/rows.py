@@ -47,22 +47,23 @@ def records_of(
         cells.need(column)
     cells, more = _whole(cells, theirs, patient, data, faults)
     rows = cells.frame.index.to_numpy(dtype=np.int64)
-    labels = {ours: cells.frame[theirs[ours]] for ours in data.label_columns}
+    labels = {ours: cells.coded(theirs[ours]) for ours in data.label_columns}
     inputs, seen = _inputs(cells, theirs, data, faults)
     part = source.column("part")
-    owners = cells.frame[patient[0]].to_numpy(dtype=str) if patient else rows.astype(str)
+    owners = cells.coded(patient[0]) if patient else None
+    called = rows.astype(str) if owners is None else owners.texts
     found = RawRecords(
         inputs=inputs,
         labels=targets(
-            [column.to_numpy(dtype=object).tolist() for column in labels.values()],
+            list(labels.values()),
             data,
             study.task,
             where=f"{cells.where}: column {', '.join(map(repr, labels))}",
-            rows=rows.tolist(),
+            rows=rows,
             faults=faults,
         ),
-        patients=numbered(owners),
-        names=owners,
+        patients=numbered(called) if owners is None else owners.codes,
+        names=called,
         rows=rows,
         parts=cells.frame[part].to_numpy(dtype=str) if part in cells.frame else None,
         dropped=cells.size - len(rows),
@@ -143,7 +144,7 @@ def _whole(
 ) -> tuple[Cells, list[Fact]]:
     """The rows that lack nothing, after the study's features are filled."""
     rule, facts = "refuse", []
-    bad = pd.Series(False, index=cells.frame.index)
+    bad = np.zeros(len(cells.frame), dtype=bool)
     first: dict[int, str] = {}
     filled = dict(cells.frame)
     if isinstance(data, TableData):
@@ -153,7 +154,7 @@ def _whole(
         lacking = cells.missing(column)
         if not lacking.any():
             continue
-        rows = lacking.index[lacking.to_numpy()]
+        rows = cells.frame.index[lacking]
         feature = data.features.get(ours) if isinstance(data, TableData) else None
         if feature is not None and feature.fill is not None:
             filled[column] = features.filled(cells.frame[column], lacking, feature.fill)
@@ -169,7 +170,7 @@ def _whole(
             )
         )
     told = faults.rows if isinstance(faults, ListedFaults) else set()
-    for row in cells.frame.index[bad.to_numpy()] if rule == "refuse" else ():
+    for row in cells.frame.index[bad] if rule == "refuse" else ():
         if int(row) in told:
             continue
         column = first[int(row)]
@@ -182,7 +183,9 @@ def _whole(
         )
         faults.add(error, int(row))
     if rule == "drop" and bad.any():
-        left = [int(row) for row in cells.frame.index[bad.to_numpy()]]
+        left = [int(row) for row in cells.frame.index[bad]]
         facts.append(Fact("left out", f"{len(left)} rows lack a value: {rows_named(left)}"))
+    if not facts:
+        return cells, facts
     frame = pd.DataFrame(filled, index=cells.frame.index)
     return Cells(cells.where, frame[~bad], cells.marks, cells.columns, cells.size), facts

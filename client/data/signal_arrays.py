@@ -180,7 +180,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
             where=where,
         )
     each = np.repeat(np.arange(len(signals)), len(begins))
-    names = as_text(found[named[0]] if named else np.arange(len(signals)))[each]
+    names = _names(found[named[0]] if named else np.arange(len(signals)))[each]
     raw = RawRecords(
         inputs=_inputs(signals, channels, begins, source.rate, data, context, where),
         labels=targets(
@@ -236,6 +236,14 @@ def _inputs(
                         context.faults.add(DataError(fault, todo=error.todo, where=where), record)
         context.progress(min(first + step, len(signals)), len(signals))
     return found.reshape(-1, *data.input_shape)
+
+
+def _names(patients: NDArray[np.generic]) -> NDArray[np.str_]:
+    """As text; of numbers, which are slow to write, each once."""
+    if patients.dtype.kind not in "iu":
+        return as_text(patients)
+    codes, different = pd.factorize(patients)
+    return as_text(different)[codes]
 
 
 def _plain(labels: NDArray[np.generic]) -> NDArray[np.generic]:

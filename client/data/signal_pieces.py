@@ -200,7 +200,10 @@ def piece(whole: Prepared, start: int, data: SignalData) -> NDArray[np.float32]:
     channels, length = len(data.channels), whole.samples.shape[-1]
     first, last = max(start, 0), max(min(start + data.length, length), 0)
     inside = slice(first - start, max(last - start, first - start))
-    found = np.zeros((*whole.samples.shape[:-2], *data.input_shape), dtype=np.float32)
+    every = last - first == data.length and data.shorter != "pad"
+    found = (np.empty if every else np.zeros)(
+        (*whole.samples.shape[:-2], *data.input_shape), dtype=np.float32
+    )
     part = whole.samples[..., first:last]
     missing = None if whole.gaps is None else whole.gaps[..., first:last]
     if missing is not None and missing.any() and data.gaps == "refuse":

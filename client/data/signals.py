@@ -229,7 +229,9 @@ class _Plan:
                 )
             length = min(
                 new_length(samples, rate, self.data)
-                for samples, rate in zip(recording.lengths, recording.rates, strict=True)
+                for samples, rate in dict.fromkeys(  # channels are alike, and fractions are slow
+                    zip(recording.lengths, recording.rates, strict=True)
+                )
             )
             if length * len(self.data.channels) > MOST_SAMPLES:
                 raise DataError("is too long at the study's rate", todo="cut it")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.faults import STRICT, Faults
-from fedward.client.data.labels import class_numbers
+from fedward.client.data.labels import Column, class_numbers, numbers_of
 from fedward.study.any_data import label_text
 from fedward.study.data import Data
 from fedward.study.errors import DataError
@@ -27,12 +27,12 @@ _YES_OR_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1
 
 
 def targets(
-    columns: Sequence[Sequence[object]],
+    columns: Sequence[Column],
     data: Data,
     task: Task,
     *,
     where: str,
-    rows: Sequence[int],
+    rows: Sequence[int] | NDArray[np.int64],
     faults: Faults = STRICT,
 ) -> Targets:
     """The labels of n records, in the shape that the task has.
@@ -75,46 +75,37 @@ def targets(
 
 
 def _numbers(
-    raw: Sequence[object],
+    raw: Column,
     *,
     where: str,
-    rows: Sequence[int],
+    rows: Sequence[int] | NDArray[np.int64],
     faults: Faults,
     least: float = -np.inf,
 ) -> NDArray[np.float32]:
-    found = np.zeros(len(raw), dtype=np.float32)
-    for place, (value, row) in enumerate(zip(raw, rows, strict=True)):
+    def meant(label: object) -> float | None:
         try:
-            number = np.float32(str(value).strip())
+            number = np.float32(str(label).strip())
         except ValueError:
-            number = np.float32(np.nan)
-        if not (np.isfinite(number) and number >= least):
-            kind = (
-                "a finite number" if least == -np.inf else f"a finite number of {least:g} or more"
-            )
-            error = DataError(
-                f"label {str(value)!r} of record {row + 1} is not {kind}",
-                todo="mend it",
-                where=where,
-            )
-            faults.add(error, row)
-            continue
-        found[place] = number
-    return found
+            return None
+        return float(number) if np.isfinite(number) and number >= least else None
+
+    kind = "a finite number" if least == -np.inf else f"a finite number of {least:g} or more"
+    found = numbers_of(
+        raw, meant, f"is not {kind}", todo="mend it", where=where, rows=rows, faults=faults
+    )
+    return found.astype(np.float32)
 
 
 def _yes_or_no(
-    raw: Sequence[object], *, where: str, rows: Sequence[int], faults: Faults
+    raw: Column, *, where: str, rows: Sequence[int] | NDArray[np.int64], faults: Faults
 ) -> NDArray[np.float32]:
-    found = np.zeros(len(raw), dtype=np.float32)
-    for place, (value, row) in enumerate(zip(raw, rows, strict=True)):
-        number = _YES_OR_NO.get(label_text(value).lower())
-        if number is None:
-            error = DataError(
-                f"label {str(value)!r} of record {row + 1} is neither yes nor no",
-                todo=f"allowed: {', '.join(_YES_OR_NO)}",
-                where=where,
-            )
-            faults.add(error, row)
-        found[place] = number or 0.0
-    return found
+    found = numbers_of(
+        raw,
+        lambda label: _YES_OR_NO.get(label_text(label).lower()),
+        "is neither yes nor no",
+        todo=f"allowed: {', '.join(_YES_OR_NO)}",
+        where=where,
+        rows=rows,
+        faults=faults,
+    )
+    return found.astype(np.float32)
