@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import statistics
 import sys
@@ -47,6 +48,8 @@ QUICK = (Case(2_000, 2, ours=3, peers=1),)
 WARM_UP = 2
 TARGETS = {10_000: 20.0, 10_000_000: 3.0}
 MOST_SECONDS = 0.5  # a round of 10^4 parameters
+MEMORY = Case(10_000, 2, ours=500, peers=0)
+GROWTH = 2.0  # MB in the second half of the rounds; one model kept a round would come to 10
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def main() -> None:
     options = _options()
     report = Report("rounds")
     if options.memory:
-        _memory(report, rounds=30 if options.quick else 500, every=10 if options.quick else 50)
+        _memory(report, options.rounds or (30 if options.quick else MEMORY.ours))
     else:
         for case in _cases(options):
             _measure(report, case, where=not options.no_where)
@@ -66,7 +69,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = arguments("Seconds a round.")
     parser.add_argument("--no-where", action="store_true", help="do not look at where time goes")
-    parser.add_argument("--memory", action="store_true", help="500 rounds: does anything grow?")
+    parser.add_argument("--memory", action="store_true", help="500 rounds: does memory grow?")
     parser.add_argument("--only", help="cases such as 10000x2,10000000x8")
     parser.add_argument("--ours", action="store_true", help="no peers")
     parser.add_argument("--peer-rounds", type=int, help="rounds of the peers that are timed")
@@ -163,15 +166,28 @@ def _where(case: Case, size: dict[str, int]) -> dict[str, dict[str, float]]:
     return where_time_goes(_in_a_folder(look), hospitals=case.hospitals)
 
 
-def _memory(report: Report, *, rounds: int, every: int) -> None:
+def _memory(report: Report, rounds: int) -> None:
+    case, every = MEMORY, max(1, rounds // 10)
+    size = {"parameters": case.parameters, "hospitals": case.hospitals}
     found = _in_a_folder(
         lambda folder: measure(
-            "rounds_ours", "our_memory", folder=folder, rounds=rounds, every=every, hospitals=2
+            "rounds_ours", "our_memory", folder=folder, rounds=rounds, every=every, **size
         )
     )
     for line in found["memory"]:
-        rest = ", ".join(f"{k} {v:.0f}" for k, v in line.items() if k != "round")
+        rest = ", ".join(f"{k} {v:.1f}" for k, v in line.items() if k != "round")
         report.checks[f"MB after round {line['round']}"] = rest
+    grown = growth(found["memory"])
+    report.checks["MB grown in the second half"] = {k: round(v, 1) for k, v in grown.items()}
+    report.checks[f"flat: at most {GROWTH:g} MB"] = (
+        max(grown.values()) <= GROWTH if rounds >= case.ours else f"only {rounds} rounds"
+    )
+
+
+def growth(lines: list[dict[str, float]]) -> dict[str, float]:
+    """How much more each part holds at the end than after half of the rounds, in MB."""
+    half, last = lines[(len(lines) - 1) // 2], lines[-1]
+    return {part: last.get(part, math.inf) - half[part] for part in half if part != "round"}
 
 
 def _in_a_folder(work: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

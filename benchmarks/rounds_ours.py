@@ -125,12 +125,14 @@ def our_rounds(
     }
 
 
-def our_memory(folder: str, *, rounds: int, every: int, hospitals: int) -> dict[str, Any]:
+def our_memory(
+    folder: str, *, parameters: int, rounds: int, every: int, hospitals: int
+) -> dict[str, Any]:
     """Resident megabytes of each part after every so many rounds, the most of its kind."""
-    study = study_of(2_000, hospitals, rounds)
+    study = study_of(parameters, hospitals, rounds + 2)  # all are still there after the last look
     found = []
     with _consortium(study, Path(folder), "") as run:
-        for number in range(every, rounds, every):
+        for number in range(every, rounds + 1, every):
             _wait_for_round(run, number)
             kinds: dict[str, float] = {}
             for part, _, resident in processes().values():

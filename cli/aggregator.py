@@ -92,7 +92,9 @@ def roster(
     from fedward.privacy.roster import LARGEST_ROSTER
 
     document = read_public(file, what="roster", largest=LARGEST_ROSTER)
-    new = _aggregator(aggregator).install_roster(document)
+    service = _aggregator(aggregator)
+    with faults_of(file):
+        new = service.install_roster(document)
     output.print(f"roster {new.version}: {len(new.members)} members")
 
 
@@ -148,7 +150,8 @@ def submit(
 
     service = _aggregator(aggregator)
     document = read_public(study, what="signed study", largest=LARGEST_STUDY)
-    checked = read_signed_study(document, service.coordinator)
+    with faults_of(study):
+        checked = read_signed_study(document, service.coordinator)
     run = _runs(service).create(
         checked, document, seed=seed, roster=service.roster().version, name=name
     )
@@ -167,10 +170,12 @@ def runs(
         typer.echo(json.dumps([record.model_dump() for record in found], indent=2))
         return
     table = Table()
-    for column in ("run", "study", "created", "state", "why"):
+    table.add_column("run", no_wrap=True)  # it is copied into the next command
+    for column in ("study", "created", "state", "why"):
         table.add_column(column, overflow="fold")
     for record in found:
-        cells = (record.name, record.title, record.created, record.state, record.reason)
+        created = record.created[:16].replace("T", " ")
+        cells = (record.name, record.title, created, record.state, record.reason)
         table.add_row(*map(Text, cells))
     output.print(table)
 

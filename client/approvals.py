@@ -45,7 +45,8 @@ def approved_study(folder: Path, digest: str) -> tuple[Study, Path]:
             return study, path
     raise RefusedError(
         f"study {digest[:12]} is not approved here",
-        todo=f"read the study, and put its file into the folder {folder.name} to approve it",
+        todo=f"read it there: fedward hospital studies {digest[:12]}; only then: fedward hospital "
+        f"approve {digest[:12]}",
     )
 
 

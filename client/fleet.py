@@ -316,6 +316,7 @@ class FleetConnection:
             raise MessageRefused(
                 f"the aggregator failed {len(faults)} times at one message; "
                 "it may have forgotten the run",
+                todo="nothing if it was just started anew; else tell whoever runs it",
                 where=self.address,
             ) from error
 

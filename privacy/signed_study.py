@@ -87,5 +87,5 @@ def _body(study: Study) -> dict[str, object]:
 def _malformed(why: str) -> BadRequest:
     return BadRequest(
         f"not a signed study ({why:.300})",
-        todo="use the version of fedward that signed it, or ask the coordinator for it again",
+        todo="the coordinator signs a study with fedward consortium sign, of the same version",
     )

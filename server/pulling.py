@@ -125,7 +125,8 @@ class _Quick:
             try:
                 reply = self._reply(coming)
             except ObjectPullError as error:
-                reply = _lost(self._grid, coming, error)
+                code = ErrorCode.MESSAGE_UNAVAILABLE
+                reply = _error(self._grid, coming, code, str(error))
             if reply is not None:
                 self._coming.remove(coming)
                 yield reply
@@ -147,10 +148,12 @@ class _Quick:
             coming.awaited = missing[0]
             return None
         self._lines.submit(self._confirm, coming.root)
-        message = inflate_object_from_contents(coming.root, coming.contents)
-        assert isinstance(message, Message)  # noqa: S101 - the SuperLink checked it
-        message.metadata.__dict__["_message_id"] = coming.root
-        return message
+        try:
+            return _opened(coming)
+        except Exception as error:  # the SuperLink looks into nothing: a hospital can send anything
+            _LOG.debug("a reply cannot be read", exc_info=True)
+            what = f"what it sent is no answer to the question ({type(error).__name__})"
+            return _error(self._grid, coming, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, what)
 
     def _has(self, coming: _Coming, name: str) -> bool:
         """Fetch an object if it has come."""
@@ -204,8 +207,24 @@ def _announced(head: MessageProto, tree: ObjectTree) -> _Coming:
     return _Coming(head, names, str(head.metadata.message_id), deque(names))
 
 
-def _lost(grid: HttpGrid, coming: _Coming, error: ObjectPullError) -> Message:
-    """What stands for a reply whose sender was gone before it had sent all of it."""
+def _opened(coming: _Coming) -> Message:
+    """The reply that was announced, put together.
+
+    Raises:
+        Exception: Of any kind, if it is something else.
+    """
+    message = inflate_object_from_contents(coming.root, coming.contents)
+    if not isinstance(message, Message) or not (message.has_content() or message.has_error()):
+        raise TypeError("no message")
+    question = coming.head.metadata.reply_to_message_id
+    if message.metadata.reply_to_message_id != question:
+        raise ValueError("an answer to another's question")
+    message.metadata.__dict__["_message_id"] = coming.root
+    return message
+
+
+def _error(grid: HttpGrid, coming: _Coming, code: int, why: str) -> Message:
+    """What stands for a reply that is not whole, or none."""
     number = grid.node.node_id
     metadata = Metadata(
         run_id=grid.run.run_id,
@@ -218,4 +237,4 @@ def _lost(grid: HttpGrid, coming: _Coming, error: ObjectPullError) -> Message:
         ttl=0,
         message_type=SYSTEM_MESSAGE_TYPE,
     )
-    return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
+    return make_message(metadata, error=Error(code, why))

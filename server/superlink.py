@@ -66,7 +66,8 @@ FORWARDED = (b"accept", b"content-type", b"flwr-")
 _CHUNK = 8 << 20  # bytes of an array in one object, and so in one request; hospitals do the same
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 10.0
-_OUR_PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-serverapp")
+_EXECUTOR = "flower-superexec"
+_OUR_PROGRAMS = ("flower-superlink", _EXECUTOR, "flwr-serverapp")
 _GONE = "unregistered"
 _IN_MEMORY = Path(FLWR_IN_MEMORY_DB_NAME)
 
@@ -183,6 +184,7 @@ class SuperLink:
         self._on_disk = on_disk
         self._output = subprocess.DEVNULL if output is None else output
         self._process: subprocess.Popen[bytes] | None = None
+        self._executor: psutil.Process | None = None
         self._control: ControlHttpClient | None = None
 
     @property
@@ -197,8 +199,13 @@ class SuperLink:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+        """Whether the process runs, and the one by which it starts runs.
+
+        Flower does not look after that one: without it, whatever is to run waits for ever.
+        """
+        if self._process is None or self._process.poll() is not None:
+            return False
+        return self._executor is None or _runs(self._executor)
 
     def trust(self) -> ssl.SSLContext:
         """TLS settings for a connection to this SuperLink: its own certificate and no other."""
@@ -233,6 +240,7 @@ class SuperLink:
         )
         try:
             self._wait_until_ready()
+            self._executor = self._find_executor()
         except BaseException:
             self.stop()
             raise
@@ -248,6 +256,7 @@ class SuperLink:
         if self._control is not None:
             self._control.close()
             self._control = None
+        self._executor = None
         if self._process is None:
             return
         self._process.terminate()
@@ -405,6 +414,22 @@ class SuperLink:
             where=str(self.folder),
         )
 
+    def _find_executor(self) -> psutil.Process:
+        """Flower's SuperExec, which the SuperLink starts before it answers.
+
+        Raises:
+            ServiceError: There is none.
+        """
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.pid).children():
+                if _is_program(child, _EXECUTOR):
+                    return child
+        raise ServiceError(
+            "the SuperLink started no process that starts runs",
+            todo="look into its log",
+            where=str(self.folder),
+        )
+
     def _end_leftovers(self) -> None:
         """Kill what a SuperLink of this folder started, and itself if its parent was killed.
 
@@ -470,12 +495,27 @@ def _der(key: bytes) -> bytes:
 
 
 def _is_ours(process: psutil.Process, marks: set[str]) -> bool:
+    if not _is_program(process, *_OUR_PROGRAMS):
+        return False
+    try:
+        return bool(marks & set(process.cmdline()))
+    except psutil.Error:
+        return False
+
+
+def _is_program(process: psutil.Process, *names: str) -> bool:
     try:
         words = process.cmdline()
     except psutil.Error:  # it ended, or is somebody else's
         return False
-    programs = {Path(word).name for word in words[:3]}
-    return bool(programs & set(_OUR_PROGRAMS)) and bool(marks & set(words))
+    return any(Path(word).name in names for word in words[:3])
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _free_port() -> int:

@@ -88,3 +88,13 @@ def test_a_stack_is_about_one_thing(module_named: ModuleNamed, stack: str, about
 )
 def test_each_process_is_one_part(module_named: ModuleNamed, words: str, part: str) -> None:
     assert module_named("rounds_ours").part_of(words.split()) == part
+
+
+def test_memory_has_grown_by_what_the_second_half_of_the_rounds_added(
+    module_named: ModuleNamed,
+) -> None:
+    lines = [
+        {"round": 50.0 * i, "daemon": 100 + min(i, 5), "SuperLink": 100.0 + i} for i in range(1, 11)
+    ]
+
+    assert module_named("rounds").growth(lines) == {"daemon": 0, "SuperLink": 5}

@@ -250,8 +250,10 @@ def test_what_the_coordinator_did_not_sign_is_not_installed(house: House) -> Non
     (house.folder / "forged-roster.json").write_bytes(roster)
     before = (house.folder / "roster.json").read_bytes()
 
-    house.fedward("submit", "forged.json", code=1)
-    house.fedward("roster", "forged-roster.json", code=1)
+    assert "forged.json: " in house.fedward("submit", "forged.json", code=2)
+    (house.folder / "study.toml").write_text("[study]\n", "utf-8")
+    assert "fedward consortium sign" in house.fedward("submit", "study.toml", code=2)
+    assert "forged-roster.json: " in house.fedward("roster", "forged-roster.json", code=2)
     wrong = fingerprint(stranger.public)
     house.fedward("enroll", "--answer", "answer.json", "--coordinator", wrong, code=2)
 

@@ -49,6 +49,11 @@ def superlink(consortium: AtWork) -> None:
     consortium.program("aggregator", "flower-superlink").kill()
 
 
+def executor(consortium: AtWork) -> None:
+    """What starts a run's process; the SuperLink itself goes on, and does not miss it."""
+    consortium.program("aggregator", "flower-superexec").kill()
+
+
 def server_app(consortium: AtWork) -> None:
     consortium.program("aggregator", "flwr-serverapp").kill()
 
@@ -63,7 +68,9 @@ def worker(consortium: AtWork) -> None:
 
 
 @pytest.mark.parametrize(
-    "kill", [supervisor, superlink, server_app, daemon, worker], ids=lambda kill: kill.__name__
+    "kill",
+    [supervisor, superlink, executor, server_app, daemon, worker],
+    ids=lambda kill: kill.__name__,
 )
 def test_a_run_survives(consortium: AtWork, kill: Kill) -> None:
     run = _killed(consortium, kill.__name__, dict.fromkeys(STAGES, kill))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import ObjectTree
 
 from fedward.client.fleet import FleetConnection
 from fedward.client.letter import Letter, reply_to
@@ -118,6 +121,58 @@ def test_a_stock_node_that_sends_the_root_first_is_waited_for(
 
     assert isinstance(found, Advertised)
     assert found.hospital == "stock"
+
+
+# --- Hospitals that send something else -----------------------------------------------------------
+
+
+def of(letter: Letter, content: bytes) -> Letter:
+    """A reply to a letter, whose only object has this content."""
+    name = hashlib.sha256(content).hexdigest()
+    head = MessageProto.FromString(answered(letter, "liar").head)
+    head.metadata.message_id = name
+    tree = ObjectTree(object_id=name)
+    made = Letter(head.SerializeToString(), tree.SerializeToString(), {name: content})
+    made.__dict__["run"] = letter.run  # it cannot be read there
+    return made
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"Message  4\0junk", b"RecordDict  2\0{}", b"Message " + b"0" * 64 + b" 0\0", b"Message  0\0"],
+    ids=["junk", "something else", "a part that is not there", "nothing"],
+)
+def test_what_is_no_message_is_that_hospital_s_refusal_and_harms_no_other(
+    server: ServerSide, lines: tuple[Line, Line], content: bytes
+) -> None:
+    liar, honest = lines
+    asked = server.give(QUERY, ADVERTISE, [liar.node, honest.node])
+    liar.fleet.send(of(liar.receive(), content))
+    honest.fleet.send(answered(honest.receive(), "honest"))
+    with closing(Pulling(server.grid)) as pulling:
+        found = {reply.metadata.reply_to_message_id: reply for reply in pulling.replies(asked)}
+
+    assert found.keys() == set(asked)
+    refused = found[asked[0]]
+    assert refused.has_error()
+    assert refused.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert "no answer to the question" in str(refused.error.reason)
+    assert unpack_answer(found[asked[1]].content).hospital == "honest"
+
+
+def test_nobody_answers_in_another_s_place(server: ServerSide, lines: tuple[Line, Line]) -> None:
+    liar, honest = lines
+    asked = server.give(QUERY, ADVERTISE, [liar.node, honest.node])
+    own, foreign = liar.receive(), honest.receive()
+    forged = answered(foreign, "honest")
+    head = MessageProto.FromString(answered(own, "liar").head)
+    head.metadata.message_id = forged.digest
+    liar.fleet.send(Letter(head.SerializeToString(), forged.tree, forged.objects))
+    with closing(Pulling(server.grid)) as pulling:
+        reply = until_one(pulling, asked)
+
+    assert reply.metadata.reply_to_message_id == asked[0]
+    assert reply.has_error()
 
 
 # --- Hospitals that stop in the middle ------------------------------------------------------------

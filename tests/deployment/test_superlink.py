@@ -18,6 +18,7 @@ import pytest
 from fedward.server.superlink import SuperLink, app_bundle, check_version, child_environment
 from fedward.study.errors import ServiceError
 from tests.server.flower_hospital import public_der, transport_key
+from tests.superlink_ward import until
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -89,6 +90,21 @@ def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: Sup
         assert successor.pid != orphan
     finally:
         successor.stop()
+
+
+@pytest.mark.slow
+@in_memory
+def test_without_the_process_that_starts_runs_it_counts_as_dead(superlink: SuperLink) -> None:
+    """Flower itself goes on, and never starts a run again."""
+    children = psutil.Process(superlink.pid).children()
+    [executor] = [child for child in children if "flower-superexec" in " ".join(child.cmdline())]
+    assert superlink.alive
+
+    executor.kill()
+
+    until(lambda: not superlink.alive, seconds=10, what="its end to be noticed")
+    superlink.start()
+    assert superlink.alive
 
 
 @pytest.mark.slow
