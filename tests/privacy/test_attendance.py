@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import binom  # type: ignore[attr-defined]
+from scipy import stats
 from torch import Tensor
 
 from fedward.privacy.attendance import LEAST_CHANCE, Attendance, _binomial, _furthest, _total
