@@ -94,8 +94,6 @@ def _data(
     faults = ListedFaults()
     raw = read_with(hospital.data, study, context_of(hospital, folder, faults, progress))
     found.problems += [error.line() for _, error in faults.found]
-    for word, text in faults.notes:
-        found.say(word, text)
     for _, error in faults.left_out:
         found.say("left out", error.line())
     cannot = {row for row in faults.rows if row >= 0}

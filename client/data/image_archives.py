@@ -64,11 +64,12 @@ def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecord
             if isinstance(study.task, ReconstructionTask)
             else [_entry(archive, f"{p}{answers}", path) for p in every]
         )
-        named_by = source.named_by
+        keys = {key.removeprefix(every[0]) for key in archive if key.startswith(every[0])}
+        owner = source.patient_column(keys)
         patients = (
             None
-            if named_by is None
-            else [_entry(archive, f"{p}{named_by}", path).reshape(-1) for p in every]
+            if owner is None
+            else [_entry(archive, f"{p}{owner}", path).reshape(-1) for p in every]
         )
     if not masked:
         labels = [_in_columns(entry, study, where) for entry in labels]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.parts import divide
-from fedward.client.data.records import Parts, RawRecords, with_same_patients
+from fedward.client.data.records import Parts, RawRecords, refuse_nameless, with_same_patients
 from fedward.client.data.repeats import without_repeated
 from fedward.client.data.sources import FastaSource, InstalledSource, Source, TabularSource
 from fedward.client.hospital import HospitalFile
@@ -122,6 +122,8 @@ def _whole_path(source: Source, folder: Path) -> dict[str, Any]:
 def _read(source: Source, study: Study, context: Context) -> RawRecords:
     reader: Reader = _installed(source) if isinstance(source, InstalledSource) else _own(source)
     raw = reader(source, study, context)
+    if source.named_by is not None:
+        raw = refuse_nameless(raw, context.faults)
     raw = with_same_patients(raw, source.same_patient, context.faults)
     return without_repeated(raw) if study.data.duplicates == "drop" else raw
 

@@ -26,7 +26,7 @@ from fedward.client.data.signals import (
     signal_records,
     wants_signals,
 )
-from fedward.client.data.sources import SignalArchiveSource, SignalTableSource
+from fedward.client.data.sources import AnySource, SignalArchiveSource, SignalTableSource
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.signal_data import Around, SignalData
@@ -156,8 +156,9 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
         )
     columns = data.label_columns[: study.task.label_columns]
     keys = [source.labels] if len(columns) == 1 else [source.column(key) for key in columns]
-    named = [] if source.named_by is None else [source.column(source.named_by)]
-    found = _entries(path, [source.signals], [*keys, *named], optional=["part", "record"])
+    part = source.column("part")
+    found = _entries(path, [source.signals], [*keys], optional=[part, "record"], source=source)
+    owner = source.patient_column(found)
     if source.patient == "record" and "record" in found:
         raise DataError(
             "patient = \"record\" says that each record is a patient, and there is a key 'record'",
@@ -180,7 +181,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
             where=where,
         )
     each = np.repeat(np.arange(len(signals)), len(begins))
-    names = as_text(found[named[0]] if named else np.arange(len(signals)))[each]
+    names = as_text(np.arange(len(signals)) if owner is None else found[owner])[each]
     raw = RawRecords(
         inputs=_inputs(signals, channels, begins, source.rate, data, context, where),
         labels=targets(
@@ -194,7 +195,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
         patients=numbered(names),
         names=names,
         rows=np.arange(len(each)),
-        parts=as_text(found["part"])[each] if "part" in found else None,
+        parts=as_text(found[part])[each] if part in found else None,
         dropped=0 if begins else len(signals),
         facts=(Fact("recordings", f"{len(signals)}; {source.rate:g} samples a second"),),
     )
@@ -260,7 +261,7 @@ def _with_channels(
 
 
 def _entries(
-    path: Path, main: list[str], more: list[str], *, optional: list[str]
+    path: Path, main: list[str], more: list[str], *, optional: list[str], source: AnySource
 ) -> dict[str, NDArray[np.generic]]:
     """Entries of an archive, as many rows each as the first has."""
     where, todo = str(path), "give an .npz file"
@@ -269,7 +270,10 @@ def _entries(
     try:
         with zipfile.ZipFile(path) as archive:
             listed = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            wanted = [*main, *more, *(key for key in optional if key in listed)]
+            owner = source.patient_column(listed)
+            named = [] if owner is None else [owner]
+            known = [key for key in optional if key in listed]
+            wanted = list(dict.fromkeys([*main, *more, *named, *known]))
             found = {key: _entry(archive, key, listed, path) for key in wanted}
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
