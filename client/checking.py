@@ -23,6 +23,7 @@ from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
 from fedward.models.registry import build
+from fedward.models.task import task_of
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.precision import refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
@@ -123,6 +124,8 @@ def _machine(found: Found, hospital: HospitalFile, study: Study) -> None:
         found.say("trains on", f"{device.type}, in {precision.kind}")
         if private:
             refuse_imprecise(precision)
+    with found.telling():
+        task_of(study)
     with found.telling(), within_memory():
         model = build(study, seed=0)
         if private:

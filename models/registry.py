@@ -12,6 +12,7 @@ from fedward.study.errors import StudyError
 from fedward.study.frozen import Fault, Frozen, validate
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import ModelChoice, Study, read_study
+from fedward.study.token_data import SequenceData, TextData
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,10 +36,12 @@ def build(study: Study, *, seed: int) -> nn.Module:
     family = _family(study)
     settings = _settings(study, family)
     shape = study.data.input_shape
-    if len(shape) != len(family.inputs):
+    tokens = isinstance(study.data, TextData | SequenceData)  # names that are numbers, no measures
+    if tokens or len(shape) != len(family.inputs):
         raise StudyError(
             "model.name",
-            given=f"{family.name!r}, with data.kind {study.data.kind!r} of shape {shape}",
+            given=f"{family.name!r}, with data.kind {study.data.kind!r} of shape {shape}"
+            f"{' in tokens' if tokens else ''}",
             allowed=f"data of shape ({', '.join(family.inputs)}) for this model",
         )
     with torch.random.fork_rng(devices=[]):
