@@ -244,9 +244,9 @@ def test_a_run_is_begun_stopped_and_resumed(house: House) -> None:
 
 
 def test_a_table_of_statistics_is_for_studies_that_ask(house: House) -> None:
+    house.submit("first")
     told = house.fedward("submit", "study.json", "--statistics", code=2)
     assert "asks for no statistics" in told
-    house.submit("first")
     assert "there is no table of the run" in house.fedward("statistics", "first", code=2)
     found = Statistics(
         fewest=5, patients=40, numbers={}, categories={"sex": {"f": 30, "m": 10}}, classes={}

@@ -102,7 +102,7 @@ def test_a_record_whose_patient_nobody_names_is_refused(make: Make, ward: Ward) 
 @pytest.mark.parametrize("format_", ["npz", "signal-npz"])
 def test_keys_of_archives_too(format_: str, ward: Ward) -> None:
     names = np.array(["p7", "p8"])
-    entries = {"labels": np.array([0, 1]), "Fall": names}
+    entries: dict[str, Any] = {"labels": np.array([0, 1]), "Fall": names}
     if format_ == "npz":
         np.savez(ward.folder / "a.npz", images=np.zeros((2, 4, 6), np.uint8), **entries)
         source: dict[str, Any] = {"format": "npz"}

@@ -151,7 +151,9 @@ def omop(folder: Path) -> Made:
 
 def plain(data: dict[str, Any]) -> dict[str, Any]:
     """A contract's data as a study file has it."""
-    return json.loads(json.dumps({**data, "features": dict(data["features"])}), object_hook=_some)
+    whole = {**data, "features": dict(data["features"])}
+    found: dict[str, Any] = json.loads(json.dumps(whole), object_hook=_some)
+    return found
 
 
 def _some(values: dict[str, Any]) -> dict[str, Any]:
