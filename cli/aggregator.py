@@ -142,6 +142,14 @@ def submit(
     *,
     seed: Annotated[int, typer.Option(help="Of the first model and of who is invited.")] = 0,
     name: Annotated[str, typer.Option(help="Of the run; one is made up if none.")] = "",
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="Only the study's table of statistics; nothing is trained. See: fedward "
+            "aggregator statistics.",
+        ),
+    ] = False,
     aggregator: _File = _HERE,
 ) -> None:
     """Start a run of a study that the coordinator signed, now or when the service next runs."""
@@ -152,8 +160,19 @@ def submit(
     document = read_public(study, what="signed study", largest=LARGEST_STUDY)
     with faults_of(study):
         checked = read_signed_study(document, service.coordinator)
+    if statistics and getattr(checked.data, "statistics", None) is None:
+        raise OptionError(
+            "the study asks for no statistics",
+            todo="write [data.statistics] into it, and have it signed anew",
+            where=str(study),
+        )
     run = _runs(service).create(
-        checked, document, seed=seed, roster=service.roster().version, name=name
+        checked,
+        document,
+        seed=seed,
+        roster=service.roster().version,
+        name=name,
+        wants="statistics" if statistics else "model",
     )
     output.print(f"submitted: {run.folder.name}")
 
@@ -178,6 +197,30 @@ def runs(
         cells = (record.name, record.title, created, record.state, record.reason)
         table.add_row(*map(Text, cells))
     output.print(table)
+
+
+@app.command()
+def statistics(run: _Run, *, aggregator: _File = _HERE) -> None:
+    """Show the table of a run that was submitted with --statistics."""
+    from pydantic import ValidationError
+
+    from fedward.cli.stats import show
+    from fedward.privacy.small_cells import Statistics
+    from fedward.server.run_registry import STATISTICS
+
+    found = _runs(_aggregator(aggregator)).get(run)
+    path = found.folder / STATISTICS
+    try:
+        table = Statistics.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise OptionError(
+            f"there is no table of the run ({found.record.state})",
+            todo="submit the study with --statistics, and wait until the run is finished",
+            where=run,
+        ) from None
+    except (OSError, ValidationError):
+        raise OptionError("cannot be read", todo="submit it anew", where=str(path)) from None
+    show(table, found.record.title)
 
 
 @app.command()

@@ -54,7 +54,7 @@ def stats(
         raise OptionError("is there already", todo="give another --out", where=str(out))
     contract = with_hospitals(contract, hospitals)
     told = statistics(contract, Options(data, seed), say=messages.print)
-    _show(told.statistics, contract.study.name)
+    show(told.statistics, contract.study.name)
     if told.epsilon is not None:
         output.print(
             f"Privacy: the noise cost each patient epsilon {told.epsilon:.2f}. The noise of a "
@@ -65,7 +65,8 @@ def stats(
         write_json(told.statistics.model_dump(mode="json"), out)
 
 
-def _show(found: Statistics, name: str) -> None:
+def show(found: Statistics, name: str) -> None:
+    """Print a table of statistics over all hospitals."""
     output.print(f"{name}: {found.patients} training patients of all hospitals")
     if found.numbers:
         table = Table("number", "mean", "deviation", "absent", "from", "to", "patients")

@@ -23,6 +23,7 @@ from fedward.client.device import choose_device
 from fedward.client.hospital import HospitalFile
 from fedward.client.machine import choose_precision, within_memory
 from fedward.models.registry import build
+from fedward.models.task import task_of
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.precision import refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
@@ -94,8 +95,6 @@ def _data(
     faults = ListedFaults()
     raw = read_with(hospital.data, study, context_of(hospital, folder, faults, progress))
     found.problems += [error.line() for _, error in faults.found]
-    for word, text in faults.notes:
-        found.say(word, text)
     for _, error in faults.left_out:
         found.say("left out", error.line())
     cannot = {row for row in faults.rows if row >= 0}
@@ -125,6 +124,8 @@ def _machine(found: Found, hospital: HospitalFile, study: Study) -> None:
         found.say("trains on", f"{device.type}, in {precision.kind}")
         if private:
             refuse_imprecise(precision)
+    with found.telling():
+        task_of(study)
     with found.telling(), within_memory():
         model = build(study, seed=0)
         if private:

@@ -20,7 +20,10 @@ from enum import Enum
 
 from pydantic import BaseModel, ConfigDict
 
+from fedward.privacy.privacy_errors import MetricWouldLeave
 from fedward.privacy.statistics_table import CategorySums, NumberSums, TableSums
+from fedward.study.study import Study
+from fedward.study.table_data import TableData
 
 
 class Hidden(Enum):
@@ -87,6 +90,23 @@ def shown(sums: TableSums, fewest: int) -> Statistics | None:
         categories=categories,
         classes={} if sums.classes is None else _category(sums.classes, sums.patients, fewest),
     )
+
+
+def shown_for(study: Study, sums: TableSums) -> Statistics:
+    """What may be shown of the table that a study asks for.
+
+    Raises:
+        MetricWouldLeave: All patients together are too few to be shown.
+    """
+    asked = study.data.statistics if isinstance(study.data, TableData) else None
+    fewest = 1 if asked is None else asked.fewest
+    found = shown(sums, fewest)
+    if found is None:
+        raise MetricWouldLeave(
+            f"all hospitals have fewer than {fewest} patients to train on",
+            todo="ask more hospitals, or lower [data.statistics] fewest",
+        )
+    return found
 
 
 def safe_cells(counts: Sequence[float], fewest: int) -> list[Cell]:

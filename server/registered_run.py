@@ -9,8 +9,9 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from fedward.privacy.small_cells import shown_for
 from fedward.server.checkpoint import Checkpoints, packed_round
-from fedward.server.durable import write_durably
+from fedward.server.durable import write_durably, write_json
 from fedward.server.events import (
     Event,
     Listener,
@@ -25,7 +26,7 @@ from fedward.server.lost_rounds import DEPLOYED, LostRounds
 from fedward.server.offering import SignedOffer
 from fedward.server.run_errors import RunPaused, RunStopped
 from fedward.server.run_folder import write_results
-from fedward.server.run_registry import RunFolder, State, line_of
+from fedward.server.run_registry import STATISTICS, RunFolder, State, line_of
 from fedward.study.errors import FedwardError
 
 
@@ -99,7 +100,7 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
     run.mark("waiting", "for hospitals")
     _write_history(run, rounds)
     offer = SignedOffer(study, run.document, grid, run=record.name, roster=run.roster, heed=heed)
-    Federation(
+    federation = Federation(
         study,
         grid,
         run=record.name,
@@ -110,8 +111,13 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
         members=run.members,
         offering=offer,
         heed=heed,
-    ).train_and_judge()
-    write_results(study, outcomes[0], run.folder)
+    )
+    if record.wants == "statistics":
+        found = shown_for(study, federation.statistics())
+        write_json(found.model_dump(mode="json"), run.folder / STATISTICS)
+    else:
+        federation.train_and_judge()
+        write_results(study, outcomes[0], run.folder)
     run.mark("finished")
 
 

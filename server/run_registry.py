@@ -13,7 +13,8 @@ runs/
     ├── process            held by the process that trains the run
     ├── lock               held for a moment by whoever changes these files
     ├── stop               there while a person wants the run to stop
-    └── model.safetensors  and the other results, at the end
+    └── model.safetensors  and the other results, at the end; or
+        statistics.json    the table, where nothing but that is wanted
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 
 State = Literal["submitted", "waiting", "running", "paused", "stopped", "finished", "failed"]
+Wanted = Literal["model", "statistics"]
 
 BY_ITSELF: frozenset[State] = frozenset({"submitted", "waiting", "running"})
 """States in which a run without a process is begun, or taken up, without being told to."""
+
+STATISTICS = "statistics.json"
+"""The table of a run that wants nothing else."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -57,6 +62,7 @@ class RunRecord(BaseModel):
         created: When that was, UTC.
         state: `waiting` is for hospitals, `paused` for a person.
         reason: Why it is in this state; may be empty.
+        wants: A model; or only the study's table of statistics, and nothing is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +75,7 @@ class RunRecord(BaseModel):
     created: str
     state: State = "submitted"
     reason: str = ""
+    wants: Wanted = "model"
 
 
 class RunFolder:
@@ -241,7 +248,14 @@ class RunRegistry:
         self._folder = folder
 
     def create(
-        self, study: Study, document: bytes, *, seed: int = 0, roster: int = 0, name: str = ""
+        self,
+        study: Study,
+        document: bytes,
+        *,
+        seed: int = 0,
+        roster: int = 0,
+        name: str = "",
+        wants: Wanted = "model",
     ) -> RunFolder:
         """A new run.
 
@@ -251,6 +265,7 @@ class RunRegistry:
             seed: Of the run.
             roster: Version of the roster now.
             name: Of the run; one from the study's name and the time if it is empty.
+            wants: What is to come of it.
 
         Raises:
             OptionError: There is such a run, or the name is none.
@@ -280,6 +295,7 @@ class RunRegistry:
             seed=seed,
             roster=roster,
             created=now.isoformat(timespec="microseconds"),
+            wants=wants,
         )
         write_durably(run.folder / "run.json", _json(record.model_dump()))  # last: now it is one
         return run

@@ -10,8 +10,7 @@ from pathlib import Path
 from fedward.client.app import open_site
 from fedward.client.data.reading import forget_shared
 from fedward.models.registry import settled
-from fedward.privacy.privacy_errors import MetricWouldLeave
-from fedward.privacy.small_cells import Statistics, shown
+from fedward.privacy.small_cells import Statistics, shown_for
 from fedward.privacy.statistics_table import TableSums, cells_of
 from fedward.server.federation import Federation
 from fedward.simulation.download import found_data
@@ -21,7 +20,6 @@ from fedward.simulation.simulate import one_thread
 from fedward.study.errors import OptionError
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
-from fedward.study.table_data import TableData
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,7 @@ def statistics(study: Study, options: Options, *, say: Callable[[str], None]) ->
     """
     with tempfile.TemporaryDirectory(prefix="fedward-stats-") as folder:
         sums, epsilon = summed(study, options, Path(folder), say=say)
-    data = study.data
-    fewest = data.statistics.fewest if isinstance(data, TableData) and data.statistics else 1
-    found = shown(sums, fewest)
-    if found is None:
-        raise MetricWouldLeave(
-            f"all hospitals have fewer than {fewest} patients to train on",
-            todo="ask more hospitals, or lower [data.statistics] fewest",
-        )
-    return Told(found, epsilon)
+    return Told(shown_for(study, sums), epsilon)
 
 
 def summed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -198,10 +199,14 @@ def _pieces(
     """
     threads = _cores() if layout.row >= _SMALL else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
-    try:
-        yield _in_order(pool, threads, decode, layout, first, into)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    # Libraries' warnings may quote what a file holds. Filters are one for all threads: a reader
+    # that sets its own takes away another's when it ends, so there is one around all of them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield _in_order(pool, threads, decode, layout, first, into)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_order(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from fedward.client.data.images import (
 )
 from fedward.client.data.labelled import LabelTable, read_labels
 from fedward.client.data.pictures import Picture, flat_pictures, listed, volumes
-from fedward.client.data.records import RawRecords, numbered, without_faulty
+from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
 from fedward.client.data.sources import DicomSource
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
@@ -42,6 +42,7 @@ class _Found(NamedTuple):
         table: Of the labels; None if the folders are the classes.
         rows: Of the table, one for each picture; empty without a table.
         tag: Keyword of the tag that names the patient; None if a column does, or nobody.
+        facts: What was seen in all files.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class _Found(NamedTuple):
     table: LabelTable | None
     rows: Sequence[int]
     tag: str | None
+    facts: tuple[Fact, ...]
 
     def column(self, name: str) -> list[str]:
         """A column of the table, one value for each picture."""
@@ -79,7 +81,7 @@ def read_dicom(source: DicomSource, study: Study, context: Context) -> RawRecord
     data = images_of(study.data, str(folder))
     context = allowing(data, context)
     faults, reader = context.faults, PixelReader(data)
-    found = _found(folder, source, reader, faults, deep=len(data.shape) == 4)
+    found = _found(folder, source, reader, deep=len(data.shape) == 4)
     pictures = found.pictures
     for row, picture in enumerate(pictures):
         if picture.fault is not None:
@@ -105,63 +107,64 @@ def read_dicom(source: DicomSource, study: Study, context: Context) -> RawRecord
         patients=numbered(names),
         names=names,
         rows=np.arange(len(pictures)),
-        parts=_parts(found),
+        parts=_parts(found, source),
+        facts=found.facts,
     )
     return without_faulty(raw, faults)
 
 
-def _found(
-    folder: Path, source: DicomSource, reader: PixelReader, faults: Faults, *, deep: bool
-) -> _Found:
+def _found(folder: Path, source: DicomSource, reader: PixelReader, *, deep: bool) -> _Found:
     table = read_labels(folder / source.labels) if source.labels else None
     tag = _patient_tag(source, table, folder)
     heads = heads_of(folder, () if tag is None else (tag,))
     if not heads:
         raise DataError("holds no DICOM files", todo="check the path", where=str(folder))
-    _tell_of(heads, faults)
+    facts = tuple(_seen(heads))
     pictures = (
         volumes(heads, source.frames, reader.positions)
         if deep
         else flat_pictures(heads, source.frames)
     )
     if table is None:
-        return _Found(folder, pictures, None, (), tag)
-    named = listed(pictures, table, folder)
+        return _Found(folder, pictures, None, (), tag, facts)
+    named = listed(pictures, table, source.column("file"), folder)
     if unnamed := len(pictures) - len(
         {picture.name for picture, _ in named} & {p.name for p in pictures}
     ):
-        faults.note("not listed", f"{unnamed} images are in no row of {table.path.name}")
-    return _Found(folder, [picture for picture, _ in named], table, [row for _, row in named], tag)
+        text = f"{unnamed} images are in no row of {table.path.name}"
+        facts = (*facts, Fact("not listed", text))
+    rows = [row for _, row in named]
+    return _Found(folder, [picture for picture, _ in named], table, rows, tag, facts)
 
 
 def _patient_tag(source: DicomSource, table: LabelTable | None, folder: Path) -> str | None:
     """The tag that names the patient, unless a column of the table does."""
     named_by = source.named_by
-    if named_by is None or (table is not None and named_by in table.columns):
+    columns = table.columns if table else ()
+    if named_by is None or source.patient_column(columns) in columns:
         return None
     if pydicom().datadict.tag_for_keyword(named_by) is None:
-        columns = ", ".join(table.columns) if table else "none"
         raise DataError(
             f"patient = {named_by!r} is neither a DICOM keyword nor a column of the labels",
-            todo=f"columns found: {columns}",
+            todo=f"columns found: {', '.join(columns) or 'none'}",
             where=str(folder),
         )
     return named_by
 
 
-def _tell_of(heads: Sequence[Head], faults: Faults) -> None:
+def _seen(heads: Sequence[Head]) -> Iterator[Fact]:
     """Kinds of machines, sizes, and where names may be burnt into the pixels."""
     good = [head for head in heads if head.fault is None]
     machines = Counter(head.text("Modality") or "unknown" for head in good)
-    faults.note("modality", ", ".join(f"{name} {n}" for name, n in sorted(machines.items())))
+    yield Fact("modality", ", ".join(f"{name} {n}" for name, n in sorted(machines.items())))
     sizes = Counter(f"{head.text('Columns')} x {head.text('Rows')}" for head in good)
     common = ", ".join(f"{size} ({n})" for size, n in sizes.most_common(5))
-    faults.note("sizes", common + (f", {len(sizes) - 5} others" if len(sizes) > 5 else ""))
+    yield Fact("sizes", common + (f", {len(sizes) - 5} others" if len(sizes) > 5 else ""))
     burnt = sum(head.text("BurnedInAnnotation").upper() == "YES" for head in good)
     if burnt:
-        faults.note("look at", f"{burnt} files say that words are burnt into their pixels")
+        yield Fact("look at", f"{burnt} files say that words are burnt into their pixels")
     if silent := sum(may_be_burnt_in(head.text) for head in good) - burnt:
-        faults.note(
+        yield Fact(
             "look at",
             f"{silent} files do not say whether words are burnt into their pixels, and are of "
             "machines that often do it",
@@ -170,10 +173,11 @@ def _tell_of(heads: Sequence[Head], faults: Faults) -> None:
 
 def _names(found: _Found, source: DicomSource, faults: Faults) -> NDArray[np.str_]:
     """What the hospital calls each record's patient."""
-    if source.named_by is None:
+    column = source.patient_column(found.table.columns if found.table else ())
+    if column is None:
         return np.array([picture.name for picture in found.pictures], dtype=str)
     if found.tag is None:
-        return np.array(found.column(source.named_by), dtype=str)
+        return np.array(found.column(column), dtype=str)
     names = []
     for row, picture in enumerate(found.pictures):
         called = {head.text(found.tag) for head in picture.heads}
@@ -207,10 +211,11 @@ def _labels(found: _Found, source: DicomSource, study: Study) -> list[list[str]]
     return [classes][: len(wanted)]
 
 
-def _parts(found: _Found) -> NDArray[np.str_] | None:
-    if found.table is None or "part" not in found.table.columns:
+def _parts(found: _Found, source: DicomSource) -> NDArray[np.str_] | None:
+    part = source.column("part")
+    if found.table is None or part not in found.table.columns:
         return None
-    parts = found.column("part")
+    parts = found.column(part)
     return np.array(parts, dtype=str) if all(parts) else None
 
 

@@ -31,10 +31,7 @@ class Faults:
 
     def leave_out(self, error: DataError, row: int) -> None:
         """Tell of a record that the study allows to leave out: in training a line of the log."""
-        _LOG.warning("left out: %s", error.line())
-
-    def note(self, word: str, text: str) -> None:
-        """Tell what else was seen in the files, to whoever only looks."""
+        _LOG.warning("left out: %s", error)  # the error itself: logs that are sent on hide it
 
     @property
     def rows(self) -> set[int]:
@@ -48,13 +45,11 @@ class ListedFaults(Faults):
     Attributes:
         found: Every fault, with its record's place in the file.
         left_out: Every record that the study allows to leave out, likewise.
-        notes: What else was seen: a word, and the rest of a line.
     """
 
     def __init__(self) -> None:
         self.found: list[tuple[int, DataError]] = []
         self.left_out: list[tuple[int, DataError]] = []
-        self.notes: list[tuple[str, str]] = []
 
     def add(self, error: DataError, row: int) -> None:
         """Write it down."""
@@ -63,10 +58,6 @@ class ListedFaults(Faults):
     def leave_out(self, error: DataError, row: int) -> None:
         """Write it down."""
         self.left_out.append((row, error))
-
-    def note(self, word: str, text: str) -> None:
-        """Write it down."""
-        self.notes.append((word, text))
 
     def keep(self, rows: Container[int]) -> None:
         """Forget the records that are not this hospital's."""
@@ -102,10 +93,6 @@ class Lenient(Faults):
             return
         self._left_out.add(row)
         self._faults.leave_out(error, row)
-
-    def note(self, word: str, text: str) -> None:
-        """Pass it on."""
-        self._faults.note(word, text)
 
     @property
     def rows(self) -> set[int]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
-from numpy.lib import format as npy
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from fedward.client.data.archives import Entry, opened
 from fedward.client.data.context import Context
 from fedward.client.data.faults import Faults
 from fedward.client.data.images import (
@@ -31,10 +27,6 @@ from fedward.study.study import Study
 from fedward.study.task import ReconstructionTask, SegmentationTask
 
 _PARTS = {"train": "train", "validation": "val", "test": "test"}
-_MOST_DEFLATED = 1100  # times smaller than what it holds: more than zlib can do
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-
-Entry = NDArray[np.generic]
 
 
 def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecords:
@@ -53,22 +45,23 @@ def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecord
     data = images_of(study.data, where)
     masked = isinstance(study.task, SegmentationTask)
     answers = "masks" if masked else "labels"
-    with _opened(path) as archive:
+    with opened(path) as archive:
         prefixes = {
-            part: f"{prefix}_" for part, prefix in _PARTS.items() if f"{prefix}_images" in archive
+            part: f"{prefix}_"
+            for part, prefix in _PARTS.items()
+            if f"{prefix}_images" in archive.keys
         } or {"": ""}
         every = list(prefixes.values())
-        images = [_entry(archive, f"{p}images", path) for p in every]
+        images = [archive.entry(f"{p}images") for p in every]
         labels = (
             []
             if isinstance(study.task, ReconstructionTask)
-            else [_entry(archive, f"{p}{answers}", path) for p in every]
+            else [archive.entry(f"{p}{answers}") for p in every]
         )
-        named_by = source.named_by
+        keys = {key.removeprefix(every[0]) for key in archive.keys if key.startswith(every[0])}
+        owner = source.patient_column(keys)
         patients = (
-            None
-            if named_by is None
-            else [_entry(archive, f"{p}{named_by}", path).reshape(-1) for p in every]
+            None if owner is None else [archive.entry(f"{p}{owner}").reshape(-1) for p in every]
         )
     if not masked:
         labels = [_in_columns(entry, study, where) for entry in labels]
@@ -96,71 +89,6 @@ def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecord
         else np.repeat(list(prefixes), [len(piece) for piece in images]),
     )
     return without_faulty(found, faults)
-
-
-def _opened(path: Path) -> NpzFile:
-    if not path.is_file():
-        raise DataError("no such file", todo="check the path", where=str(path))
-    todo = "give an .npz file with images and labels"
-    if not zipfile.is_zipfile(path):
-        raise DataError("is no NumPy archive, or was cut short", todo=todo, where=str(path))
-    try:
-        archive: NpzFile = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            f"cannot be read as a NumPy archive ({error})", todo=todo, where=str(path)
-        ) from None
-    return archive
-
-
-def _entry(archive: NpzFile, key: str, path: Path) -> Entry:
-    if key not in archive:
-        raise DataError(
-            f"has no entry {key!r}", todo=f"found: {', '.join(archive.files)}", where=str(path)
-        )
-    try:
-        _refuse_bomb(archive, key, path)
-        entry: Entry = archive[key]
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"entry {key!r} cannot be read ({error})", todo="mend the file", where=str(path)
-        ) from None
-    except (NotImplementedError, RuntimeError) as error:  # packed or locked in another way
-        raise DataError(
-            f"entry {key!r} cannot be read ({type(error).__name__})",
-            todo="write it with numpy.savez_compressed",
-            where=str(path),
-        ) from None
-    if entry.ndim == 0:
-        raise DataError(f"entry {key!r} is no array", todo="mend the file", where=str(path))
-    return entry
-
-
-def _refuse_bomb(archive: NpzFile, key: str, path: Path) -> None:
-    """NumPy makes room for what a head claims before it reads: so the head is looked at first."""
-    packed = archive.zip
-    if packed is None:
-        return
-    inside = packed.getinfo(key if key in packed.namelist() else f"{key}.npy")
-    room = psutil.virtual_memory().total // 2
-    if inside.file_size > min(room, inside.compress_size * _MOST_DEFLATED + 1024):
-        raise DataError(
-            f"entry {key!r} claims {inside.file_size} bytes in {inside.compress_size}: more than "
-            "can be, or than this machine has room for",
-            todo="mend the file, or divide it",
-            where=str(path),
-        )
-    with packed.open(inside) as file:
-        read_header = _HEADERS.get(npy.read_magic(file))
-        if read_header is None:
-            raise ValueError("an unknown version of NumPy's format")
-        shape, _, dtype = read_header(file)
-    if int(np.prod([float(n) for n in shape])) * dtype.itemsize > inside.file_size:
-        raise DataError(
-            f"entry {key!r} claims {shape} of {dtype}, more than it holds",
-            todo="mend the file",
-            where=str(path),
-        )
 
 
 def _channels_first(images: Entry, data: ImageData, where: str) -> Entry:

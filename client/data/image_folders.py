@@ -168,13 +168,16 @@ def _listed_with_masks(path: Path) -> list[_Listed]:
 def _listed_in_table(path: Path, source: FolderSource, study: Study) -> list[_Listed]:
     table = read_labels(path / str(source.labels))
     wanted = [source.column(name) for name in study.data.label_columns]
-    files = table.column("file") if table.rows else []
+    file = source.column("file")
+    files = table.column(file) if table.rows else []
     columns = [table.column(name) for name in wanted[: study.task.label_columns] if table.rows]
-    patients = table.column(source.named_by or "file") if table.rows else []
-    parts = table.column("part") if "part" in table.columns else [""] * len(files)
+    owner = source.patient_column(table.columns) or file
+    patients = table.column(owner) if table.rows else []
+    part = source.column("part")
+    parts = table.column(part) if part in table.columns else [""] * len(files)
     return [
-        _Listed(path / file, tuple(column[row] for column in columns), patients[row], part or None)
-        for row, (file, part) in enumerate(zip(files, parts, strict=True))
+        _Listed(path / name, tuple(column[row] for column in columns), patients[row], said or None)
+        for row, (name, said) in enumerate(zip(files, parts, strict=True))
     ]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fedward.study.errors import DataError
 
+_LARGEST = 2**28  # bytes
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -48,6 +50,8 @@ def read_labels(path: Path) -> LabelTable:
         DataError: It is not there, or no such table.
     """
     try:
+        if path.stat().st_size > _LARGEST:
+            raise DataError("is too large for a table", todo="check the path", where=str(path))
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
             rows = tuple(reader)
@@ -58,8 +62,11 @@ def read_labels(path: Path) -> LabelTable:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
         ) from None
-    if short := [number for number, row in enumerate(rows) if None in row.values()]:
-        raise DataError(
-            f"row {short[0] + 1} has too few columns", todo="mend the table", where=str(path)
-        )
+    for number, row in enumerate(rows):
+        if None in row or None in row.values():
+            raise DataError(
+                f"row {number + 1} has another number of columns than the first line",
+                todo="mend the table",
+                where=str(path),
+            )
     return LabelTable(path, columns, rows)

@@ -74,9 +74,10 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
     faults = context.faults
     table = read_labels(folder / source.labels) if source.labels else None
     files, columns = _listed(folder, source, table, study)
+    owner = source.patient_column(table.columns if table else ())
     names = np.array(
-        table.column(source.named_by)
-        if table is not None and source.named_by is not None
+        table.column(owner)
+        if table is not None and owner is not None
         else [_relative(file, folder) for file in files],
         dtype=str,
     )
@@ -87,7 +88,8 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
         np.float32,
         context,
     )
-    parts = table.column("part") if table is not None and "part" in table.columns else []
+    part = source.column("part")
+    parts = table.column(part) if table is not None and part in table.columns else []
     found = RawRecords(
         inputs=inputs,
         labels=masks(
@@ -119,7 +121,7 @@ def _listed(
     """The files, and the label's columns."""
     wanted = study.data.label_columns
     if table is not None:
-        files = [folder / name for name in table.column("file")]
+        files = [folder / name for name in table.column(source.column("file"))]
         return files, [table.column(source.column(name)) for name in wanted]
     if not folder.is_dir():
         raise DataError("no such folder", todo="check the path", where=str(folder))

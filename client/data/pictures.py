@@ -186,11 +186,11 @@ def _by_number(heads: Sequence[Head]) -> list[Head]:
 
 
 def listed(
-    pictures: Sequence[Picture], table: LabelTable, folder: Path
+    pictures: Sequence[Picture], table: LabelTable, column: str, folder: Path
 ) -> list[tuple[Picture, int]]:
     """The pictures that a table names, with the number of their row.
 
-    Its column `file` has a path in the folder, a SOPInstanceUID, or for volumes a SeriesInstanceUID
+    This column of it has a path in the folder, a SOPInstanceUID, or for volumes a SeriesInstanceUID
     or any file of the series. A row that names a file of many frames is about all of them.
     """
     by_name: dict[str, list[Picture]] = defaultdict(list)
@@ -198,7 +198,7 @@ def listed(
         for name in picture.found_by:
             by_name[name].append(picture)
     found = []
-    for row, name in enumerate(table.column("file") if table.rows else []):
+    for row, name in enumerate(table.column(column) if table.rows else []):
         some = by_name.get(name.strip().replace("\\", "/"))
         if some:
             found += [(picture, row) for picture in some]

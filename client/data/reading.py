@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,20 @@ from numpy.typing import NDArray
 from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.parts import divide
-from fedward.client.data.records import Parts, RawRecords, with_same_patients
+from fedward.client.data.records import (
+    Parts,
+    RawRecords,
+    as_text,
+    numbered,
+    refuse_nameless,
+    with_same_patients,
+)
 from fedward.client.data.repeats import without_repeated
 from fedward.client.data.sources import FastaSource, InstalledSource, Source, TabularSource
 from fedward.client.hospital import HospitalFile
 from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
+from fedward.study.token_data import SequenceData, TextData
 
 
 def context_of(
@@ -120,8 +129,12 @@ def _whole_path(source: Source, folder: Path) -> dict[str, Any]:
 
 
 def _read(source: Source, study: Study, context: Context) -> RawRecords:
-    reader: Reader = _installed(source) if isinstance(source, InstalledSource) else _own(source)
-    raw = reader(source, study, context)
+    if isinstance(source, InstalledSource):
+        raw = _as_promised(_installed(source)(source, study, context), source, study)
+    else:
+        raw = _own(source)(source, study, context)
+    if source.named_by is not None:
+        raw = refuse_nameless(raw, context.faults)
     raw = with_same_patients(raw, source.same_patient, context.faults)
     return without_repeated(raw) if study.data.duplicates == "drop" else raw
 
@@ -165,6 +178,27 @@ def _installed(source: InstalledSource) -> Reader:
         )
     reader: Reader = found[source.reader].load()
     return reader
+
+
+def _as_promised(raw: RawRecords, source: InstalledSource, study: Study) -> RawRecords:
+    """What an installed reader gave; a patient is who has one name, whatever numbers it gave.
+
+    Raises:
+        DataError: It is not what a reader has to give.
+    """
+    kind = np.int64 if isinstance(study.data, TextData | SequenceData) else np.float32
+    count, shape = len(raw.labels), study.data.input_shape
+    each = (raw.names, raw.rows, *(() if raw.parts is None else (raw.parts,)))
+    good = raw.inputs.shape == (count, *shape) and raw.inputs.dtype == kind
+    if not good or any(values.shape != (count,) for values in each):
+        raise DataError(
+            f"reader {source.reader!r} gave inputs of {raw.inputs.dtype} and shape "
+            f"{raw.inputs.shape}, with {count} labels, {len(raw.names)} names and {len(raw.rows)} "
+            "rows",
+            todo=f"mend the reader: the study needs {np.dtype(kind)}, (records, "
+            f"{', '.join(map(str, shape))})",
+        )
+    return replace(raw, patients=numbered(as_text(raw.names)))
 
 
 def _changed(source: Source) -> int:

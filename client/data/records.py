@@ -100,6 +100,22 @@ def without_faulty(raw: RawRecords, faults: Faults) -> RawRecords:
     return replace(good, dropped=raw.dropped + len(raw) - len(good))
 
 
+def refuse_nameless(raw: RawRecords, faults: Faults) -> RawRecords:
+    """The records whose patient has a name: nobody knows how many patients the others are.
+
+    Args:
+        raw: The records, of which a file says the patients.
+        faults: Told of those without a name.
+
+    Raises:
+        DataError: There is one.
+    """
+    nameless = np.flatnonzero(np.char.strip(raw.names) == "")
+    for row in raw.rows[nameless].tolist():
+        faults.add(DataError(f"record {row + 1} has no patient", todo="name one"), row)
+    return without_faulty(raw, faults) if len(nameless) else raw
+
+
 def with_same_patients(
     raw: RawRecords, groups: Sequence[Sequence[str]], faults: Faults
 ) -> RawRecords:

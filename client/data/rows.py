@@ -135,8 +135,8 @@ def _named(source: AnySource) -> list[str]:
 
 
 def _patient(source: AnySource, cells: Cells) -> list[str]:
-    named = _named(source)
-    return [next((name for name in named if name in cells.frame), named[0])] if named else []
+    column = source.patient_column(cells.frame)
+    return [] if column is None else [column]
 
 
 def _whole(

@@ -5,9 +5,6 @@ Neither says in which unit its numbers are: they are taken to be in the study's.
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedward.client.data.archives import opened
 from fedward.client.data.context import Context
 from fedward.client.data.records import Fact, RawRecords, as_text, numbered, without_faulty
 from fedward.client.data.signal_files import inside, key_of, list_recordings
@@ -26,7 +24,7 @@ from fedward.client.data.signals import (
     signal_records,
     wants_signals,
 )
-from fedward.client.data.sources import SignalArchiveSource, SignalTableSource
+from fedward.client.data.sources import AnySource, SignalArchiveSource, SignalTableSource
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.signal_data import Around, SignalData
@@ -156,8 +154,9 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
         )
     columns = data.label_columns[: study.task.label_columns]
     keys = [source.labels] if len(columns) == 1 else [source.column(key) for key in columns]
-    named = [] if source.named_by is None else [source.column(source.named_by)]
-    found = _entries(path, [source.signals], [*keys, *named], optional=["part", "record"])
+    part = source.column("part")
+    found = _entries(path, [source.signals], [*keys], optional=[part, "record"], source=source)
+    owner = source.patient_column(found)
     if source.patient == "record" and "record" in found:
         raise DataError(
             "patient = \"record\" says that each record is a patient, and there is a key 'record'",
@@ -180,7 +179,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
             where=where,
         )
     each = np.repeat(np.arange(len(signals)), len(begins))
-    names = _names(found[named[0]] if named else np.arange(len(signals)))[each]
+    names = _names(np.arange(len(signals)) if owner is None else found[owner])[each]
     raw = RawRecords(
         inputs=_inputs(signals, channels, begins, source.rate, data, context, where),
         labels=targets(
@@ -194,7 +193,7 @@ def read_signal_archive(source: SignalArchiveSource, study: Study, context: Cont
         patients=numbered(names),
         names=names,
         rows=np.arange(len(each)),
-        parts=as_text(found["part"])[each] if "part" in found else None,
+        parts=as_text(found[part])[each] if part in found else None,
         dropped=0 if begins else len(signals),
         facts=(Fact("recordings", f"{len(signals)}; {source.rate:g} samples a second"),),
     )
@@ -268,21 +267,16 @@ def _with_channels(
 
 
 def _entries(
-    path: Path, main: list[str], more: list[str], *, optional: list[str]
+    path: Path, main: list[str], more: list[str], *, optional: list[str], source: AnySource
 ) -> dict[str, NDArray[np.generic]]:
     """Entries of an archive, as many rows each as the first has."""
-    where, todo = str(path), "give an .npz file"
-    if not path.is_file():
-        raise DataError("no such file", todo="check the path", where=where)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            listed = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            wanted = [*main, *more, *(key for key in optional if key in listed)]
-            found = {key: _entry(archive, key, listed, path) for key in wanted}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(
-            f"cannot be read as a NumPy archive ({type(error).__name__})", todo=todo, where=where
-        ) from None
+    most = max(_LARGEST, _SWELLS * path.stat().st_size if path.is_file() else 0)
+    with opened(path) as archive:
+        owner = source.patient_column(archive.keys)
+        named = [] if owner is None else [owner]
+        known = [key for key in optional if key in archive.keys]
+        wanted = list(dict.fromkeys([*main, *more, *named, *known]))
+        found = {key: archive.entry(key, most=most) for key in wanted}
     count = len(found[main[0]])
     for key in wanted[1:]:
         found[key] = found[key].reshape(len(found[key]), -1)
@@ -290,47 +284,7 @@ def _entries(
             raise DataError(
                 f"{count} signals, but {key!r} has shape {found[key].shape}",
                 todo="give one for each signal",
-                where=where,
+                where=str(path),
             )
         found[key] = found[key][:, 0]
     return found
-
-
-def _entry(
-    archive: zipfile.ZipFile, key: str, listed: dict[str, zipfile.ZipInfo], path: Path
-) -> NDArray[np.generic]:
-    """One array, which is no larger than the archive's own lists say, nor than is likely."""
-    where, todo = str(path), "write the archive anew"
-    if key not in listed:
-        raise DataError(
-            f"has no entry {key!r}", todo=f"found: {', '.join(list(listed)[:40])}", where=where
-        )
-    info = listed[key]
-    if info.file_size > max(_LARGEST, _SWELLS * path.stat().st_size):
-        raise DataError(
-            f"entry {key!r} would have {info.file_size} bytes, too many for an archive of "
-            f"{path.stat().st_size}",
-            todo=todo,
-            where=where,
-        )
-    try:
-        with archive.open(info) as file:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, _, kind = read(file)
-            if kind.hasobject or math.prod(shape) * kind.itemsize != info.file_size - file.tell():
-                raise DataError(
-                    f"entry {key!r} does not hold what it says it holds", todo=todo, where=where
-                )
-        with archive.open(info) as file:
-            entry: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, OverflowError) as error:
-        raise DataError(
-            f"entry {key!r} cannot be read ({type(error).__name__})", todo=todo, where=where
-        ) from None
-    if entry.ndim == 0:
-        raise DataError(f"entry {key!r} is no array", todo=todo, where=where)
-    return entry

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedward.client.data.labelled import read_labels
 from fedward.client.data.signals import Whose
 from fedward.client.data.sources import EdfSource, SignalTableSource, WfdbSource
 from fedward.study.errors import DataError
@@ -15,7 +15,6 @@ from fedward.study.study import Study
 
 FileSource = WfdbSource | EdfSource | SignalTableSource
 _PLAIN = re.compile(r"[\w+-][\w+.-]*")
-_LARGEST_TABLE = 2**28  # bytes
 
 
 def list_recordings(
@@ -49,18 +48,27 @@ def list_recordings(
                 todo="name one in [data] labels or patients, or say that a record is a patient",
                 where=str(folder),
             )
-        return [_whose(name, {}, source, (), patients, folder) for name in found()]
+        listed = found()
+        owners = listed if patients is None else [patients.get(name, "") for name in listed]
+        return [
+            _whose(name, owner, (), "", folder) for name, owner in zip(listed, owners, strict=True)
+        ]
     table = folder / source.labels
-    wanted = ["file", *columns]
-    if patients is None and source.named_by is not None:
-        wanted.append(source.column(source.named_by))
-    rows = _rows(table, wanted)
-    names = [row["file"] for row in rows]
+    said = read_labels(table)
+    names = said.column(source.column("file"))
     if twice := len(names) - len(set(names)):
         raise DataError(f"names {twice} files twice", todo="once each", where=str(table))
+    owner = source.patient_column(said.columns)
+    if patients is None:
+        owners = names if owner is None else said.column(owner)
+    else:
+        owners = [patients.get(name, "") for name in names]
+    labels = [said.column(column) for column in columns]
+    part = source.column("part")
+    parts = said.column(part) if part in said.columns else [""] * len(names)
     return [
-        _whose(_inside(row["file"], number, table), row, source, columns, patients, folder)
-        for number, row in enumerate(rows)
+        _whose(_inside(name, row, table), owners[row], [c[row] for c in labels], parts[row], folder)
+        for row, name in enumerate(names)
     ]
 
 
@@ -106,27 +114,15 @@ def _patients(folder: Path, source: FileSource) -> dict[str, str] | None:
             todo="set [data] patient",
             where=str(table),
         )
-    column = source.column(source.named_by)
-    return {row["record"]: row[column] for row in _rows(table, ["record", column])}
+    said = read_labels(table)
+    column = source.patient_column(said.columns) or ""
+    return dict(zip(said.column(source.column("record")), said.column(column), strict=True))
 
 
-def _whose(
-    name: str,
-    row: dict[str, str],
-    source: FileSource,
-    columns: Sequence[str],
-    patients: dict[str, str] | None,
-    folder: Path,
-) -> Whose:
-    if source.named_by is None:
-        patient = name
-    elif patients is None:
-        patient = row[source.column(source.named_by)]
-    else:
-        patient = patients.get(name, "")
+def _whose(name: str, patient: str, labels: Sequence[str], part: str, folder: Path) -> Whose:
     if not patient:
         raise DataError(f"recording {name!r} has no patient", todo="name one", where=str(folder))
-    return Whose(name, patient, tuple(row[column] for column in columns), row.get("part") or None)
+    return Whose(name, patient, tuple(labels), part or None)
 
 
 def _inside(name: str, number: int, table: Path) -> str:
@@ -138,34 +134,3 @@ def _inside(name: str, number: int, table: Path) -> str:
             where=str(table),
         )
     return name
-
-
-def _rows(table: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table, with at least these columns."""
-    try:
-        if table.stat().st_size > _LARGEST_TABLE:
-            raise DataError("is too large for a table", todo="check the path", where=str(table))
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise DataError("no such file", todo="check the path", where=str(table)) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot be read as a table ({error})", todo="give a CSV file", where=str(table)
-        ) from None
-    columns = reader.fieldnames or ()
-    if absent := [column for column in wanted if column not in columns]:
-        raise DataError(
-            f"has no column {absent[0]!r}",
-            todo=f"columns found: {', '.join(columns)}",
-            where=str(table),
-        )
-    for number, row in enumerate(rows):
-        if None in row or None in row.values():
-            raise DataError(
-                f"row {number + 1} has another number of columns than the first line",
-                todo="mend the table",
-                where=str(table),
-            )
-    return rows

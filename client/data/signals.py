@@ -1,7 +1,8 @@
 """What all readers of signals share: from recordings, by name and unread, to records.
 
-A reader says of each recording what its header says, and how its samples are read. Nothing is read
-twice in a row: the records of one recording follow each other.
+A reader says of each recording what its header says, and how its samples are read. Recordings are
+read one at a time, whatever the threads that want pieces of them: libraries refuse a file that is
+open twice. The last ones are kept, because the records of one recording follow each other.
 
 A recording, not a record, is one patient where nobody says whose it is: pieces of one recording
 never come into two parts.
@@ -10,6 +11,7 @@ never come into two parts.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +45,8 @@ MOST_SAMPLES = 2**28
 _UNIT = re.compile(r"([nuµμmk]?)(V|A|Pa)")
 _PREFIX = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}
 _SHOWN = 10
+_MOST_KEPT = 2**26  # samples of the last recordings, together; but
+_LEAST_KEPT = 2  # at the end of one some threads are in the next
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,8 @@ class _Plan:
         self._recordings: dict[int, Recording] = {}
         self._failed = 0
         self._unused: dict[str, int] = {}
-        self._last: tuple[int, Prepared] | None = None
+        self._reading = threading.Lock()
+        self._last: dict[int, Prepared] = {}
 
     def add(
         self, number: int, one: Whose, opened: Callable[[Whose], Recording], where: str
@@ -301,12 +306,17 @@ class _Plan:
             raise _at(error, name, f"record {row + 1}") from None
 
     def _prepared(self, number: int) -> Prepared:
-        last = self._last
-        if last is None or last[0] != number:
-            recording = self._recordings[number]
-            last = number, _together(recording, self.data)
-            self._last = last
-        return last[1]
+        with self._reading:
+            found = self._last.pop(number, None)
+            if found is None:
+                found = _together(self._recordings[number], self.data)
+            self._last[number] = found  # the newest is at the end
+            while len(self._last) > _LEAST_KEPT and self._size() > _MOST_KEPT:
+                self._last.pop(next(iter(self._last)))
+            return found
+
+    def _size(self) -> int:
+        return sum(one.samples.size for one in self._last.values())
 
     def facts(self, source: AnySource) -> tuple[Fact, ...]:
         """For the hospital's staff."""

@@ -5,6 +5,7 @@ Each format has a reader of its own; `reading.py` knows which.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -24,7 +25,7 @@ class AnySource(Frozen):
             patient. Without it every record counts as one, and no private study is trained.
         rows: A NumPy file with the numbers (from 0) of the records that are this hospital's.
         columns_are: What this hospital calls columns and channels that the study names, where that
-            is something else.
+            is something else; `file` and `part` too.
         same_patient: Lists of names that are one patient's.
     """
 
@@ -50,6 +51,16 @@ class AnySource(Frozen):
     def named_by(self) -> str | None:
         """What names the patient; None where every record is one."""
         return None if self.patient == "record" else self.patient
+
+    def patient_column(self, columns: Container[str]) -> str | None:
+        """What names the patient among these columns; None where every record is one.
+
+        It may be said as the files call it, or by a name that `columns_are` maps to theirs.
+        """
+        if self.named_by is None or self.named_by in columns:
+            return self.named_by
+        theirs = self.column(self.named_by)
+        return theirs if theirs in columns else self.named_by
 
 
 class Join(Frozen):

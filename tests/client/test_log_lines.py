@@ -21,6 +21,14 @@ log = logging.getLogger("fedward.client")
 for error in (DataError("row 17: 'Mrs Miller'"), KeyError("Mrs Miller"), BudgetError("no more")):
     log.error("%s: %s", type(error).__name__, error)
 """
+LEFT_OUT = """
+import sys
+from pathlib import Path
+from fedward.client.data.faults import STRICT, Lenient, Unreadable
+from fedward.client.log_lines import configure_worker_log
+configure_worker_log(Path(sys.argv[1]))
+Lenient(STRICT).add(Unreadable("no image", where="scans/Miller_Mary.dcm"), 0)
+"""
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -78,3 +86,16 @@ def test_a_standard_error_that_is_full_is_no_reason_to_quote(tmp_path: Path) -> 
     )
 
     assert done.stdout == "False\n"
+
+
+def test_a_file_that_is_left_out_is_named_in_the_owners_file_alone(tmp_path: Path) -> None:
+    """Files are called after patients; the hospital's own check names them too."""
+    path = tmp_path / "hospital.toml"
+    path.write_text('name = "n"\n[data]\nformat = "csv"\npath = "x.csv"\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OUT, str(path)], capture_output=True, text=True, check=True
+    )
+
+    assert "left out: what it says is in trouble.log" in done.stderr
+    assert "Miller" not in done.stderr
+    assert "Miller_Mary" in (tmp_path / "state" / "trouble.log").read_text("utf-8")

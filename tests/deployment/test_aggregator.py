@@ -28,6 +28,7 @@ from fedward.privacy.enrolment import EnrolmentAnswer, fingerprint, sign_answer
 from fedward.privacy.identity import Identity
 from fedward.privacy.roster import Roster, sign_roster
 from fedward.privacy.signed_study import sign_study
+from fedward.privacy.small_cells import Statistics
 from fedward.study.study import parse_study
 from tests.cli.conftest import study_values
 from tests.server.flower_hospital import hospital, public_der, transport_key
@@ -240,6 +241,21 @@ def test_a_run_is_begun_stopped_and_resumed(house: House) -> None:
     listed = json.loads(house.fedward("runs", "--json"))
     assert [record["name"] for record in listed] == ["first", "second"]
     assert "first" in house.fedward("runs")
+
+
+def test_a_table_of_statistics_is_for_studies_that_ask(house: House) -> None:
+    house.submit("first")
+    told = house.fedward("submit", "study.json", "--statistics", code=2)
+    assert "asks for no statistics" in told
+    assert "there is no table of the run" in house.fedward("statistics", "first", code=2)
+    found = Statistics(
+        fewest=5, patients=40, numbers={}, categories={"sex": {"f": 30, "m": 10}}, classes={}
+    )
+    folder = next(house.folder.rglob("first/run.json")).parent
+    (folder / "statistics.json").write_text(found.model_dump_json())
+    assert "40 training patients of all hospitals" in house.fedward("statistics", "first")
+    (folder / "statistics.json").write_text("{")
+    assert "cannot be read" in house.fedward("statistics", "first", code=2)
 
 
 def test_what_the_coordinator_did_not_sign_is_not_installed(house: House) -> None:

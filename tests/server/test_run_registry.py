@@ -15,20 +15,21 @@ from fedward.privacy.roster import Roster, sign_roster
 from fedward.privacy.signed_study import sign_study
 from fedward.server.app import make_app
 from fedward.server.events import Event, RoundFinished, RoundStarted
-from fedward.server.run_registry import RunFolder, RunRegistry
+from fedward.server.run_registry import RunFolder, RunRegistry, Wanted
 from fedward.study.errors import DataError, FedwardError, OptionError
 from fedward.study.study import Study
-from tests.secure_sites import Sites
+from tests.secure_sites import PRIVATE, Sites
 from tests.server.conftest import context
 from tests.server.cut_off import Killed, Moment, Watched, private_study, sites_of
 
 DOCUMENT = b'{"signed": true}'
 
 
-def submitted(folder: Path, study: Study, sites: Sites) -> RunFolder:
+def submitted(folder: Path, study: Study, sites: Sites, wants: Wanted = "model") -> RunFolder:
     registry = RunRegistry(folder / "runs")
     registry.set_roster((sites.files["a"].parent.parent / "roster.json").read_bytes())
-    return registry.create(study, sign_study(study, sites.coordinator), seed=5, name="run")
+    document = sign_study(study, sites.coordinator)
+    return registry.create(study, document, seed=5, name="run", wants=wants)
 
 
 def started(run: RunFolder, grid: Watched, listen: Any = lambda _: None) -> None:  # noqa: ANN401
@@ -146,6 +147,45 @@ def test_a_killed_run_goes_on_in_its_folder(moment: Moment, tmp_path: Path) -> N
     text = (run.folder / "events.jsonl").read_text("utf-8").splitlines()
     assert text.count('{"cut off') == 1
     assert all(json.loads(line) for line in text if line != '{"cut off')
+
+
+def test_a_run_that_wants_statistics_trains_nothing(tmp_path: Path) -> None:
+    """Killed while the hospitals' sums come in, it is taken up, and charges nobody twice."""
+    paid = PRIVATE | {"statistics_noise_multiplier": 0.7}
+    asked = {"features": {"age": {"span": [-2.0, 4.0]}, "size": {}}, "statistics": {"fewest": 5}}
+    study = private_study(data=asked, privacy=paid)
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites, "statistics")
+    files = list(sites.files.values())
+
+    with Watched(files, lambda s, n: s.kind == "measure" and n > 2) as grid, pytest.raises(Killed):
+        started(run, grid)
+    with Watched(files) as grid:
+        started(run, grid)
+
+    assert state(run) == "finished"
+    assert {step.kind for step in grid.steps} & {"train", "evaluate"} == set()
+    assert not (run.folder / "model.safetensors").exists()
+    found = json.loads((run.folder / "statistics.json").read_text())
+    assert found["fewest"] == 5
+    assert list(found["numbers"]) == ["age"]
+    for name in sites.names:
+        assert len(sites[name].ledger.entries()) == 1
+
+
+def test_too_few_patients_for_a_table_fail_the_run(tmp_path: Path) -> None:
+    asked = {"features": {"age": {"span": [-2.0, 4.0]}, "size": {}}, "statistics": {"fewest": 999}}
+    study = private_study(data=asked, privacy={"mode": "off"})
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites, "statistics")
+
+    with (
+        Watched(list(sites.files.values())) as grid,
+        pytest.raises(FedwardError, match="fewer than 999"),
+    ):
+        started(run, grid)
+    assert state(run) == "failed"
+    assert not (run.folder / "statistics.json").exists()
 
 
 def test_a_file_stops_a_run_and_resuming_finishes_it(tmp_path: Path) -> None:

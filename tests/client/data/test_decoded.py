@@ -9,7 +9,9 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -468,3 +470,30 @@ def test_two_processes_decode_each_record_once(tmp_path: Path) -> None:
 
     assert [float(text) for text in texts] == [records(60).astype(np.float64).sum()] * 2
     assert Counter(logged(tmp_path)) == {row: 1 for row in range(60)}
+
+
+def test_what_a_library_warns_of_is_shown_by_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread's filter of warnings ends while another's library still quotes a file."""
+    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    inside, outside = threading.Event(), threading.Event()
+
+    def decode(row: int) -> NDArray[np.float32]:
+        if row:
+            assert inside.wait(20)  # the first one saved its filters before this one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inside.set()
+            if row:
+                assert outside.wait(20)
+                warnings.warn("Mrs Miller", stacklevel=1)
+            else:
+                time.sleep(0.2)
+        if not row:
+            outside.set()
+        return np.zeros(2**14, np.float32)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        decoded(["a", "b"], decode, (2**14,), np.float32, Context(Path()))
+
+    assert not shown

@@ -405,10 +405,10 @@ def test_no_value_of_a_tag_is_in_what_is_told(
     faults = ListedFaults()
 
     with caplog.at_level(logging.DEBUG):
-        read((1, 128, 128), faults=faults)
+        raw = read((1, 128, 128), faults=faults)
 
     out, err = capfd.readouterr()
-    told = [e.line() for _, e in faults.found] + [t for _, t in faults.notes]
+    told = [e.line() for _, e in faults.found] + [t for _, t in raw.facts]
     assert len(faults.found) >= 1
     assert "SECRET" not in out + err + caplog.text + "".join(told)
 

@@ -13,6 +13,8 @@ import numpy as np
 import pyedflib
 import pytest
 
+from fedward.client.data import decoded as decoding
+from fedward.client.data import edf
 from fedward.client.data.faults import ListedFaults
 from fedward.client.data.reading import read_all, read_parts
 from fedward.client.data.records import RawRecords
@@ -201,6 +203,8 @@ FUZZ = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from fedward.client.data import decoded as decoding
+from fedward.client.data import edf
 from fedward.client.data.faults import ListedFaults
 from fedward.client.data.reading import read_all
 from fedward.client.data.sources import EdfSource
@@ -253,3 +257,32 @@ def test_mutated_files_are_read_or_named_and_never_end_the_process(tmp_path: Pat
     )
 
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_recordings_are_read_once_however_many_threads_want_their_pieces(
+    cores: int, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyedflib refuses a file that is open already; large pieces are decoded by many threads."""
+    monkeypatch.setattr(decoding, "_cores", lambda: cores)
+    reads: list[object] = []
+    plain = edf._samples
+
+    def counted(*given: Any) -> Any:  # noqa: ANN401
+        reads.append(given)
+        return plain(*given)
+
+    monkeypatch.setattr(edf, "_samples", counted)
+    for number in range(3):
+        write(tmp_path / f"{number}.edf", "edf", rates=(1000,), seconds=200)
+    (tmp_path / "labels.csv").write_text("file,label\n0.edf,no\n1.edf,yes\n2.edf,no\n")
+
+    raw = read(
+        source={"labels": "labels.csv"},
+        rate=1000,
+        length=10_000,
+        cut={"by": "sliding", "stride": 2000},
+    )
+
+    assert raw.whole.shape == (3 * 96, 1, 10_000)
+    assert len(reads) == 3

@@ -38,7 +38,7 @@ BAD = [
     ("a.json", b'{"entry": [' + b"[" * DEEP),
     ("a.json", b'{"x":' * DEEP),
     ("a.json.gz", b"no gzip"),
-    ("a.json.gz", gzip.compress(b'{"resourceType": "Bundle"}')[:-6]),
+    ("a.json.gz", gzip.compress(b'{"resourceType": "Bundle"}', mtime=0)[:-6]),
     ("a.ndjson", b"[" * DEEP),
     ("a.ndjson", b'{"resourceType": "Patient", "id": "x"}\n{"resour'),
     ("a.ndjson", b"1\n"),

@@ -190,7 +190,7 @@ def test_an_archive_that_claims_too_much_is_refused(shape: str, read: Read, tmp_
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", claiming(shape))
 
-    with pytest.raises(DataError, match=r"claims .* more than it holds") as caught:
+    with pytest.raises(DataError, match=r"claims .* not what it holds") as caught:
         read(npz={})
     assert caught.value.where == str(tmp_path / "a.npz")
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedward.study.errors import OptionError
+from fedward.study.errors import DataError, OptionError
 from tests.client.data.conftest import Ward
 
 READER = """
@@ -25,10 +26,10 @@ def read(source, study, context):
         raise DataError("too many", todo="ask for less", where=str(context.folder))
     names = np.array([f"p{number // 2}" for number in range(count)])
     return RawRecords(
-        inputs=np.ones((count, *study.data.input_shape), dtype=np.float32),
+        inputs=np.ones((count, *study.data.input_shape), dtype=source.settings.get("kind", "f4")),
         labels=np.arange(count) % 2,
-        patients=np.arange(count) // 2,
-        names=names,
+        patients=np.arange(count) // source.settings.get("each", 2),
+        names=names[source.settings.get("lost", 0) :],
         rows=np.arange(count),
     )
 """
@@ -68,6 +69,29 @@ def test_an_installed_reader_reads(ward: Ward, package: Path) -> None:
     assert "too many; ask for less" in many.problems[0]
 
 
+@pytest.mark.parametrize("broken", [{"kind": "f8"}, {"lost": 1}])
+def test_an_installed_reader_gives_what_the_study_needs(
+    broken: dict[str, Any], ward: Ward, package: Path
+) -> None:
+    source = {"format": "installed", "reader": "ward", "settings": {"count": 40, **broken}}
+
+    with pytest.raises(
+        DataError, match=r"mend the reader: the study needs float32, \(records, 3\)"
+    ):
+        ward.read(source, {})
+
+
+def test_one_name_is_one_patient_whatever_numbers_an_installed_reader_gives(
+    ward: Ward, package: Path
+) -> None:
+    """Else parts, which follow from names, and steps of training would know other patients."""
+    source = {"format": "installed", "reader": "ward", "settings": {"count": 40, "each": 1}}
+
+    raw = ward.read(source, {})
+
+    assert raw.patients.tolist() == [number // 2 for number in range(40)]
+
+
 def test_a_reader_that_is_not_there_is_named_with_those_that_are(ward: Ward, package: Path) -> None:
     with pytest.raises(OptionError, match=r"no installed package has a reader 'none'.*there.*ward"):
         ward.read({"format": "installed", "reader": "none"}, {})
@@ -77,6 +101,7 @@ WITHOUT = """
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class Missing:
