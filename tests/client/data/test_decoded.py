@@ -478,6 +478,8 @@ def test_what_a_library_warns_of_is_shown_by_no_thread(monkeypatch: pytest.Monke
     inside, outside = threading.Event(), threading.Event()
 
     def decode(row: int) -> NDArray[np.float32]:
+        if row not in (0, 64):  # the first of each thread's share
+            return np.zeros(2**14, np.float32)
         if row:
             assert inside.wait(20)  # the first one saved its filters before this one
         with warnings.catch_warnings():
@@ -494,6 +496,6 @@ def test_what_a_library_warns_of_is_shown_by_no_thread(monkeypatch: pytest.Monke
 
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        decoded(["a", "b"], decode, (2**14,), np.float32, Context(Path()))
+        decoded([str(row) for row in range(128)], decode, (2**14,), np.float32, Context(Path()))
 
     assert not shown
