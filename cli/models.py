@@ -30,7 +30,7 @@ def models() -> None:
         table.add_row("", "tasks", ", ".join(family.tasks))
         table.add_row("", "privacy", "off, or for each patient" if family.private else "off only")
         table.add_row("", "weights", _weights(family))
-        table.add_row("", "settings", Text(settings or "none"))
+        table.add_row("", "[model]", Text(settings or "none"))
         table.add_row()
     output.print(table)
     output.print(f"Weights are of {_examples()}, and two outputs.")
