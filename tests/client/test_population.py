@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedward.client import site as site_module
+from fedward.client import loaded as loaded_module
 from fedward.client.data.records import Records
 from fedward.client.population import population_digest
 from fedward.study.errors import DataError
@@ -94,7 +94,7 @@ def test_a_hospital_hashes_its_records_when_it_reads_them_and_not_in_every_round
         hashed.append(len(found))
         return population_digest(found, state)
 
-    monkeypatch.setattr(site_module, "population_digest", watched)
+    monkeypatch.setattr(loaded_module, "population_digest", watched)
     site = house.site(**DECLARED)
     for number in (1, 2, 3):
         vector_from(site, training(private, number))

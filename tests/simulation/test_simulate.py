@@ -348,7 +348,7 @@ def test_a_run_that_could_not_start_leaves_nothing_and_can_be_repeated_with_the_
         assert str(data) in caught.value.line()
         assert not out.exists() or not list(out.iterdir())
     with pytest.raises(StudyError, match=r"model\.name"):
-        run(study_of(model={"name": "transformer"}), out, table)
+        run(study_of(model={"name": "oracle"}), out, table)
 
     assert run(study_of(), out, table).metrics.federated.records > 0
 
