@@ -94,11 +94,12 @@ def roster_digest(hospital: HospitalFile, folder: Path) -> str:
         folder: The folder of that file, which its paths are relative to.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: The file is there and cannot be read.
     """
     if hospital.consortium is None:
         return ""
-    return hashlib.sha256(_document(folder / hospital.consortium.roster)).hexdigest()
+    path = folder / hospital.consortium.roster
+    return hashlib.sha256(_document(path)).hexdigest() if path.exists() else ""
 
 
 def consortium_of(hospital: HospitalFile) -> Consortium:

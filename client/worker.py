@@ -104,9 +104,14 @@ class Worker:
         try:
             with self._alarm(_START, "it needed longer to start"):
                 pipe = self._await_ready()
+            began = time.monotonic()
             with self._alarm(most, "it took longer"):
                 pipe = self._give(letter, pipe)
-                return Letter.read(pipe.recv_bytes)
+                answer = Letter.read(pipe.recv_bytes)
+            if time.monotonic() - began > most:  # the alarm may be late; the deadline is not
+                self.kill(f"it took longer than {most:g} s")
+                raise EOFError
+            return answer
         except (EOFError, OSError):
             raise WorkerLost(self._end(), todo="see this hospital's log") from None
 
