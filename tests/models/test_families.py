@@ -20,6 +20,7 @@ from fedward.models import flat
 from fedward.models.inputs import inputs_of
 from fedward.models.registry import FAMILIES, build
 from fedward.models.task import task_of
+from fedward.privacy.gradients.hooks import opacus_form
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.precision import FLOAT32
 from fedward.privacy.private_model import refuse_unprotected
@@ -257,7 +258,8 @@ def test_each_record_s_gradient_is_what_it_is_alone(case: Case, study_with: Stud
         for layer in network.modules():
             if not list(layer.parameters()):  # dropout and drawn codes are another each time
                 layer.eval()
-    hooked = FLOAT32.apart(copy.deepcopy(model))
+    watched = copy.deepcopy(model)
+    hooked = FLOAT32.apart(opacus_form(watched))  # of the same parameters
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -267,7 +269,7 @@ def test_each_record_s_gradient_is_what_it_is_alone(case: Case, study_with: Stud
         alone.zero_grad()
         one = slice(place, place + 1)
         task.loss(alone(inputs[one]), in_double(truth[one])).sum().backward()
-        for (name, p), q in zip(alone.named_parameters(), hooked.parameters(), strict=True):
+        for (name, p), q in zip(alone.named_parameters(), watched.parameters(), strict=True):
             assert p.grad is not None, name
             found: Tensor = vars(q)["grad_sample"][place]
             torch.testing.assert_close(found, p.grad, atol=1e-7, rtol=1e-5, msg=name)

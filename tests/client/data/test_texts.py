@@ -90,7 +90,7 @@ def test_the_check_tells_lengths_cuts_and_what_is_unknown(ward: Ward) -> None:
 
     found = ward.check(
         {"format": "csv", "path": "t.csv", "patient": "record"},
-        {"data": {**TEXT, "vocabulary": PIECES}},
+        {"data": {**TEXT, "vocabulary": PIECES}, "model": {"name": "bag_of_tokens"}},
     )
 
     told = dict(found.facts)
