@@ -103,6 +103,12 @@ def _values(dataset: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - 
             todo=f"it is damaged, or needs another: {missing}" if missing else "export it anew",
             where=str(head.path),
         ) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what decoders written in Rust raise
+            raise
+        raise Unreadable(
+            "a decoder broke off at these pixels", todo="export it anew", where=str(head.path)
+        ) from None
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(array, dataset)
         return _Values(colours, 0, 2.0 ** (8 * colours.dtype.itemsize) - 1)
