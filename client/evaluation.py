@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fedward.client.data.records import Records
-from fedward.models.noised_task import NoisedClassification
-from fedward.models.task import Sums, Task
+from fedward.models.tasks.any_task import Sums, Task
+from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.privacy.patient_steps import at_most
 from fedward.privacy.precision import FLOAT32, Precision
 from fedward.privacy.secret_stream import SecretStream

@@ -13,9 +13,9 @@ from fedward.client.charging import Patients
 from fedward.client.data.records import Parts, Records
 from fedward.client.population import population_digest
 from fedward.models import flat
-from fedward.models.noised_task import judging_task
 from fedward.models.registry import build
-from fedward.models.task import Task
+from fedward.models.task import task_of
+from fedward.models.tasks.any_task import Task
 from fedward.privacy.gradients.source import Gradients
 from fedward.privacy.precision import Precision, refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
@@ -85,7 +85,7 @@ def ready(
         patients = _patients(state, parts["train"], *judging)  # once: images take a while
     return Loaded(
         study=study,
-        task=judging_task(study),
+        task=task_of(study),
         model=model.to(device),
         parts={part: records.to(device) for part, records in parts.items()},
         patients=patients,

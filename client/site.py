@@ -42,8 +42,8 @@ from fedward.client.spending import Counted, note_spent
 from fedward.client.summing import Summing, make_summing
 from fedward.client.training import train
 from fedward.models import flat
-from fedward.models.noised_task import NoisedClassification
-from fedward.models.task import Sums
+from fedward.models.tasks.any_task import Sums
+from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision

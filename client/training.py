@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from fedward.client.data.records import Records
-from fedward.models.task import Task
+from fedward.models.tasks.any_task import Task
 from fedward.privacy.steps import LocalSteps
 from fedward.study.aggregation import FedProx
 from fedward.study.errors import TrainingError

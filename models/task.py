@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fedward.models.tasks.any_task import Sums, Task
-from fedward.models.tasks.classification import Classification, log_odds_of
+from fedward.models.tasks.any_task import Task
+from fedward.models.tasks.classification import Classification
 from fedward.models.tasks.multilabel import Multilabel
+from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.models.tasks.reconstruction import Reconstruction
 from fedward.models.tasks.regression import Regression
 from fedward.models.tasks.segmentation import Segmentation
@@ -21,17 +22,18 @@ from fedward.study.task import (
     SurvivalTask,
 )
 
-__all__ = ["Classification", "Sums", "Task", "log_odds_of", "task_of"]
-
 
 def task_of(study: Study) -> Task:
-    """The loss and the metrics of a study.
+    """The loss and the metrics of a study, with noise in its evaluation where it asks for it.
 
     Raises:
         StudyError: The task cannot be learnt with privacy on.
     """
     match study.task:
         case ClassTask():
+            privacy, noise = study.privacy, study.evaluation_noise
+            if isinstance(privacy, LocalPrivacy) and noise is not None:
+                return NoisedClassification(study.task, privacy, noise)
             return Classification(study.task)
         case MultilabelTask():
             return Multilabel(study.task)

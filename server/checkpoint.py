@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedward.models.task import Sums
+from fedward.models.tasks.any_task import Sums
 from fedward.privacy.whole_file import OWNERS, keep_names, write_to_disk
 from fedward.server.durable import cannot_write
 from fedward.server.events import Refused, RoundFinished, RoundLost

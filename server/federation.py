@@ -18,9 +18,10 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedward.models import flat
-from fedward.models.noised_task import NoisedClassification, judging_task
 from fedward.models.registry import build, settled
-from fedward.models.task import Sums
+from fedward.models.task import task_of
+from fedward.models.tasks.any_task import Sums
+from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of, scaling_of
@@ -109,7 +110,7 @@ class Federation:
         self._offering: Offering = offering or NoOffer()
         self._heed = heed
         self._digest = study.digest()
-        self._task = judging_task(study)
+        self._task = task_of(study)
         self._fewest = study.participation.fewest
         self._optimizer = ServerOptimizer(study.aggregation)
         self._checkpoints = None if folder is None else Checkpoints(folder)

@@ -24,8 +24,8 @@ from fedward.client.hospital import HospitalFile, read_hospital
 from fedward.client.loaded import Loaded
 from fedward.client.site import Site
 from fedward.models import flat
-from fedward.models.noised_task import judging_task
 from fedward.models.registry import build, settled
+from fedward.models.task import task_of
 from fedward.privacy.attendance import LEAST_CHANCE, Attendance
 from fedward.privacy.audit import (
     canaries_for,
@@ -280,7 +280,7 @@ def _train(
     nobody = everybody.first(0)
     site.keep(alone, {"train": everybody, "validation": nobody, "test": nobody})
     model = flat.flatten(build(alone, seed=seed))
-    task = judging_task(alone)
+    task = task_of(alone)
     layout = Layout(len(model), task.size, task.reals)
     for number in range(1, study.training.rounds + 1):
         model = model + _update(site, TrainRequest(alone.digest(), _RUN, number, model), layout)

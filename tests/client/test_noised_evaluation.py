@@ -21,8 +21,9 @@ from fedward.client.budget import spent as budget
 from fedward.client.data.records import Records
 from fedward.client.evaluation import patient_sums
 from fedward.client.site import Site
-from fedward.models.noised_task import NoisedClassification, judging_task
 from fedward.models.registry import build
+from fedward.models.task import task_of
+from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.contribution import Layout
 from fedward.privacy.ledger import EVALUATION, MECHANISM
@@ -65,7 +66,7 @@ def noised(plain_study: StudyWith, house: House) -> Study:
 
 
 def task(study: Study) -> NoisedClassification:
-    found = judging_task(study)
+    found = task_of(study)
     assert isinstance(found, NoisedClassification)
     return found
 

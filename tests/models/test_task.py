@@ -20,7 +20,8 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from fedward.models.scores import BINS
-from fedward.models.task import Classification, task_of
+from fedward.models.task import task_of
+from fedward.models.tasks.classification import Classification
 from fedward.study.study import Study
 
 StudyWith = Callable[[Mapping[str, object]], Study]

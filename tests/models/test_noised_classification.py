@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedward.models.noised_task import NoisedClassification, _nearest, judging_task
-from fedward.models.task import Classification, task_of
+from fedward.models.task import task_of
+from fedward.models.tasks.classification import Classification
+from fedward.models.tasks.noised_classification import NoisedClassification, _nearest
 from fedward.privacy.contribution import Layout, judged
 from fedward.privacy.encoding import Encoding
 from fedward.privacy.statistics import clipped_sum
@@ -41,7 +42,7 @@ def task(study_with: StudyWith) -> Callable[..., NoisedClassification]:
     """The task of a study with noise in its evaluation, as it is changed."""
 
     def made(changes: Mapping[str, object] | None = None) -> NoisedClassification:
-        found = judging_task(study_with({"privacy": PRIVATE, **(changes or {})}))
+        found = task_of(study_with({"privacy": PRIVATE, **(changes or {})}))
         assert isinstance(found, NoisedClassification)
         return found
 
@@ -65,8 +66,8 @@ def exact(task: NoisedClassification, logits: Tensor, labels: Tensor) -> Array:
 def test_only_a_study_that_asks_for_noise_has_such_a_task(study_with: StudyWith) -> None:
     silent = {k: v for k, v in PRIVATE.items() if k != "evaluation_noise_multiplier"}
 
-    assert type(judging_task(study_with({}))) is Classification
-    assert type(judging_task(study_with({"privacy": silent}))) is Classification
+    assert type(task_of(study_with({}))) is Classification
+    assert type(task_of(study_with({"privacy": silent}))) is Classification
 
 
 def test_the_norm_is_the_root_of_the_number_of_blocks(

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fedward.models import scores
-from fedward.models.task import Classification, Sums, Task, log_odds_of, task_of
+from fedward.models.tasks.any_task import Sums
+from fedward.models.tasks.classification import Classification, log_odds_of
 from fedward.study.privacy import LocalPrivacy
-from fedward.study.study import Study
 from fedward.study.task import ClassTask
 
 _TIMES_UNKNOWING = 4  # the bound of a loss, in units of the loss of a model that knows nothing
@@ -133,18 +133,6 @@ class NoisedClassification(Classification):
                 _nearest(own, float(of_class[positive])),
             ]
         return np.concatenate(blocks)
-
-
-def judging_task(study: Study) -> Task:
-    """The study's task, with noise in its evaluation where the study asks for it.
-
-    Raises:
-        StudyError: Nothing learns this task.
-    """
-    privacy, noise, task = study.privacy, study.evaluation_noise, study.task
-    if not isinstance(privacy, LocalPrivacy) or noise is None or not isinstance(task, ClassTask):
-        return task_of(study)
-    return NoisedClassification(task, privacy, noise)
 
 
 def _nearest(values: Sums, total: float) -> Sums:
