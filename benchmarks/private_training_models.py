@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedward.models import small_cnn
+from fedward.models.inputs import Inputs
 
 
 class Recurrent(nn.Module):
@@ -77,7 +78,7 @@ def _series(count: int) -> Tensor:
 
 CASES = {
     "small CNN, 28 x 28": Case(
-        lambda: small_cnn.build(small_cnn.Settings(), (1, 28, 28), 2),
+        lambda: small_cnn.build(small_cnn.Settings(), Inputs("image", (1, 28, 28)), 2),
         lambda count: torch.randn(count, 1, 28, 28),
         64,
         2,

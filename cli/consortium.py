@@ -13,6 +13,7 @@ from rich.text import Text
 from fedward.cli.console import output
 from fedward.cli.fingerprint import confirm
 from fedward.cli.given_file import faults_of
+from fedward.cli.options import StudyFile
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -95,7 +96,7 @@ def expel(
 
 @app.command()
 def sign(
-    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    study: StudyFile,
     *,
     out: _Out = None,
     consortium: _Folder = _HERE,

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from fedward.cli.console import messages, output
+from fedward.cli.options import Seed, StudyFile
 from fedward.cli.study_file import whole_study
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Try whether a study is as private 
 def audit(
     context: typer.Context,
     *,
-    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    study: StudyFile,
     data: Annotated[Path | None, typer.Option(help="The data set, as for simulate.")] = None,
     canaries: Annotated[
         int, typer.Option(min=2, max=5000, help="Invented patients, of whom half are trained on.")
@@ -35,9 +36,7 @@ def audit(
             help="Records of each canary; by default as many as the study lets into a step.",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn.")
-    ] = 0,
+    seed: Seed = 0,
     epsilon: Annotated[
         float | None,
         typer.Option(min=0.01, max=50, help="Budget to calibrate the noise to, not the study's."),

@@ -8,18 +8,17 @@ from typing import Annotated
 import typer
 
 from fedward.cli.console import messages, output
+from fedward.cli.options import HowMany, StudyFile
 from fedward.cli.study_file import whole_study
 from fedward.study.errors import OptionError
 
 
 def split(
     *,
-    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    study: StudyFile,
     out: Annotated[Path, typer.Option(help="Folder for the hospitals; must be new.")],
     data: Annotated[Path | None, typer.Option(help="The data set, as for simulate.")] = None,
-    hospitals: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
-    ] = None,
+    hospitals: HowMany = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the split.")] = 0,
 ) -> None:
     """Divide a data set among pretended hospitals.

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward.cli.console import messages, output
+from fedward.cli.options import DataSet, HowMany, Seed, StudyFile
 from fedward.cli.study_file import whole_study
 
 if TYPE_CHECKING:
@@ -20,17 +21,10 @@ if TYPE_CHECKING:
 def stats(
     context: typer.Context,
     *,
-    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="The data set: a file, or a folder with one folder or file a hospital."),
-    ] = None,
-    hospitals: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Hospitals, instead of the study's.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn.")
-    ] = 0,
+    study: StudyFile,
+    data: DataSet = None,
+    hospitals: HowMany = None,
+    seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Also write the table to this new JSON file.")
     ] = None,

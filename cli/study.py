@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import tomli_w
 import typer
 
 from fedward.cli.console import output
+from fedward.cli.options import StudyFile
 from fedward.cli.study_file import whole_study
 
 app = typer.Typer(no_args_is_help=True, help="Check a study file, show it in full, or its digest.")
-_File = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
 
 
 @app.command()
-def check(study: _File) -> None:
+def check(study: StudyFile) -> None:
     """Read a study and say what is wrong with it, or how large its model is."""
     contract, size = whole_study(study)
     output.print(f"{study}: good. Model {contract.model.name}: {size} parameters.")
@@ -24,14 +21,14 @@ def check(study: _File) -> None:
 
 
 @app.command()
-def digest(study: _File) -> None:
+def digest(study: StudyFile) -> None:
     """Print the digest by which hospitals approve a study (SHA-256 of its canonical form)."""
     contract, _ = whole_study(study)
     output.print(contract.digest())
 
 
 @app.command()
-def show(study: _File) -> None:
+def show(study: StudyFile) -> None:
     """Print a study with every default filled in."""
     contract, _ = whole_study(study)
     output.print(tomli_w.dumps(contract.model_dump(mode="json", exclude_none=True)))
