@@ -40,6 +40,11 @@ class _Sum(Frozen):
         """What no hospital's weight is above; public."""
         return 1 if self.weighting == "uniform" else self.max_records
 
+    @property
+    def vectors(self) -> int:
+        """How many vectors of the model's length travel in a round, each way."""
+        return 1
+
 
 class _Mean(_Sum):
     """A strategy that needs nothing but the mean."""
@@ -56,6 +61,56 @@ class FedProx(_Mean):
 
     strategy: Literal["fedprox"]
     proximal_mu: Annotated[float, Field(ge=0)]
+
+
+class Scaffold(_Mean):
+    """Control variates against client drift (Karimireddy et al. 2020, algorithm 1, option II).
+
+    A hospital's weight is the same as any other's, as in the paper: c is then the mean of all c_i.
+
+    Attributes:
+        server_learning_rate: The paper's eta_g.
+    """
+
+    strategy: Literal["scaffold"]
+    weighting: Literal["uniform"] = "uniform"
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def vectors(self) -> int:
+        """The model and the control variate."""
+        return 2
+
+
+class FedBN(_Mean):
+    """The mean of all but the normalisation layers, which stay at home (Li et al. 2021, FedBN)."""
+
+    strategy: Literal["fedbn"]
+
+
+class FedPer(_Mean):
+    """The mean of the body; the last layers are each hospital's own (Arivazhagan et al. 2019).
+
+    Body and head are trained together, as in FedPer's algorithm 1, and not in turns (FedRep).
+
+    Attributes:
+        head_layers: How many of the last layers that have weights stay (the paper's K_P); with 0
+            it is FedAvg.
+    """
+
+    strategy: Literal["fedper"]
+    head_layers: Annotated[int, Field(ge=0, le=1000)] = 1
+
+
+class Ditto(_Mean):
+    """The mean, and beside it a model of each hospital's own (Li et al. 2021, Ditto, algorithm 1).
+
+    Attributes:
+        proximal_lambda: How strongly a personal model is pulled to the global one.
+    """
+
+    strategy: Literal["ditto"]
+    proximal_lambda: Annotated[float, Field(ge=0)]
 
 
 class FedAvgM(_Mean):
@@ -199,6 +254,10 @@ Robust = FedMedian | FedTrimmedAvg | Krum | Bulyan
 Aggregation = (
     FedAvg
     | FedProx
+    | Scaffold
+    | FedBN
+    | FedPer
+    | Ditto
     | FedAvgM
     | FedAdagrad
     | FedAdam

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from fedward.study.frozen import Frozen
 from fedward.study.parts import GivenParts, HashedParts, PartsRule
+from fedward.study.statistics import Measured, Statistics
 
 Scalar = bool | int | float | str
 Label = str | tuple[str, ...]
@@ -26,38 +27,6 @@ def label_text(label: object) -> str:
     return str(int(number)) if number.is_integer() else text
 
 
-class Measured(NamedTuple):
-    """A feature whose center and scale are measured.
-
-    Attributes:
-        name: Of the column.
-        place: Of its value among the inputs.
-        absent: Place of the input that says that there is no value; None if there always is one.
-        low: Least value.
-        high: Largest value.
-        center: Subtracted when it was read.
-        scale: Divided by, after that.
-    """
-
-    name: str
-    place: int
-    absent: int | None
-    low: float
-    high: float
-    center: float = 0.0
-    scale: float = 1.0
-
-    @property
-    def middle(self) -> float:
-        """Of the bounds."""
-        return self.low + self.half
-
-    @property
-    def half(self) -> float:
-        """Half the distance of the bounds."""
-        return (self.high - self.low) / 2
-
-
 class AnyData(Frozen):
     """What every kind of data has in common.
 
@@ -68,11 +37,14 @@ class AnyData(Frozen):
         duplicates: What to do with a record whose inputs are another's, number for number: `keep`,
             or `drop` all but the first (counted and said), so that none is both learnt from and
             judged on. Not with privacy on: whether a patient is there would change others' records.
+        statistics: A table over all hospitals, told by itself or before the first round; none if
+            left out.
     """
 
     class_values: tuple[tuple[Scalar, ...], ...] | None = None
     parts: Annotated[PartsRule, Field(discriminator="by")] = HashedParts()
     duplicates: Literal["keep", "drop"] = "keep"
+    statistics: Statistics | None = None
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -91,9 +63,27 @@ class AnyData(Frozen):
         return ()
 
     @property
+    def spanned(self) -> tuple[Measured, ...]:
+        """What else there are histograms of, in order: columns with a span, or summaries."""
+        return ()
+
+    @property
+    def wants_span(self) -> bool:
+        """Whether only the study can say between which values its data lie."""
+        return False
+
+    @property
     def summed(self) -> bool:
         """Whether sums over patients leave before the first round."""
-        return bool(self.measured)
+        return bool(self.measured) or self.statistics is not None
+
+    @model_validator(mode="after")
+    def _a_span_where_nobody_else_knows(self) -> AnyData:
+        if self.statistics is None or self.wants_span == (self.statistics.span is not None):
+            return self
+        if self.wants_span:
+            raise ValueError("a span in statistics: least and largest value as the model sees them")
+        raise ValueError("no span in statistics: this kind of data has bounds of its own")
 
     @model_validator(mode="after")
     def _one_class_a_label(self) -> AnyData:

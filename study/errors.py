@@ -9,6 +9,7 @@
     │   ├── OptionError               an option of a command
     │   └── MissingExtra              a package that is not installed
     ├── TrainingError                 a hospital could not finish its local work
+    ├── ExportError                   a model would not do the same in another format
     ├── AuditError                    patients lose more privacy than is charged
     ├── RefusedError                  a hospital said no, and may
     │   └── BudgetError               its privacy budget does not allow it
@@ -121,6 +122,10 @@ class MissingExtra(InputError):  # noqa: N818 - reads as the fact that it states
 
 class TrainingError(FedwardError):
     """A hospital could not finish its local work."""
+
+
+class ExportError(FedwardError):
+    """A model cannot be written in another format, or would not do the same there."""
 
 
 class AuditError(FedwardError):

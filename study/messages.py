@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -109,10 +109,12 @@ class TrainRequest:
         study: Digest of the study.
         run: Name of the run.
         round: From 1.
-        model: The round's model, shape (d,), float32.
+        model: The round's model, shape (d,), float32; with SCAFFOLD the control variate follows.
         monitor: The part whose metric sums ride on the answer; none if None.
         invitation: Whom the sum is over; None where it is plain.
         scaling: What was measured; None in a study that measures nothing.
+        counted: For an algorithm whose hospitals remember what they added, each hospital's last
+            round that came into a sum, by its name; it goes on from there.
         version: Of Fedward at the server.
     """
 
@@ -123,6 +125,7 @@ class TrainRequest:
     monitor: Part | None = None
     invitation: Invitation | None = None
     scaling: Scaling | None = None
+    counted: Mapping[str, int] = field(default_factory=dict)
     version: str = VERSION
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fedward.study.any_data import AnyData, Label
 from fedward.study.origins import Index, Origin, refuse_leaky
+from fedward.study.statistics import Measured, Range, shares, summaries
 from fedward.study.table_data import origins_of_labels
 
 _WITHOUT_TIME = ("age", "gender", "deceased", "onset")
@@ -69,3 +70,15 @@ class SeriesData(AnyData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one record as the model sees it: channels, time."""
         return (2 * len(self.features), self.bins)
+
+    @property
+    def wants_span(self) -> bool:
+        """Features may be in any unit."""
+        return True
+
+    @property
+    def spanned(self) -> tuple[Measured, ...]:
+        """What sums up each feature, scaled as the model sees it, and the share of bins with it."""
+        low, high = (self.statistics and self.statistics.span) or (0.0, 1.0)
+        values = summaries(Range(name, low, high) for name in self.features)
+        return (*values, *shares([f"{name} there" for name in self.features], after=len(values)))

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fedward.study.any_data import AnyData, Label
 from fedward.study.frozen import Frozen
+from fedward.study.statistics import Measured, Range, summaries
 
 
 class Band(Frozen):
@@ -86,6 +87,9 @@ class SignalData(AnyData):
         band: Filter, applied to the whole recording before it is resampled and cut.
         center: Subtracted from each channel, in its own unit; one for each channel.
         scale: Divided by, after that; one for each channel.
+        rhythm: Whether a record has one more channel, the same at all its samples: the logarithm
+            to base 2 of the time since the annotation before its own over the time until the one
+            after, at most 2 either way; 0 where there is none on one side.
         label: Column of the label in the hospital's table, or several.
     """
 
@@ -100,6 +104,7 @@ class SignalData(AnyData):
     band: Band | None = None
     center: tuple[float, ...] | None = None
     scale: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    rhythm: bool = False
     label: Label = "label"
 
     @model_validator(mode="after")
@@ -117,9 +122,24 @@ class SignalData(AnyData):
             raise ValueError("the band's edges below half the rate")
         if isinstance(self.cut, Around) and self.cut.before > self.length:
             raise ValueError("cut.before <= length")
+        if self.rhythm and isinstance(self.cut, Sliding):
+            raise ValueError("rhythm only where a record is of one annotation, or of one signal")
         return self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one record as the model sees it: channels, time."""
-        return (len(self.channels) + (self.shorter == "pad"), self.length)
+        """Shape of one record as the model sees it: channels, rhythm, padding; time."""
+        more = self.rhythm + (self.shorter == "pad")
+        return (len(self.channels) + more, self.length)
+
+    @property
+    def wants_span(self) -> bool:
+        """Channels may be in any unit."""
+        return True
+
+    @property
+    def spanned(self) -> tuple[Measured, ...]:
+        """What sums up each channel, scaled as the model sees it."""
+        low, high = (self.statistics and self.statistics.span) or (0.0, 1.0)
+        several = len(self.channels) > 1
+        return summaries(Range(name if several else "", low, high) for name in self.channels)

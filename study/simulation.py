@@ -56,6 +56,7 @@ class Simulation(Frozen):
         site: Column of `site`.
         files: For `folders`: the hospital's name and its file, below the data's path.
         source: What each `hospital.toml` says about its data beside the path.
+        sources: For `folders`: what a hospital's file says beyond that, by the hospital's name.
         download: Where the data can be had from.
         drop: Probability with which any message after the first is lost, before the hospital's
             work or after it.
@@ -68,6 +69,7 @@ class Simulation(Frozen):
     site: str | None = None
     files: dict[str, str] | None = None
     source: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = Field(default_factory=dict)
     download: Download | None = None
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     failures: tuple[Failure, ...] = ()
@@ -80,4 +82,6 @@ class Simulation(Frozen):
             raise ValueError("shares when split is quantity")
         if self.files is not None and self.split != "folders":
             raise ValueError("files only when split is folders")
+        if strange := [name for name in self.sources if name not in (self.files or {})]:
+            raise ValueError(f"sources only of hospitals that files names, not {strange[0]!r}")
         return self

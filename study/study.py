@@ -2,33 +2,47 @@
 
 A study is a TOML file with one table for each question that a hospital asks: what is learnt
 (`task`), by which network (`model`), from what (`data`), how (`training`), how the updates are put
-together (`aggregation`), what protects the patients (`privacy`) and who takes part
-(`participation`). The table `simulation` belongs to researchers: it says how one data set is
-divided among pretended hospitals, and is no part of the contract or its digest.
+together (`aggregation`), what protects the patients (`privacy`), who takes part (`participation`)
+and what else is told of the final model (`evaluation`). The table `simulation` belongs to
+researchers: it says how one data set is divided among pretended hospitals, and is no part of the
+contract or its digest.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from fedward.study.aggregation import Aggregation, FedAvg, QFedAvg, Robust
+from fedward.study.aggregation import (
+    Aggregation,
+    Ditto,
+    FedAvg,
+    FedBN,
+    FedPer,
+    QFedAvg,
+    Robust,
+    Scaffold,
+)
+from fedward.study.contract import agreed, canonical
 from fedward.study.data import Data
+from fedward.study.early_stopping import METRICS, NOT_OF_NOISY_SUMS
 from fedward.study.errors import StudyError, printable
+from fedward.study.evaluation import Evaluation
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
+from fedward.study.image_data import ImageData
 from fedward.study.messages import Part
+from fedward.study.participation import Participation
 from fedward.study.parts import StratifiedParts
 from fedward.study.privacy import LocalPrivacy, NoPrivacy, Privacy
 from fedward.study.simulation import Simulation
-from fedward.study.task import ClassTask, Task
-from fedward.study.threshold import colluders_nearby, neighbourhood, shares_needed
+from fedward.study.sums import refuse_impossible_sums, sums_sentence
+from fedward.study.task import ClassTask, GenerationTask, Task
+from fedward.study.training import Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -38,10 +52,20 @@ Setting = _Plain | tuple[_Plain, ...]
 
 
 class About(Frozen):
-    """What the study is called, and the version of the file format that it is written in."""
+    """What the study is called, what its model is for, and the version of the file format.
+
+    Attributes:
+        name: Short, for programs.
+        title: For people.
+        intended_use: What the model is meant for, and for whom; for reports and the model's card.
+        limits: What it is not meant for, or was not tried on, a sentence each.
+        format: Of the file.
+    """
 
     name: Name
     title: str = ""
+    intended_use: str = ""
+    limits: tuple[str, ...] = ()
     format: Annotated[int, Field(ge=1, le=1)] = 1
 
 
@@ -59,87 +83,6 @@ class ModelChoice(BaseModel):
         return dict(self.__pydantic_extra__)
 
 
-class Training(Frozen):
-    """What a hospital does with its own records in one round.
-
-    Attributes:
-        rounds: Rounds of the whole run.
-        local_epochs: Passes over the hospital's records in one round. With privacy on, a pass is
-            1 over the sampling rate steps.
-        local_steps: Steps in one round, instead of passes.
-        batch_size: Records in a step, or `all`. With privacy on the sampling rate takes its place.
-        optimizer: The hospital's optimizer; its state starts anew in each round.
-        learning_rate: Step size of the first round.
-        schedule: `constant`, or `cosine`: the step size falls over the rounds, from the first's to
-            nearly nothing, along half a cosine (Loshchilov and Hutter 2017, eq. 5).
-        momentum: Momentum of `sgd`.
-        weight_decay: L2 penalty on matrices and kernels, not on biases (decoupled in `adamw`).
-    """
-
-    rounds: Annotated[int, Field(ge=1, le=100_000)]
-    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = 32
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)]
-    schedule: Literal["constant", "cosine"] = "constant"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Training:
-        if (self.local_epochs is None) == (self.local_steps is None):
-            raise ValueError("exactly one of local_epochs and local_steps")
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum only with optimizer sgd, not {self.optimizer}")
-        return self
-
-    def learning_rate_of(self, server_round: int) -> float:
-        """Step size in a round, counted from 1."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        done = (server_round - 1) / self.rounds
-        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
-
-
-class Participation(Frozen):
-    """Who takes part.
-
-    Attributes:
-        hospitals: Hospitals in the federation.
-        invited: Hospitals asked in each round, drawn at random; all of them if left out.
-        min_hospitals: Fewest answers with which a round counts; all that were invited if left out.
-        wait_seconds: How long to wait for hospitals before the first round.
-        deadline_seconds: How long one exchange may take before late answers are dropped.
-    """
-
-    hospitals: Annotated[int, Field(ge=1, le=100_000)]
-    invited: Annotated[int, Field(ge=1)] | None = None
-    min_hospitals: Annotated[int, Field(ge=1)] | None = None
-    wait_seconds: Annotated[float, Field(gt=0)] = 600.0
-    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
-
-    @model_validator(mode="after")
-    def _numbers_fit(self) -> Participation:
-        if self.asked > self.hospitals:
-            raise ValueError(f"invited <= hospitals, but {self.asked} > {self.hospitals}")
-        if self.fewest > self.asked:
-            raise ValueError(
-                f"min_hospitals <= hospitals asked in a round, but {self.fewest} > {self.asked}"
-            )
-        return self
-
-    @property
-    def asked(self) -> int:
-        """Hospitals asked in each round."""
-        return self.hospitals if self.invited is None else self.invited
-
-    @property
-    def fewest(self) -> int:
-        """Fewest answers with which a round counts."""
-        return self.asked if self.min_hospitals is None else self.min_hospitals
-
-
 class Study(Frozen):
     """A whole study, read and checked."""
 
@@ -151,6 +94,7 @@ class Study(Frozen):
     aggregation: Annotated[Aggregation, Field(discriminator="strategy")] = FedAvg()
     privacy: Annotated[Privacy, Field(discriminator="mode")] = NoPrivacy()
     participation: Participation
+    evaluation: Evaluation | None = None
     simulation: Simulation = Simulation()
 
     @model_validator(mode="after")
@@ -172,6 +116,49 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _can_be_evaluated(self) -> Study:
+        if self.evaluation is None:
+            return self
+        if isinstance(self.task, GenerationTask):
+            raise ValueError("no evaluation table for a generation task: it judges no records")
+        if self.evaluation_noise is not None:
+            raise ValueError(
+                "no evaluation table beside privacy.evaluation_noise_multiplier: subgroups and "
+                "replicates would leave without the noise that is charged"
+            )
+        if isinstance(self.privacy, LocalPrivacy) and not self.aggregation.secure:
+            raise ValueError(
+                "aggregation.secure = true for an evaluation table in a private study: its sums "
+                "are exact, and nobody may read those of one hospital"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_stop_early(self) -> Study:
+        terms = self.training.early_stopping
+        if terms is None:
+            return self
+        if not self.data.validated:
+            raise ValueError(
+                "training.early_stopping needs data.parts.validation > 0: a run that were ended by "
+                "the test part would be judged by what chose it"
+            )
+        if self.personal:
+            raise ValueError(
+                "no training.early_stopping where hospitals keep a model of their own: it is the "
+                "last round's, whichever round the server goes back to"
+            )
+        known = METRICS[self.task.kind]
+        if self.evaluation_noise is not None:
+            known = tuple(name for name in known if name not in NOT_OF_NOISY_SUMS)
+        if terms.metric not in known:
+            raise ValueError(
+                f"training.early_stopping.metric of {', '.join(known)} for this study, not "
+                f"{terms.metric}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_fit(self) -> Study:
         given, needed = len(self.data.label_columns), self.task.label_columns
         if given != needed:
@@ -182,10 +169,31 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _images_can_be_made(self) -> Study:
+        if not isinstance(self.task, GenerationTask):
+            return self
+        data = self.data
+        if not isinstance(data, ImageData) or len(data.shape) != 3 or data.shape[0] not in {1, 3}:
+            raise ValueError("images of 1 or 3 channels, and no volumes, for a generation task")
+        if (data.center, data.scale) != (0.5, 0.5):
+            raise ValueError("data.center = 0.5 and data.scale = 0.5 for a generation task")
+        if data.augmentation is not None:
+            raise ValueError(
+                "no data.augmentation for a generation task: real images would be varied and made "
+                "ones not, by which alone they could be told apart"
+            )
+        if self.personal or isinstance(self.aggregation, Scaffold | Robust):
+            raise ValueError(
+                "a strategy of one common model and its mean for a generation task, not "
+                f"{self.aggregation.strategy} or fine-tuning"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _aggregation_can_work(self) -> Study:
         terms, fewest = self.aggregation, self.participation.fewest
         if terms.secure:
-            _refuse_impossible_sums(self)
+            refuse_impossible_sums(terms, self.participation)
         if isinstance(terms, Robust) and fewest < terms.fewest:
             raise ValueError(
                 f"participation.min_hospitals >= {terms.fewest} for strategy {terms.strategy}, not "
@@ -196,6 +204,43 @@ class Study(Frozen):
                 "privacy off for strategy qfedavg: its weights tell the training records' loss"
             )
         return self
+
+    @model_validator(mode="after")
+    def _control_variates_are_mean_gradients(self) -> Study:
+        training = self.training
+        if isinstance(self.aggregation, Scaffold) and (
+            training.optimizer != "sgd" or training.momentum
+        ):
+            raise ValueError(
+                "training.optimizer sgd without momentum for strategy scaffold: only then the way "
+                "of a round is its mean gradient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_personal_model_and_not_private(self) -> Study:
+        kinds = [
+            *(["strategy ditto"] if isinstance(self.aggregation, Ditto) else []),
+            *(["training.fine_tuning"] if self.training.fine_tuning is not None else []),
+        ]
+        if kinds and self.privacy.mode != "off":
+            raise ValueError(
+                f"privacy off for {kinds[0]}: what trains the personal model looks at the records "
+                "again, without noise, and figures of that model leave"
+            )
+        if len(kinds) > 1:
+            raise ValueError("one personal model: strategy ditto or training.fine_tuning")
+        return self
+
+    @property
+    def judged_models(self) -> int:
+        """How many models a hospital judges in the end: the global one, and perhaps its own."""
+        return 2 if isinstance(self.aggregation, Ditto) or self.training.fine_tuning else 1
+
+    @property
+    def personal(self) -> bool:
+        """Whether each hospital ends with a model that nobody else has."""
+        return self.judged_models > 1 or isinstance(self.aggregation, FedBN | FedPer)
 
     def judging_round(self, part: Part) -> int:
         """Number of the exchange that judges the final model on a part, each part once."""
@@ -214,21 +259,7 @@ class Study(Frozen):
 
     def sums_sentence(self) -> str:
         """Who can read what leaves a hospital, in a sentence for people."""
-        terms, asked = self.aggregation, self.participation.asked
-        if not terms.secure:
-            return (
-                "Sums are plain (secure = false): whoever runs the aggregator can read each "
-                "hospital's update and metrics."
-            )
-        needed = shares_needed(
-            hospitals=asked, colluding=terms.colluding, min_honest=terms.min_honest
-        )
-        fewest = max(needed, self.participation.fewest)
-        aside = f", even if {terms.colluding} side with it" if terms.colluding else ""
-        return (
-            f"Sums are secure: the aggregator reads only sums over at least {fewest} of the "
-            f"hospitals{aside}."
-        )
+        return sums_sentence(self.aggregation, self.participation)
 
     def contract(self) -> dict[str, Any]:
         """What is agreed on, as JSON values that mean the same study in only one way.
@@ -237,106 +268,18 @@ class Study(Frozen):
         are a list of pairs. The table `simulation` is left out, and so is a key that came later
         than format 1 and says nothing new: what was approved before it came stays approved.
         """
-        contract: dict[str, Any] = _whole(self.model_dump(mode="json", exclude={"simulation"}))
-        for table in (contract["privacy"], contract["data"], *_features(contract)):
-            _leave_out(table, _LATER)
-        if contract["data"]["kind"] == "images":
-            _leave_out(contract["data"], _LATER_OF_IMAGES)
-        if "features" in contract["data"]:
-            contract["data"]["features"] = list(contract["data"]["features"].items())
-        return contract
+        return agreed(self.model_dump(mode="json", exclude={"simulation"}))
 
     def canonical(self) -> bytes:
         """The one form of this study's contract: JSON, keys sorted, no spaces, UTF-8.
 
         Two files that mean the same study have the same canonical form.
         """
-        return json.dumps(
-            self.contract(),
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        ).encode()
+        return canonical(self.contract())
 
     def digest(self) -> str:
         """SHA-256 of the canonical form, as 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical()).hexdigest()
-
-
-# Keys that came later, and what they say where a study was written before them.
-_LATER = {
-    "bounds": None,
-    "clipping": "flat",
-    "duplicates": "keep",
-    "evaluation_noise_multiplier": None,
-    "fhir": None,
-    "fill": None,
-    "index": None,
-    "label_from": None,
-    "omop": None,
-    "scaling": "given",
-    "span": None,
-    "statistics": None,
-    "statistics_noise_multiplier": None,
-}
-
-_LATER_OF_IMAGES = {
-    "label": "label",
-    "resize": "refuse",
-    "unreadable": "refuse",
-    "window": None,
-}
-
-
-def _features(contract: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(contract["data"].get("features", {}).values())
-
-
-def _leave_out(table: dict[str, Any], later: Mapping[str, object]) -> None:
-    for key in [key for key, before in later.items() if key in table and table[key] == before]:
-        del table[key]
-
-
-def _refuse_impossible_sums(study: Study) -> None:
-    """A secure sum that could never be opened, or that would hide nobody, is no study."""
-    terms, who = study.aggregation, study.participation
-    if who.asked == 1:
-        raise ValueError("at least 2 hospitals in a secure sum, or aggregation.secure = false")
-    for hospitals in {who.asked, who.hospitals}:
-        needed = shares_needed(
-            hospitals=hospitals, colluding=terms.colluding, min_honest=terms.min_honest
-        )
-        trains = hospitals == who.asked  # whoever judges is waited for as the threshold needs
-        if trains and who.min_hospitals is not None and who.min_hospitals < needed:
-            near = neighbourhood(hospitals)
-            colluding = colluders_nearby(hospitals=hospitals, colluding=terms.colluding)
-            raise ValueError(
-                f"participation.min_hospitals >= {needed}, not {who.min_hospitals}: of {near} "
-                f"hospitals that share masks, floor(({near} + {colluding} colluding + "
-                f"{terms.min_honest} honest - 1) / 2) + 1 = {needed} must answer, or nobody unmasks"
-            )
-        # A weight is a multiple of 2**-16 in two words, whose low bits leave room for the sum.
-        room = ((2**31 - 1) // hospitals) << (31 - (hospitals - 1).bit_length())
-        if terms.largest_weight * 2**16 > room:
-            raise ValueError(
-                f"aggregation.max_records <= {room // 2**16} with {hospitals} hospitals, not "
-                f"{terms.largest_weight}: the sum of weights must fit its words"
-            )
-    if who.fewest == 2 and not terms.two_hospitals:
-        raise ValueError(
-            "3 hospitals in every secure sum: each of two can subtract its own update and read the "
-            "other's; say aggregation.two_hospitals = true if they may"
-        )
-
-
-def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The same value with 1 in place of 1.0, and 0 in place of -0.0."""
-    if isinstance(value, dict):
-        return {key: _whole(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_whole(entry) for entry in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def parse_study(values: dict[str, Any]) -> Study:

@@ -7,25 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedward.study.any_data import AnyData, Label, Measured, Scalar, label_text
-from fedward.study.frozen import Frozen
+from fedward.study.any_data import AnyData, Label, Scalar, label_text
 from fedward.study.origins import Index, Origin, refuse_leaky
+from fedward.study.statistics import Measured
 
 _Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 _NARROWEST = 1e-9  # between two bounds
 _LARGEST_FILL = 1e15
-
-
-class Statistics(Frozen):
-    """A table of statistics that a study may ask for: what leaves are sums over hospitals.
-
-    Attributes:
-        bins: Of each histogram, of one width between a feature's bounds or span.
-        fewest: A cell of fewer patients is shown as fewer than this.
-    """
-
-    bins: Annotated[int, Field(ge=2, le=100)] = 10
-    fewest: Annotated[int, Field(ge=1, le=1000)] = 10
 
 
 class Feature(Origin):
@@ -113,7 +101,6 @@ class TableData(AnyData):
             A feature's own `fill` comes first.
         scaling: Where center and scale come from: `given`, or `measured` over all hospitals before
             the first round, for the features with bounds.
-        statistics: A table over all hospitals, told before the first round; none if left out.
         index: In a record system, each patient's moment between features and label.
         label_from: Where a column of the label comes from in a record system.
     """
@@ -123,7 +110,6 @@ class TableData(AnyData):
     label: Label
     missing: Literal["refuse", "drop"] = "refuse"
     scaling: Literal["given", "measured"] = "given"
-    statistics: Statistics | None = None
     index: Index | None = None
     label_from: dict[str, Origin] | None = None
 
@@ -166,11 +152,6 @@ class TableData(AnyData):
     def spanned(self) -> tuple[Measured, ...]:
         """The features that have a span for statistics, in their order."""
         return tuple(self._numbers_with("span"))
-
-    @property
-    def summed(self) -> bool:
-        """Whether sums over patients leave before the first round."""
-        return bool(self.measured) or self.statistics is not None
 
     def _numbers_with(self, key: Literal["bounds", "span"]) -> Iterator[Measured]:
         place = 0

@@ -14,7 +14,6 @@ from typing import Any, get_args
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from fedward.study.errors import FederationError
 from fedward.study.messages import (
     Advertised,
     AdvertiseQuery,
@@ -39,17 +38,29 @@ from fedward.study.messages import (
     Words,
 )
 from fedward.study.scaling import Scaling
+from fedward.study.wire_terms import (
+    bytes_in,
+    document_in,
+    flag_in,
+    list_in,
+    malformed,
+    map_in,
+    number_in,
+    reals_in,
+    several_bytes_in,
+    text_in,
+    texts_in,
+)
 
 _ARRAYS = "arrays"
 _VECTOR = "vector"
 _TERMS = "terms"
 _FLOATS = ("float32", "float32 little-endian", "<f4")
 _WORDS = ("uint32", "uint32 little-endian", "<u4")
-_MOST = 100_000  # entries of a list; a study has no more hospitals
-_LARGEST = 4096  # bytes of a list's entry; the largest, a packed advert, has 2048
-_LARGEST_DOCUMENT = 4 << 20  # bytes of a signed document; a roster of tens of thousands of members
-_LONGEST = 10_000  # characters of a text
 _SHORT = 128 << 10  # bytes of an array that travels in the table
+
+SHORT_MESSAGE = 256 << 10
+"""Bytes of an answer that may travel inside its announcement, of those that hold no long array."""
 
 
 def pack_request(request: Request | Query) -> RecordDict:
@@ -69,8 +80,9 @@ def pack_request(request: Request | Query) -> RecordDict:
     terms |= _packed_scaling(request.scaling)
     if isinstance(request, EvaluateRequest):
         terms["part"] = request.part
-    elif request.monitor is not None:
-        terms["monitor"] = request.monitor
+    else:
+        terms |= {} if request.monitor is None else {"monitor": request.monitor}
+        terms |= _packed_counted(request.counted)
     return _records(request.model, _FLOATS, terms)
 
 
@@ -82,11 +94,11 @@ def unpack_measure_request(records: RecordDict) -> MeasureRequest:
     """
     terms = _terms(records)
     return MeasureRequest(
-        study=_text(terms, "study"),
-        run=_text(terms, "run"),
-        round=_number(terms, "round"),
+        study=text_in(terms, "study"),
+        run=text_in(terms, "run"),
+        round=number_in(terms, "round"),
         invitation=_invitation(terms) if "attempt" in terms else None,
-        version=_text(terms, "version"),
+        version=text_in(terms, "version"),
     )
 
 
@@ -98,14 +110,15 @@ def unpack_train_request(records: RecordDict) -> TrainRequest:
     """
     terms = _terms(records)
     return TrainRequest(
-        study=_text(terms, "study"),
-        run=_text(terms, "run"),
-        round=_number(terms, "round"),
+        study=text_in(terms, "study"),
+        run=text_in(terms, "run"),
+        round=number_in(terms, "round"),
         model=_vector(records, _FLOATS),
         monitor=_part(terms, "monitor") if "monitor" in terms else None,
         invitation=_invitation(terms) if "attempt" in terms else None,
         scaling=_scaling(terms) if "centers" in terms else None,
-        version=_text(terms, "version"),
+        counted=_counted(terms) if "counted" in terms else {},
+        version=text_in(terms, "version"),
     )
 
 
@@ -117,14 +130,14 @@ def unpack_evaluate_request(records: RecordDict) -> EvaluateRequest:
     """
     terms = _terms(records)
     return EvaluateRequest(
-        study=_text(terms, "study"),
-        run=_text(terms, "run"),
-        round=_number(terms, "round"),
+        study=text_in(terms, "study"),
+        run=text_in(terms, "run"),
+        round=number_in(terms, "round"),
         model=_vector(records, _FLOATS),
         part=_part(terms, "part"),
         invitation=_invitation(terms) if "attempt" in terms else None,
         scaling=_scaling(terms) if "centers" in terms else None,
-        version=_text(terms, "version"),
+        version=text_in(terms, "version"),
     )
 
 
@@ -136,11 +149,11 @@ def unpack_offer_query(records: RecordDict) -> OfferQuery:
     """
     terms = _terms(records)
     return OfferQuery(
-        study=_text(terms, "study"),
-        run=_text(terms, "run"),
-        signed=_document(terms, "signed"),
-        roster=_document(terms, "roster"),
-        version=_text(terms, "version"),
+        study=text_in(terms, "study"),
+        run=text_in(terms, "run"),
+        signed=document_in(terms, "signed"),
+        roster=document_in(terms, "roster"),
+        version=text_in(terms, "version"),
     )
 
 
@@ -152,7 +165,7 @@ def unpack_advertise_query(records: RecordDict) -> AdvertiseQuery:
     """
     terms = _terms(records)
     return AdvertiseQuery(
-        study=_text(terms, "study"), run=_text(terms, "run"), version=_text(terms, "version")
+        study=text_in(terms, "study"), run=text_in(terms, "run"), version=text_in(terms, "version")
     )
 
 
@@ -164,13 +177,13 @@ def unpack_unmask_query(records: RecordDict) -> UnmaskQuery:
     """
     terms = _terms(records)
     return UnmaskQuery(
-        study=_text(terms, "study"),
-        run=_text(terms, "run"),
-        round=_number(terms, "round"),
+        study=text_in(terms, "study"),
+        run=text_in(terms, "run"),
+        round=number_in(terms, "round"),
         invitation=_invitation(terms),
-        survivors=_texts(terms, "survivors"),
-        shares=_map(terms, "share"),
-        version=_text(terms, "version"),
+        survivors=texts_in(terms, "survivors"),
+        shares=map_in(terms, "share"),
+        version=text_in(terms, "version"),
     )
 
 
@@ -209,19 +222,19 @@ def unpack_answer(records: RecordDict, *, size: int = 0) -> Answer:
         FederationError: The records are not such an answer, or its vector has another length.
     """
     terms = _terms(records)
-    hospital = _text(terms, "hospital")
+    hospital = text_in(terms, "hospital")
     if "error" in terms:
-        texts = {key: _text(terms, key) for key in ("error", "what", "todo")}
+        texts = {key: text_in(terms, key) for key in ("error", "what", "todo")}
         return Refusal(hospital=hospital, **texts)
     if "approved" in terms:
-        return Considered(hospital, _flag(terms, "approved"))
+        return Considered(hospital, flag_in(terms, "approved"))
     if "advert" in terms:
-        return Advertised(hospital, _bytes(terms, "advert"))
+        return Advertised(hospital, bytes_in(terms, "advert"))
     if "seed_of" in terms:
-        return Unmasked(hospital, Unmasking(_map(terms, "share"), _map(terms, "seed")))
+        return Unmasked(hospital, Unmasking(map_in(terms, "share"), map_in(terms, "seed")))
     if "commitment" in terms:
         words = _sized(_vector(records, _WORDS), size)
-        masked = Masked(words, _map(terms, "share"), _bytes(terms, "commitment"))
+        masked = Masked(words, map_in(terms, "share"), bytes_in(terms, "commitment"))
         return MaskedContribution(hospital, masked)
     return Contribution(hospital, _sized(_vector(records, _FLOATS), size))
 
@@ -256,6 +269,10 @@ def _packed_scaling(scaling: Scaling | None) -> dict[str, Any]:
     return {"centers": list(scaling.centers), "scales": list(scaling.scales)}
 
 
+def _packed_counted(counted: Mapping[str, int]) -> dict[str, Any]:
+    return {"counted_of": list(counted), "counted": list(counted.values())} if counted else {}
+
+
 def _packed_map(name: str, entries: Mapping[str, bytes]) -> dict[str, Any]:
     return {f"{name}_of": list(entries), name: list(entries.values())}
 
@@ -264,7 +281,7 @@ def _terms(records: RecordDict) -> ConfigRecord:
     try:
         return records.config_records[_TERMS]
     except KeyError:
-        raise _malformed("no terms") from None
+        raise malformed("no terms") from None
 
 
 def _vector(records: RecordDict, kind: tuple[str, str, str]) -> Any:  # noqa: ANN401 - either dtype
@@ -276,125 +293,51 @@ def _vector(records: RecordDict, kind: tuple[str, str, str]) -> Any:  # noqa: AN
     try:
         array = records.array_records[_ARRAYS][_VECTOR]
     except KeyError:
-        raise _malformed("no vector") from None
+        raise malformed("no vector") from None
     if array.stype != form or array.dtype != dtype or len(array.data) % 4:
-        raise _malformed(f"an array of {array.dtype!r} as {array.stype!r}")
+        raise malformed(f"an array of {array.dtype!r} as {array.stype!r}")
     if tuple(array.shape) != (len(array.data) // 4,):
-        raise _malformed(f"an array of shape {tuple(array.shape)} in {len(array.data)} bytes")
+        raise malformed(f"an array of shape {tuple(array.shape)} in {len(array.data)} bytes")
     return np.frombuffer(array.data, dtype=code)
 
 
 def _short(data: object, code: str, *, alone: bool) -> Any:  # noqa: ANN401 - either dtype
     if not (isinstance(data, bytes) and len(data) <= _SHORT and len(data) % 4 == 0 and alone):
-        raise _malformed("a short array that is none, or not the only one")
+        raise malformed("a short array that is none, or not the only one")
     return np.frombuffer(data, dtype=code)
 
 
 def _sized(vector: Any, size: int) -> Any:  # noqa: ANN401 - the same type comes back
     if vector.shape != (size,):
-        raise _malformed(f"a vector of {vector.size} values, expected {size}")
+        raise malformed(f"a vector of {vector.size} values, expected {size}")
     return vector
 
 
 def _invitation(terms: ConfigRecord) -> Invitation:
-    return Invitation(attempt=_number(terms, "attempt"), adverts=_several_bytes(terms, "adverts"))
+    return Invitation(
+        attempt=number_in(terms, "attempt"), adverts=several_bytes_in(terms, "adverts")
+    )
 
 
 def _scaling(terms: ConfigRecord) -> Scaling:
-    return Scaling(_reals(terms, "centers"), _reals(terms, "scales"))
+    return Scaling(reals_in(terms, "centers"), reals_in(terms, "scales"))
 
 
-def _reals(terms: ConfigRecord, key: str) -> tuple[float, ...]:
-    values = _list(terms, key)
-    if not all(type(value) is float for value in values):
-        raise _malformed(f"no real numbers {key!r}")
-    return tuple(values)
-
-
-def _map(terms: ConfigRecord, name: str) -> dict[str, bytes]:
-    names, values = _texts(terms, f"{name}_of"), _several_bytes(terms, name)
-    if len(names) != len(values) or len(set(names)) != len(names):
-        raise _malformed(f"not one {name!r} for each name")
-    return dict(zip(names, values, strict=True))
-
-
-def _text(terms: ConfigRecord, key: str) -> str:
-    value = terms.get(key)
-    if not _is_text(value):
-        raise _malformed(f"no text {key!r}")
-    return value  # type: ignore[return-value]
-
-
-def _texts(terms: ConfigRecord, key: str) -> tuple[str, ...]:
-    values = _list(terms, key)
-    if not all(map(_is_text, values)):
-        raise _malformed(f"no texts {key!r}")
-    return tuple(values)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
-
-
-def _bytes(terms: ConfigRecord, key: str) -> bytes:
-    value = terms.get(key)
-    if not _is_bytes(value):
-        raise _malformed(f"no bytes {key!r}")
-    return value  # type: ignore[return-value]
-
-
-def _several_bytes(terms: ConfigRecord, key: str) -> tuple[bytes, ...]:
-    values = _list(terms, key)
-    if not all(map(_is_bytes, values)):
-        raise _malformed(f"no bytes {key!r}")
-    return tuple(values)
-
-
-def _is_bytes(value: object) -> bool:
-    return isinstance(value, bytes) and len(value) <= _LARGEST
-
-
-def _document(terms: ConfigRecord, key: str) -> bytes:
-    value = terms.get(key)
-    if not isinstance(value, bytes) or len(value) > _LARGEST_DOCUMENT:
-        raise _malformed(f"no document {key!r}")
-    return value
-
-
-def _flag(terms: ConfigRecord, key: str) -> bool:
-    value = terms.get(key)
-    if not isinstance(value, bool):
-        raise _malformed(f"no yes or no {key!r}")
-    return value
-
-
-def _list(terms: ConfigRecord, key: str) -> list[Any]:
-    value = terms.get(key)
-    if not isinstance(value, list) or len(value) > _MOST:
-        raise _malformed(f"no list {key!r}")
-    return value
+def _counted(terms: ConfigRecord) -> dict[str, int]:
+    names, rounds = texts_in(terms, "counted_of"), list_in(terms, "counted")
+    if not all(type(number) is int and number > 0 for number in rounds):
+        raise malformed("no rounds 'counted'")
+    if len(names) != len(rounds) or len(set(names)) != len(names):
+        raise malformed("not one round for each name")
+    return dict(zip(names, rounds, strict=True))
 
 
 def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _number(terms: ConfigRecord, key: str) -> int:
-    value = terms.get(key)
-    if type(value) is not int or value < 0:
-        raise _malformed(f"no {key}")
-    return value
-
-
 def _part(terms: ConfigRecord, key: str) -> Part:
     for part in get_args(Part):
         if terms.get(key) == part:
             return part  # type: ignore[no-any-return]
-    raise _malformed(f"no part {key!r}")
-
-
-def _malformed(what: str) -> FederationError:
-    return FederationError(
-        f"a message that Fedward does not speak: {what}",
-        todo="run the same version of fedward on both sides",
-    )
+    raise malformed(f"no part {key!r}")

@@ -187,6 +187,9 @@ def test_no_simulation_changes_the_digest(simulation: Values, values_with: Value
 CHANGES: list[Values] = [
     {"study.name": "other"},
     {"study.title": "Other"},
+    {"study.intended_use": "A second look at X-rays"},
+    {"study.limits": ["Not for children."]},
+    {"study.limits": ["Not for children.", "Not for adults."]},
     {"task.classes": ["malignant", "benign"]},
     {"task.threshold": 0.4},
     {"task.threshold": "max_accuracy"},
@@ -367,3 +370,14 @@ def test_a_study_written_to_toml_and_read_again_is_the_same(
 
     assert again.digest() == study.digest()
     assert isinstance(again, Study)
+
+
+def test_dropout_of_a_bag_of_tokens_came_later_than_that_of_others(
+    values_with: ValuesWith,
+) -> None:
+    def digest(**model: object) -> str:
+        return parse_study({**values_with({}), "model": model}).digest()
+
+    assert digest(name="bag_of_tokens", dropout=0.0) == digest(name="bag_of_tokens")
+    assert digest(name="bag_of_tokens", dropout=0.5) != digest(name="bag_of_tokens")
+    assert digest(name="mlp", dropout=0.0) != digest(name="mlp")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward.study.any_data import Measured
 from fedward.study.errors import FederationError, StudyError
 from fedward.study.messages import EvaluateRequest, Invitation, MeasureRequest, TrainRequest
 from fedward.study.scaling import Scaling
+from fedward.study.statistics import Measured
 from fedward.study.study import Study, parse_study
 from fedward.study.wire import (
     numbered,

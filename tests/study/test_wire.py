@@ -75,6 +75,32 @@ def test_a_train_request_survives_the_wire(
     assert same_bits(again.model, model)
 
 
+COUNTED = TrainRequest("study", "run", 3, np.zeros(2, np.float32), counted={"a": 1, "ä b": 2})
+
+
+def test_which_rounds_counted_survives_the_wire() -> None:
+    assert unpack_train_request(over_the_wire(pack_request(COUNTED))).counted == COUNTED.counted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counted": [1]},
+        {"counted": [1, 0]},
+        {"counted": [1, -2]},
+        {"counted": [1.0, 2.0]},
+        {"counted_of": ["a", "a"]},
+        {"counted_of": "ab"},
+    ],
+)
+def test_which_rounds_counted_is_one_round_for_each_name(change: dict[str, Any]) -> None:
+    records = pack_request(COUNTED)
+    for key, value in change.items():
+        records.config_records["terms"][key] = value
+    with pytest.raises(FederationError):
+        unpack_train_request(records)
+
+
 @given(texts, texts, st.integers(0, 2**31), vectors, parts)
 def test_an_evaluate_request_survives_the_wire(
     study: str, run: str, number: int, model: Vector, part: Part
