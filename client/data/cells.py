@@ -59,6 +59,23 @@ class Coded(NamedTuple):
         return found
 
 
+class Numbers(NamedTuple):
+    """A column of numbers.
+
+    Attributes:
+        values: Shape (n,).
+        ends: The least and the greatest; NaN if one is NaN, and nothing of nothing.
+    """
+
+    values: NDArray[np.float64]
+    ends: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Numbers:
+        """Look through a column."""
+        return cls(values, np.array([values.min(), values.max()] if len(values) else []))
+
+
 @dataclass(frozen=True)
 class Cells:
     """Those of the wanted columns that a file has.
@@ -77,6 +94,9 @@ class Cells:
     columns: tuple[str, ...]
     size: int
     _coded: dict[str, Coded] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _numbers: dict[str, Numbers | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def coded(self, column: str) -> Coded:
         """A column of text by its different texts, looked through once."""
@@ -88,11 +108,25 @@ class Cells:
             self._coded[column] = Coded(codes.astype(np.int64, copy=False), texts)
         return self._coded[column]
 
+    def know(self, coded: dict[str, Coded]) -> None:
+        """Take columns of text as a reader has coded them already."""
+        self._coded.update(coded)
+
+    def numbers(self, column: str) -> Numbers | None:
+        """A column of numbers, looked through once; None if it is text."""
+        if column not in self._numbers:
+            cells = self.frame[column]
+            plain = cells.dtype == float
+            self._numbers[column] = Numbers.of(cells.to_numpy()) if plain else None
+        return self._numbers[column]
+
     def missing(self, column: str) -> NDArray[np.bool_]:
         """Where a column has no value, shape (n,)."""
-        cells = self.frame[column]
-        if cells.dtype == float:
-            lacking: NDArray[np.bool_] = np.isnan(cells.to_numpy())
+        numbers = self.numbers(column)
+        if numbers is not None:
+            if not np.isnan(numbers.ends).any():
+                return np.zeros(len(numbers.values), dtype=bool)
+            lacking: NDArray[np.bool_] = np.isnan(numbers.values)
             return lacking
         codes, different = self.coded(column)
         if self.marks.isdisjoint(different):

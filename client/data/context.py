@@ -44,6 +44,7 @@ class Context:
         cache: Folder for decoded records; none are kept if left out.
         progress: Told of the first decoding, which takes long.
         cache_bytes: Most bytes that the records in that folder may have.
+        models: Folder of pretrained models; none if left out.
     """
 
     folder: Path
@@ -51,3 +52,4 @@ class Context:
     cache: Path | None = None
     progress: Progress = unseen
     cache_bytes: int = 32 * 2**30
+    models: Path | None = None

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import psutil
@@ -33,12 +34,42 @@ IN_MEMORY = 2**30
 """Bytes of decoded records that are held in memory, unless they are a quarter of what is free."""
 
 Decode = Callable[[int], NDArray[Any]]
+Fault = tuple[int, DataError]
+Fill = Callable[[int, NDArray[Any]], list[Fault]]
+"""Writes the records from this number on into all of these rows; gives the faults, by record.
+
+The rows hold anything before. The row of a record with a fault becomes zeros.
+"""
 
 _LOG = logging.getLogger("fedward.client")
-_PIECE = 2**25  # bytes that are decoded before they are written
+_PIECE = 2**24  # bytes that are decoded before they are written; three such are there at once
 _ROWS = 4096  # records, the same
 _SMALL = 2**15  # bytes of a record that is decoded sooner than threads are changed
 _SHARES = 4  # of a piece for each thread: one share may take longer than another
+
+
+class Keys(Sequence[str]):
+    """Keys that are made when somebody asks for them: nobody does where nothing is kept."""
+
+    def __init__(self, count: int, of: Callable[[int], str]) -> None:
+        """So many keys, by their records' numbers."""
+        self._count, self._of = count, of
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return self._count
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        """Of one record, or of several."""
+        if isinstance(row, slice):
+            return [self._of(one) for one in range(*row.indices(self._count))]
+        if not 0 <= row < self._count:
+            raise IndexError(row)
+        return self._of(row)
 
 
 def decoded(
@@ -66,18 +97,48 @@ def decoded(
         DataError: A record cannot be used, or the folder of decoded records cannot be written.
     """
     layout = Layout(len(keys), shape, np.dtype(dtype))
+    return filled(keys, partial(_fill, decode), layout, context)
+
+
+def _nothing() -> None:
+    """There is nothing to do first."""
+
+
+def filled(
+    keys: Sequence[str],
+    fill: Fill,
+    layout: Layout,
+    context: Context,
+    first: Callable[[], None] = _nothing,
+) -> NDArray[Any] | Stored:
+    """The same, of records that are decoded some at a time.
+
+    Args:
+        keys: What the records' bytes are; one may stand for many records.
+        fill: Decodes some; called from several threads.
+        layout: Of all of them.
+        context: As for `decoded`.
+        first: Done once before anything is decoded; raises DataError where nothing can be.
+
+    Raises:
+        DataError: As `decoded`.
+    """
     small = layout.size <= min(IN_MEMORY, psutil.virtual_memory().available // 4)
     kept = _kept(keys, layout, context)
     if kept is None:
-        return _into_memory(decode, layout, context)
+        first()
+        return _into_memory(fill, layout, context)
     with kept:
         if kept.holds_rows or not small:
-            _finish(kept, decode, context)
+            if kept.done < layout.count:
+                first()
+            _finish(kept, fill, context)
         if kept.holds_rows:
             return kept.read() if small else Stored(kept.rows())
     if small:
-        return _into_memory(decode, layout, context)
-    return Stored(_Anew(decode, layout))
+        first()
+        return _into_memory(fill, layout, context)
+    return Stored(_Anew(fill, layout))
 
 
 State = tuple[int, ...]
@@ -85,11 +146,18 @@ State = tuple[int, ...]
 
 
 def state_of(file: Path) -> State:
-    """Size and time of the last change (ns); the error's number alone where there is none."""
+    """Size and time of the last change (ns); the error's number alone where there is no file."""
     try:
         found = os.stat(file)
     except OSError as error:
         return (error.errno or 0,)
+    except ValueError:  # no file can have such a name
+        return (0,)
+    return state_in(found)
+
+
+def state_in(found: os.stat_result) -> State:
+    """Size and time of the last change (ns), of what the system says of a file that is there."""
     return found.st_size, found.st_mtime_ns
 
 
@@ -128,7 +196,7 @@ def _kept(keys: Sequence[str], layout: Layout, context: Context) -> Kept | None:
     return kept
 
 
-def _finish(kept: Kept, decode: Decode, context: Context) -> None:
+def _finish(kept: Kept, fill: Fill, context: Context) -> None:
     """Decode what was not decoded yet, and tell of all faults there are."""
     for row, error in kept.faults:
         context.faults.add(error, row)
@@ -136,7 +204,7 @@ def _finish(kept: Kept, decode: Decode, context: Context) -> None:
     if kept.done == total:
         return
     context.progress(kept.done, total)
-    with _pieces(decode, kept.layout, kept.done) as pieces:
+    with _pieces(fill, kept.layout, kept.done) as pieces:
         for piece in pieces:
             kept.add(piece.rows, piece.faults)
             for row, error in piece.faults:
@@ -144,9 +212,9 @@ def _finish(kept: Kept, decode: Decode, context: Context) -> None:
             context.progress(kept.done, total)
 
 
-def _into_memory(decode: Decode, layout: Layout, context: Context) -> NDArray[Any]:
-    found = np.zeros((layout.count, *layout.shape), layout.dtype)
-    with _pieces(decode, layout, 0, found) as pieces:
+def _into_memory(fill: Fill, layout: Layout, context: Context) -> NDArray[Any]:
+    found = _rows(layout.count, layout)
+    with _pieces(fill, layout, 0, found) as pieces:
         for piece in pieces:
             end = piece.first + len(piece.rows)
             for row, error in piece.faults:
@@ -158,15 +226,23 @@ def _into_memory(decode: Decode, layout: Layout, context: Context) -> NDArray[An
 class _Anew:
     """Rows that are decoded whenever they are read."""
 
-    def __init__(self, decode: Decode, layout: Layout) -> None:
-        self._decode, self._layout = decode, layout
+    def __init__(self, fill: Fill, layout: Layout) -> None:
+        self._fill, self._layout = fill, layout
         self.shape = (layout.count, *layout.shape)
         self.dtype = layout.dtype
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         wanted = Layout(len(numbers), self._layout.shape, self._layout.dtype)
-        found = np.zeros((wanted.count, *wanted.shape), wanted.dtype)
-        with _pieces(lambda row: self._decode(int(numbers[row])), wanted, 0, found) as pieces:
+        found = _rows(wanted.count, wanted)
+
+        def fill(first: int, rows: NDArray[Any]) -> list[Fault]:
+            return [
+                fault
+                for place in range(len(rows))
+                for fault in self._fill(int(numbers[first + place]), rows[place : place + 1])
+            ]
+
+        with _pieces(fill, wanted, 0, found) as pieces:
             for piece in pieces:
                 for _, error in piece.faults:
                     raise error
@@ -179,12 +255,12 @@ class _Piece:
 
     first: int
     rows: NDArray[Any]
-    faults: list[tuple[int, DataError]]
+    faults: list[Fault]
 
 
 @contextmanager
 def _pieces(
-    decode: Decode, layout: Layout, first: int, into: NDArray[Any] | None = None
+    fill: Fill, layout: Layout, first: int, into: NDArray[Any] | None = None
 ) -> Iterator[Iterator[_Piece]]:
     """All records from the first on, in order; the next piece is decoded while one is written.
 
@@ -192,10 +268,10 @@ def _pieces(
     small records most of the work is Python's: more than one thread would only wait for its lock.
 
     Args:
-        decode: Gives one record.
+        fill: Decodes some records.
         layout: Of all of them.
         first: Number of the first one.
-        into: Zeros for all records, if they are to be in memory.
+        into: Room for all records, if they are to be in memory.
     """
     threads = _cores() if layout.row >= _SMALL else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
@@ -204,7 +280,7 @@ def _pieces(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            yield _in_order(pool, threads, decode, layout, first, into)
+            yield _in_order(pool, threads, fill, layout, first, into)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -212,23 +288,19 @@ def _pieces(
 def _in_order(
     pool: ThreadPoolExecutor,
     threads: int,
-    decode: Decode,
+    fill: Fill,
     layout: Layout,
     first: int,
     into: NDArray[Any] | None,
 ) -> Iterator[_Piece]:
     step = min(max(_PIECE // max(layout.row, 1), 1), _ROWS)
     share = max(step // (threads * _SHARES), 1)
-    coming: deque[tuple[int, NDArray[Any], list[Future[list[tuple[int, DataError]]]]]] = deque()
+    coming: deque[tuple[int, NDArray[Any], list[Future[list[Fault]]]]] = deque()
     for start in range(first, layout.count, step):
         count = min(step, layout.count - start)
-        rows = (
-            np.zeros((count, *layout.shape), layout.dtype)
-            if into is None
-            else into[start : start + count]
-        )
+        rows = _rows(count, layout) if into is None else into[start : start + count]
         parts = [
-            pool.submit(_fill, decode, start + at, rows[at : at + share])
+            pool.submit(fill, start + at, rows[at : at + share])
             for at in range(0, len(rows), share)
         ]
         coming.append((start, rows, parts))
@@ -238,13 +310,16 @@ def _in_order(
         yield _finished(*coming.popleft())
 
 
-def _finished(
-    first: int, rows: NDArray[Any], parts: Sequence[Future[list[tuple[int, DataError]]]]
-) -> _Piece:
+def _rows(count: int, layout: Layout) -> NDArray[Any]:
+    """Room for records: NumPy asks for large pages only where it is not to be zeros."""
+    return np.empty((count, *layout.shape), layout.dtype)
+
+
+def _finished(first: int, rows: NDArray[Any], parts: Sequence[Future[list[Fault]]]) -> _Piece:
     return _Piece(first, rows, [fault for part in parts for fault in part.result()])
 
 
-def _fill(decode: Decode, first: int, rows: NDArray[Any]) -> list[tuple[int, DataError]]:
+def _fill(decode: Decode, first: int, rows: NDArray[Any]) -> list[Fault]:
     """Decode into these rows; the faults, each with its record's number."""
     faults = []
     for place in range(len(rows)):
@@ -252,6 +327,7 @@ def _fill(decode: Decode, first: int, rows: NDArray[Any]) -> list[tuple[int, Dat
             record = decode(first + place)
         except DataError as error:
             faults.append((first + place, error))
+            rows[place] = 0
             continue
         if record.shape != rows.shape[1:]:
             raise ValueError(f"a record of shape {record.shape}, not {rows.shape[1:]}")

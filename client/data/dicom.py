@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import decoded
+from fedward.client.data.decoded import Keys, decoded
 from fedward.client.data.deidentify import may_be_burnt_in
 from fedward.client.data.dicom_files import Head, heads_of, pydicom
 from fedward.client.data.dicom_pixels import PixelReader
@@ -28,6 +28,7 @@ from fedward.client.data.labelled import LabelTable, read_labels
 from fedward.client.data.pictures import Picture, flat_pictures, listed, volumes
 from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
 from fedward.client.data.sources import DicomSource
+from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.study import Study
@@ -87,13 +88,14 @@ def read_dicom(source: DicomSource, study: Study, context: Context) -> RawRecord
         if picture.fault is not None:
             faults.add(picture.fault, row)
     inputs = decoded(
-        [f"{picture.key} {how(data)}" for picture in pictures],
+        Keys(len(pictures), lambda row: f"{pictures[row].key} {how(data)}"),
         lambda row: _pixels(pictures[row], reader, data.shape, folder),
         data.shape,
         np.float32,
         context,
     )
     names = _names(found, source, faults)
+    cells = cells_in_table(study, source, found.table, where=str(folder))
     raw = RawRecords(
         inputs=inputs,
         labels=targets(
@@ -109,6 +111,7 @@ def read_dicom(source: DicomSource, study: Study, context: Context) -> RawRecord
         rows=np.arange(len(pictures)),
         parts=_parts(found, source),
         facts=found.facts,
+        cells=None if cells is None else cells[found.rows],
     )
     return without_faulty(raw, faults)
 

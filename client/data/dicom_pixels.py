@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.dicom_files import PIXEL_TAGS, Head, opened, pydicom, reading, tags_of
+from fedward.client.data.dicom_files import Head, reading, with_pixels
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import MOST_PIXELS, Pixels, refuse_size, windowed
 from fedward.study.errors import DataError
@@ -45,30 +45,28 @@ class PixelReader:
         """
         with reading(head.path):
             dataset = self._dataset(head)
-            size = (int(dataset.Rows), int(dataset.Columns))
             if len(self.data.shape) == 3:
-                refuse_size(size, self.data, str(head.path))
-            _refuse_impossible(dataset, head, frame)
-            _refuse_undecodable(dataset, head)
-            return self._unit(_values(dataset, frame, head), dataset, head)
+                refuse_size(head.size, self.data, str(head.path))
+            _refuse_impossible(dataset, head.size, head, frame)
+            found = _values(dataset, _decoder(dataset, head), frame, head)
+            return self._unit(found, dataset, head)
 
     def positions(self, head: Head) -> list[tuple[float, ...] | None]:
         """Where each frame of a file lies in the patient, if the file says so (mm)."""
         with reading(head.path):
-            groups = self._dataset(head).get("PerFrameFunctionalGroupsSequence") or []
+            dataset = self._dataset(head) if head.kept is None else head.kept
+            groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
             return [_position(group) for group in groups]
 
     def _dataset(self, head: Head) -> Any:  # noqa: ANN401 - pydicom's
-        if head.whole:
-            return head.tags
-        if self._last is None or self._last[0] != head.relative:
-            self._last = None
-            with opened(head.path) as file:
-                self._last = (
-                    head.relative,
-                    pydicom().dcmread(file, specific_tags=tags_of(PIXEL_TAGS)),
-                )
-        return self._last[1]
+        if head.kept is not None and head.pixels is None:
+            return head.kept
+        last = self._last
+        if last is None or last[0] != head.relative:
+            self._last = last = None  # room for the next one
+            last = (head.relative, with_pixels(head))
+            self._last = last if head.frames > 1 else None
+        return last[1]
 
     def _unit(self, found: _Values, dataset: Any, head: Head) -> Pixels:  # noqa: ANN401
         window = self.data.window
@@ -90,12 +88,11 @@ def _position(group: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - pydicom
     return None if position is None or len(position) != 3 else tuple(map(float, position))
 
 
-def _values(dataset: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - pydicom's
+def _values(dataset: Any, decoder: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - pydicom's
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-    from pydicom.pixels.utils import pixel_array
 
     try:
-        array = pixel_array(dataset, index=frame)
+        array = decoder.as_array(dataset, index=frame, view_only=True)[0]
     except RuntimeError:  # every decoder gave up; their words may quote the file
         missing = _missing(dataset)
         raise Unreadable(
@@ -118,7 +115,7 @@ def _values(dataset: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - 
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     if array.ndim == 3:
         return _Values(array, low, high)
-    if lut := dataset.get("ModalityLUTSequence"):
+    if lut := _of(dataset, "ModalityLUTSequence"):
         values = apply_modality_lut(array, dataset)
         return _Values(values, 0, 2.0 ** int(lut[0].LUTDescriptor[2]) - 1)
     slope, intercept = _rescale(dataset, frame)
@@ -130,14 +127,20 @@ def _values(dataset: Any, frame: int, head: Head) -> _Values:  # noqa: ANN401 - 
 
 def _rescale(dataset: Any, frame: int) -> tuple[float, float]:  # noqa: ANN401 - pydicom's
     """Slope and intercept; enhanced files have them for each frame, or for all at once."""
-    each = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    each = _of(dataset, "PerFrameFunctionalGroupsSequence") or []
     of_frame = [each[frame]] if frame < len(each) else []
-    for group in (*of_frame, *(dataset.get("SharedFunctionalGroupsSequence") or [])):
+    for group in (*of_frame, *(_of(dataset, "SharedFunctionalGroupsSequence") or [])):
         for item in group.get("PixelValueTransformationSequence") or []:
             return float(item.RescaleSlope), float(item.RescaleIntercept)
-    if dataset.get("RescaleSlope") is None:
+    slope = _of(dataset, "RescaleSlope")
+    if slope is None:
         return 1.0, 0.0
-    return float(dataset.RescaleSlope), float(dataset.get("RescaleIntercept") or 0)
+    return float(slope), float(_of(dataset, "RescaleIntercept") or 0)
+
+
+def _of(dataset: Any, keyword: str) -> Any:  # noqa: ANN401 - pydicom's
+    """A value; None if it is not there, which `get` takes several times as long to find out."""
+    return dataset.get(keyword) if keyword in dataset else None
 
 
 def _in_channels(unit: Pixels, channels: int, head: Head) -> Pixels:
@@ -159,9 +162,14 @@ def _in_channels(unit: Pixels, channels: int, head: Head) -> Pixels:
 # --- What is refused before any room is made ------------------------------------------------------
 
 
-def _refuse_impossible(dataset: Any, head: Head, frame: int) -> None:  # noqa: ANN401
+def _refuse_impossible(
+    dataset: Any,  # noqa: ANN401 - pydicom's
+    size: tuple[int, int],
+    head: Head,
+    frame: int,
+) -> None:
     """Raise if the head claims more pixels than there can be."""
-    one = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
+    one = size[0] * size[1] * int(dataset.SamplesPerPixel)
     bits = int(dataset.BitsAllocated)
     pixels = next(
         (k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if k in dataset), None
@@ -190,8 +198,8 @@ def _refuse_impossible(dataset: Any, head: Head, frame: int) -> None:  # noqa: A
         extended_offsets=None if None in offsets else offsets,
     )
     inside = _stream_size(stream)
-    if inside is not None and inside != (int(dataset.Rows), int(dataset.Columns)):
-        raise _claims(head, f"{dataset.Rows} x {dataset.Columns} pixels, its stream {inside}")
+    if inside is not None and inside != size:
+        raise _claims(head, f"{size[0]} x {size[1]} pixels, its stream {inside}")
 
 
 def _claims(head: Head, what: str) -> Unreadable:
@@ -229,8 +237,8 @@ def _missing(dataset: Any) -> str:  # noqa: ANN401 - pydicom's
     return "; ".join(need.replace(" - requires", ": pip install") for need in needs)
 
 
-def _refuse_undecodable(dataset: Any, head: Head) -> None:  # noqa: ANN401 - pydicom's
-    """Raise if nothing that is installed decodes the file's compression."""
+def _decoder(dataset: Any, head: Head) -> Any:  # noqa: ANN401 - pydicom's
+    """What decodes the file's compression, of what is installed."""
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = _syntax(dataset)
@@ -248,3 +256,4 @@ def _refuse_undecodable(dataset: Any, head: Head) -> None:  # noqa: ANN401 - pyd
             todo=f"pip install 'fedward[imaging]', or one of: {_missing(dataset)}",
             where=str(head.path),
         )
+    return decoder

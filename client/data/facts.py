@@ -9,13 +9,14 @@ from fedward.client.data.parts import PARTS
 from fedward.client.data.records import Fact, RawRecords
 from fedward.client.data.repeats import across_parts, of_two_patients
 from fedward.client.data.signal_facts import signal_facts
-from fedward.client.data.stored import in_pieces
+from fedward.client.data.stored import Stored, in_pieces
 from fedward.study.data import Data
 from fedward.study.image_data import ImageData
 from fedward.study.signal_data import SignalData
 from fedward.study.study import Study
 from fedward.study.task import (
     ClassTask,
+    GenerationTask,
     MultilabelTask,
     ReconstructionTask,
     RegressionTask,
@@ -74,8 +75,10 @@ def patients_of(raw: RawRecords, named_by: str | None) -> list[Fact]:
 def _labels(raw: RawRecords, task: Task) -> str:
     """The rest of a part's line: what its labels are."""
     labels, count = raw.labels, max(len(raw), 1)
+    if isinstance(labels, Stored):  # masks
+        return ""
     match task:
-        case ClassTask():
+        case ClassTask() | GenerationTask() if task.classes:
             counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
         case MultilabelTask():
             counts = labels.sum(axis=0).astype(np.int64)

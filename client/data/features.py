@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedward.client.data.cells import Cells
+from fedward.client.data.cells import Cells, Numbers
 from fedward.client.data.faults import Faults
 from fedward.client.data.records import Fact
 from fedward.client.data.sources import BundledSource, TabularSource
@@ -29,22 +29,18 @@ def all_fit(cells: Cells, source: TabularSource | BundledSource, data: TableData
     """Whether no number has to be told as it is written, for all are as the study wants them."""
     for name in numbers_of(data):
         column = source.column(name)
-        if column not in cells.frame or cells.frame[column].dtype != float:
+        found = cells.numbers(column) if column in cells.frame else None
+        if found is None:
             continue
-        numbers, feature = cells.frame[column].to_numpy(), data.features[name]
+        numbers, feature = found.values, data.features[name]
         most = _LARGEST * feature.scale
-        if (np.abs(_ends(numbers) - feature.center) <= most).all():
+        if (np.abs(found.ends - feature.center) <= most).all():
             continue
         may_lack = feature.fill is not None or data.missing == "drop"
         fits = np.abs(numbers - feature.center) <= most
         if not (fits | (np.isnan(numbers) & may_lack)).all():
             return False
     return True
-
-
-def _ends(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The least and the greatest number; NaN if one is NaN, and nothing of nothing."""
-    return np.array([numbers.min(), numbers.max()] if len(numbers) else [])
 
 
 def filled(column: pd.Series[str], lacking: NDArray[np.bool_], fill: Scalar) -> pd.Series[str]:
@@ -72,37 +68,38 @@ def inputs_of(
     found = np.empty((len(cells.frame), *data.input_shape), dtype=np.float32)
     place, facts = 0, []
     for name, feature in data.features.items():
-        column = cells.frame[theirs[name]]
+        column = theirs[name]
         block = found[:, place : place + feature.width]
         place += feature.width
         if feature.categories is not None:
-            block[:] = _one_hot(cells, column, feature.categories, faults)
+            block[:] = _one_hot(cells, cells.frame[column], feature.categories, faults)
             continue
-        numbers = _as_numbers(column)
-        block[:] = _scaled(column, numbers, feature, cells.where, faults)
-        facts += _odd(column, numbers, feature)
+        numbers = cells.numbers(column) or Numbers.of(_as_numbers(cells.frame[column]))
+        block[:] = _scaled(cells, column, numbers, feature, faults)
+        facts += _odd(cells, column, numbers, feature)
     return found, facts
 
 
 def _scaled(
-    cells: pd.Series[str],
-    numbers: NDArray[np.float64],
+    cells: Cells,
+    column: str,
+    numbers: Numbers,
     feature: Feature,
-    where: str,
     faults: Faults,
 ) -> NDArray[np.float64]:
-    scaled = numbers - feature.center
+    scaled = numbers.values - feature.center
     scaled /= feature.scale
-    if not (np.abs(_ends(scaled)) <= _LARGEST).all():
+    ends = (numbers.ends - feature.center) / feature.scale  # rounds as the values between do
+    if not (np.abs(ends) <= _LARGEST).all():
         bad = ~(np.abs(scaled) <= _LARGEST)
-        rows = cells.index.to_numpy()
+        rows, written = cells.frame.index.to_numpy(), cells.frame[column]
         for place in np.flatnonzero(bad):
             row = int(rows[place])
             error = DataError(
-                f"row {row + 1}, column {cells.name!r}: "
-                f"{str(cells.iloc[place])!r} is not a finite number of ordinary size",
+                f"row {row + 1}, column {column!r}: "
+                f"{str(written.iloc[place])!r} is not a finite number of ordinary size",
                 todo="mend the value, or name its mark in [data] missing of hospital.toml",
-                where=where,
+                where=cells.where,
             )
             faults.add(error, row)
         scaled[bad] = 0.0
@@ -110,11 +107,11 @@ def _scaled(
         scaled = np.clip(scaled, *feature.bounds)
     if feature.absent is None:
         return scaled[:, None]
-    absent = numbers == feature.absent
+    absent = numbers.values == feature.absent
     return np.stack([np.where(absent, 0.0, scaled), absent], axis=1)
 
 
-def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) -> list[Fact]:
+def _odd(cells: Cells, column: str, of: Numbers, feature: Feature) -> list[Fact]:
     """Values that a study's public scale did not expect are allowed, and often a wrong unit."""
     if feature.bounds is not None:
         low, high = feature.bounds
@@ -122,15 +119,15 @@ def _odd(cells: pd.Series[str], numbers: NDArray[np.float64], feature: Feature) 
     else:
         low, high = (feature.center + side * _FAR * feature.scale for side in (-1, 1))
         expected = f"more than {_FAR:g} scales from the study's center"
-    ends = _ends(numbers)
-    if ((ends >= low) & (ends <= high)).all():
+    if ((of.ends >= low) & (of.ends <= high)).all():
         return []
+    numbers = of.values
     far = np.maximum(low - numbers, numbers - high)
     far = np.where(np.isfinite(far) & (numbers != feature.absent), far, 0.0)
     if not (count := int((far > 0).sum())):
         return []
-    row = int(cells.index[int(far.argmax())]) + 1
-    text = f"column {cells.name!r}: values {expected}: {count}, the farthest in row {row}"
+    row = int(cells.frame.index[int(far.argmax())]) + 1
+    text = f"column {column!r}: values {expected}: {count}, the farthest in row {row}"
     return [Fact("look at", f"{text}; another unit?")]
 
 

@@ -8,9 +8,8 @@ by an extension (`modifierExtension`, `implicitRules`) is a fault, as FHIR wants
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fedward.client.data.charts import (
     ENCOUNTER,
@@ -25,33 +24,36 @@ from fedward.client.data.charts import (
 )
 from fedward.client.data.context import Context
 from fedward.client.data.fhir_files import Found, Json, fhir_files, resources
+from fedward.client.data.fhir_resources import (
+    Code,
+    Column,
+    Fault,
+    Unusable,
+    code_of,
+    codes_of,
+    counts,
+    dicts,
+    means_something_else,
+    own_names,
+    quantity,
+    reference_of,
+    subject_of,
+    unversioned,
+    when,
+)
 from fedward.client.data.fhir_times import span_of
 from fedward.client.data.records import RawRecords
 from fedward.client.data.sources import FhirSource
-from fedward.client.data.units import in_unit
 from fedward.study.any_data import label_text
 from fedward.study.errors import DataError
 from fedward.study.origins import FhirCoded, FhirEncounter, FhirObservation
 from fedward.study.study import Study
 from fedward.study.table_data import Feature, TableData
 
-_COUNTS = {
-    "Observation": {"final", "amended", "corrected"},
-    "Encounter": {"arrived", "triaged", "in-progress", "onleave", "finished"},
-    "MedicationRequest": {"active", "on-hold", "completed", "stopped"},
-}
-_ORDERED = {"order", "original-order", "reflex-order", "filler-order", "instance-order"}
 _GENDERS = {"male", "female", "other", "unknown"}
 _NUMBERS_ONLY = {"mean", "min", "max"}
 _NO_VALUE = {"any", "count"}
 _MOST_FAULTS = 10_000  # that are listed; what makes more is no export
-
-Column = str
-Code = tuple[str, str]
-
-
-class _Fault(Exception):  # noqa: N818 - never leaves this file
-    """A resource cannot be used."""
 
 
 class _Waiting(NamedTuple):
@@ -142,16 +144,16 @@ class _Reader:
         try:
             if not isinstance(kind, str):
                 if resource:  # an entry may be without one
-                    raise _Fault("it does not say what it is")
+                    raise Fault("it does not say what it is")
             elif kind == "Patient":
                 self._patient(resource, found.full_url, where)
             elif kind == "Medication" and "MedicationRequest" in self._columns:
-                codes = frozenset(_codes(resource.get("code")))
-                for name in _own_names(resource, found.full_url):
+                codes = frozenset(codes_of(resource.get("code")))
+                for name in own_names(resource, found.full_url):
                     self._medicines[name] = codes
             elif kind in self._columns or kind in self._all:
                 self._event(kind, resource, where)
-        except _Fault as fault:
+        except Fault as fault:
             self.bad.append(_error(str(fault), where))
             if len(self.bad) > _MOST_FAULTS:
                 raise _error("too many resources cannot be used to go on", where) from None
@@ -162,20 +164,20 @@ class _Reader:
         for name, error in self._faulty.items():
             self.of_patients.append((rows[name], error))
         for waiting in self._waiting:
-            owner = self._names.get(_unversioned(waiting.reference))
+            owner = self._names.get(unversioned(waiting.reference))
             if owner is None:
                 self.bad.append(_error("its patient is in none of the files", waiting.where))
                 continue
             events = waiting.events
             if waiting.medicine:
-                codes = self._medicines.get(_unversioned(waiting.medicine))
+                codes = self._medicines.get(unversioned(waiting.medicine))
                 if codes is None:
                     self.bad.append(_error("its medicine is in none of the files", waiting.where))
                     continue
                 wanted = self._found("MedicationRequest", codes)
                 events = tuple((column, e) for column, e in events if column in wanted)
             for column, event in events:
-                if isinstance(event.value, _Unusable):
+                if isinstance(event.value, Unusable):
                     error = _error(str(event.value), waiting.where)
                     self.of_patients.append((rows[owner], error))
                 else:
@@ -187,10 +189,10 @@ class _Reader:
     def _patient(self, resource: Json, full_url: str, where: tuple[str, str]) -> None:
         name = resource.get("id")
         if not isinstance(name, str) or not name:
-            raise _Fault("a patient without an id")
+            raise Fault("a patient without an id")
         chart = Chart(name)
         wrong = ""
-        if _means_something_else(resource):
+        if means_something_else(resource):
             wrong = "has a modifier that is not understood"
         if resource.get("birthDate") is not None:
             chart.birth = span_of(resource["birthDate"])
@@ -204,37 +206,37 @@ class _Reader:
             chart.deceased = None  # nobody says when
         facts = hash((chart.birth, chart.gender, chart.death, chart.deceased))
         if self._again("Patient", name, facts):
-            for other in _own_names(resource, full_url):
+            for other in own_names(resource, full_url):
                 self._names[other] = name
             return
         self._charts[name] = chart
-        for other in _own_names(resource, full_url):
+        for other in own_names(resource, full_url):
             self._names[other] = name
         if wrong:
             self._faulty[name] = _error(wrong, where)
 
     def _event(self, kind: str, resource: Json, where: tuple[str, str]) -> None:
-        if not _counts(kind, resource):
+        if not counts(kind, resource):
             return
         medicine = ""
         if kind == "Observation":
             events = [*self._observed(resource)]
         else:
-            codes = set(_codes(resource.get("code")))
+            codes = set(codes_of(resource.get("code")))
             if kind == "Encounter":
-                codes = {_code(resource.get("class"))}
+                codes = {code_of(resource.get("class"))}
             if kind == "MedicationRequest":
                 codes, medicine = self._medicine(resource)
             columns = self._found(kind, codes)
             if medicine:  # any that is asked for; which, its code will say
                 columns = {c for each in self._columns.get(kind, {}).values() for c in each}
-            span, known = _when(kind, resource) if columns else (Span(0, 0), 0.0)
+            span, known = when(kind, resource) if columns else (Span(0, 0), 0.0)
             events = [(column, Event(span.first, span.last, known)) for column in sorted(columns)]
         if not events:
             return
-        if _means_something_else(resource):
-            raise _Fault("it has a modifier that is not understood")
-        reference = _subject(resource)
+        if means_something_else(resource):
+            raise Fault("it has a modifier that is not understood")
+        reference = subject_of(resource)
         if reference is None:
             return
         name = resource.get("id")
@@ -251,27 +253,27 @@ class _Reader:
         """Whether it was there before, as where two exports overlap."""
         before = self._seen.setdefault((kind, name), facts)
         if before != facts:
-            raise _Fault(f"a {kind} of the same id, but another content, was there before")
+            raise Fault(f"a {kind} of the same id, but another content, was there before")
         size, self._known = self._known, len(self._seen)
         return size == self._known
 
     def _medicine(self, resource: Json) -> tuple[set[Code], str]:
         """Its codes, or what it calls the resource that has them."""
         if resource.get("medicationCodeableConcept") is not None:
-            return set(_codes(resource["medicationCodeableConcept"])), ""
-        reference = _reference(resource.get("medicationReference"))
+            return set(codes_of(resource["medicationCodeableConcept"])), ""
+        reference = reference_of(resource.get("medicationReference"))
         if reference.startswith("#"):
-            for inside in _dicts(resource.get("contained")):
+            for inside in dicts(resource.get("contained")):
                 if inside.get("id") == reference[1:]:
-                    return set(_codes(inside.get("code"))), ""
-            raise _Fault("its medicine is not in it")
+                    return set(codes_of(inside.get("code"))), ""
+            raise Fault("its medicine is not in it")
         return set(), reference
 
     def _observed(self, resource: Json) -> Iterator[tuple[Column, Event]]:
         """Of the observation itself and of its components."""
-        parts = [resource, *_dicts(resource.get("component"))]
+        parts = [resource, *dicts(resource.get("component"))]
         for part in parts:
-            for column in sorted(self._found("Observation", set(_codes(part.get("code"))))):
+            for column in sorted(self._found("Observation", set(codes_of(part.get("code"))))):
                 query = self._asked[column]
                 if not isinstance(query, FhirObservation) or part.get("dataAbsentReason"):
                     continue
@@ -280,7 +282,7 @@ class _Reader:
                     value = self._value(part, column, query)
                     if value is None:
                         continue
-                span, known = _when("Observation", resource)
+                span, known = when("Observation", resource)
                 yield column, Event(span.first, span.last, known, value)
 
     def _value(self, part: Json, column: Column, query: FhirObservation) -> Value:
@@ -290,147 +292,20 @@ class _Reader:
         key, raw = given[0], part[given[0]]
         numbers_only = column in self._numbers
         if key == "valueQuantity" and isinstance(raw, dict):
-            return _quantity(raw, column, query.unit)
+            return quantity(raw, column, query.unit)
         if key == "valueInteger" and isinstance(raw, int) and query.unit is None:
             return float(raw)
         if numbers_only:
-            return _Unusable(f"{column!r} is no number")
+            return Unusable(f"{column!r} is no number")
         if key == "valueCodeableConcept":
-            codes = [code for _, code in _codes(raw)]
+            codes = [code for _, code in codes_of(raw)]
             known = [c for c in codes if label_text(c) in self._categories.get(column, ())]
             return next(iter([*known, *codes]), None)
         if key == "valueString" and isinstance(raw, str):
             return raw
         if key == "valueBoolean" and isinstance(raw, bool):
             return "true" if raw else "false"
-        return _Unusable(f"{column!r} is of a kind that is not read")
-
-
-class _Unusable(str):
-    """Stands for a value that is wrong, and says why."""
-
-    __slots__ = ()
-
-
-# --- Pieces of resources --------------------------------------------------------------------------
-
-
-def _counts(kind: str, resource: Json) -> bool:
-    if kind == "Condition":
-        codes = {code for _, code in _codes(resource.get("verificationStatus"))}
-        return not codes or "confirmed" in codes
-    ordered = kind != "MedicationRequest" or (
-        str(resource.get("intent")) in _ORDERED and resource.get("doNotPerform") is not True
-    )
-    return ordered and str(resource.get("status")) in _COUNTS[kind]
-
-
-def _means_something_else(resource: Json) -> bool:
-    return bool(resource.get("modifierExtension") or resource.get("implicitRules"))
-
-
-def _when(kind: str, resource: Json) -> tuple[Span, float]:
-    """When it began, and from when on it was surely known."""
-    if kind == "Encounter":
-        span = _span(_within(resource, "period", "start"))
-        return span, span.last
-    if kind == "MedicationRequest":
-        span = _span(resource.get("authoredOn"))
-        return span, span.last
-    if kind == "Condition":
-        begun = resource.get("onsetDateTime") or _within(resource, "onsetPeriod", "start")
-        recorded = resource.get("recordedDate")
-        span = _span(begun or recorded)
-        return span, span.last if recorded is None else max(span.last, _span(recorded).last)
-    issued = resource.get("issued")
-    at = resource.get("effectiveDateTime") or resource.get("effectiveInstant")
-    if at is not None:
-        span = _span(at)
-    else:
-        first = _span(_within(resource, "effectivePeriod", "start"))
-        end = _within(resource, "effectivePeriod", "end")
-        span = Span(first.first, math.inf if end is None else _span(end).last)
-    return span, span.last if issued is None else max(span.last, _span(issued).last)
-
-
-def _span(text: object) -> Span:
-    if text is None:
-        raise _Fault("it does not say when")
-    span = span_of(text)
-    if span is None:
-        raise _Fault("its time is none")
-    return span
-
-
-def _within(resource: Json, key: str, inner: str) -> Any:  # noqa: ANN401 - any JSON value
-    found = resource.get(key)
-    return found.get(inner) if isinstance(found, dict) else None
-
-
-def _subject(resource: Json) -> str | None:
-    """What it calls its patient; None where it is about something else."""
-    reference = _reference(resource.get("subject"))
-    if reference.startswith("#"):
-        raise _Fault("its patient is described in it alone")
-    parts = _unversioned(reference).split("/")
-    of = parts[-2] if len(parts) > 1 else "Patient"
-    return reference if of == "Patient" else None
-
-
-def _reference(value: object) -> str:
-    reference = value.get("reference") if isinstance(value, dict) else None
-    if not isinstance(reference, str) or not reference:
-        raise _Fault("it does not say whose it is, or what of")
-    return reference
-
-
-def _unversioned(reference: str) -> str:
-    return reference.split("/_history/")[0]
-
-
-def _own_names(resource: Json, full_url: str) -> set[str]:
-    """What other resources may call this one."""
-    name = resource.get("id")
-    own = {f"{resource.get('resourceType')}/{name}"} if isinstance(name, str) else set()
-    return own | ({full_url} if full_url else set())
-
-
-def _codes(concept: object) -> list[Code]:
-    codings = concept.get("coding") if isinstance(concept, dict) else None
-    return [_code(coding) for coding in _dicts(codings)]
-
-
-def _code(coding: object) -> Code:
-    if not isinstance(coding, dict):
-        return "", ""
-    system, code = coding.get("system"), coding.get("code")
-    return (
-        system if isinstance(system, str) else "",
-        code if isinstance(code, str) else "",
-    )
-
-
-def _dicts(values: object) -> list[Json]:
-    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
-
-
-def _quantity(raw: Json, column: Column, unit: str | None) -> Value:
-    value, given = raw.get("value"), raw.get("code")
-    if value is None:
-        return None
-    if raw.get("comparator"):
-        return _Unusable(f"{column!r} is only above or below a number")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        return _Unusable(f"{column!r} is no number")
-    if given is None and raw.get("unit"):
-        return _Unusable(f"{column!r} has a unit without a code")
-    found = in_unit(float(value), given if isinstance(given, str) else "", unit)
-    if found is None:
-        shown = given if isinstance(given, str) and len(given) <= 20 else "another"
-        return _Unusable(
-            f"{column!r} is in the unit {shown!r}, and the study wants {unit or 'none'!r}"
-        )
-    return found
+        return Unusable(f"{column!r} is of a kind that is not read")
 
 
 def _categories(study: Study) -> dict[Column, set[str]]:

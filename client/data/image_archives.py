@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.data.archives import Entry, opened
+from fedward.client.data.archive_rows import Entry, EntryRows
+from fedward.client.data.archives import filled_from, opened
+from fedward.client.data.cache import Layout
 from fedward.client.data.context import Context
+from fedward.client.data.decoded import Fault, Fill, file_key
 from fedward.client.data.faults import Faults
 from fedward.client.data.images import (
     Pixels,
     as_the_study_says,
+    how,
     images_of,
     mask_as_the_study_says,
+    mask_key,
     to_unit,
 )
+from fedward.client.data.labels import Mask, mask_type
 from fedward.client.data.records import RawRecords, as_text, numbered, without_faulty
 from fedward.client.data.sources import NpzSource
+from fedward.client.data.stored import Stored
 from fedward.client.data.targets import Targets, targets
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
-from fedward.study.task import ReconstructionTask, SegmentationTask
+from fedward.study.task import SegmentationTask
 
 _PARTS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -44,7 +52,6 @@ def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecord
     where, faults = str(path), context.faults
     data = images_of(study.data, where)
     masked = isinstance(study.task, SegmentationTask)
-    answers = "masks" if masked else "labels"
     with opened(path) as archive:
         prefixes = {
             part: f"{prefix}_"
@@ -52,47 +59,49 @@ def read_archive(source: NpzSource, study: Study, context: Context) -> RawRecord
             if f"{prefix}_images" in archive.keys
         } or {"": ""}
         every = list(prefixes.values())
-        images = [archive.entry(f"{p}images") for p in every]
+        images = [archive.rows(f"{p}images") for p in every]
+        masks_of = [archive.rows(f"{p}masks") for p in every] if masked else []
         labels = (
             []
-            if isinstance(study.task, ReconstructionTask)
-            else [archive.entry(f"{p}{answers}") for p in every]
+            if masked or not study.task.label_columns
+            else [archive.entry(f"{p}labels") for p in every]
         )
         keys = {key.removeprefix(every[0]) for key in archive.keys if key.startswith(every[0])}
         owner = source.patient_column(keys)
         patients = (
             None if owner is None else [archive.entry(f"{p}{owner}").reshape(-1) for p in every]
         )
-    if not masked:
-        labels = [_in_columns(entry, study, where) for entry in labels]
-    for what, entries in ((answers, labels or images), ("patients", patients or images)):
-        if list(map(len, entries)) != list(map(len, images)):
+    labels = [_in_columns(entry, study, where) for entry in labels]
+    counts = [entry.shape[0] for entry in images]
+    for what, entries in (
+        ("masks", masks_of),
+        ("labels", labels),
+        ("patients", patients or []),
+    ):
+        theirs = [entry.shape[0] for entry in entries]
+        if theirs and theirs != counts:
             raise DataError(
-                f"{sum(map(len, images))} images but {sum(map(len, entries))} {what}",
+                f"{sum(counts)} images but {sum(theirs)} {what}",
                 todo="give one for each image",
                 where=where,
             )
-    count = sum(map(len, images))
+    count = sum(counts)
     names = as_text(np.arange(count) if patients is None else np.concatenate(patients))
     found = RawRecords(
-        inputs=_inputs(
-            [_channels_first(piece, data, where) for piece in images], data, path, faults
-        ),
-        labels=_masks(images, labels, data, study.task, path, faults)
+        inputs=_inputs(images, data, path, context),
+        labels=_masks(images, masks_of, data, study.task, path, context)
         if isinstance(study.task, SegmentationTask)
         else _labels(labels, study, where, count, faults),
         patients=numbered(names),
         names=names,
         rows=np.arange(count),
-        parts=None
-        if "" in prefixes
-        else np.repeat(list(prefixes), [len(piece) for piece in images]),
+        parts=None if "" in prefixes else np.repeat(list(prefixes), counts),
     )
     return without_faulty(found, faults)
 
 
-def _channels_first(images: Entry, data: ImageData, where: str) -> Entry:
-    """Images as (n, channels, *size), from archives that leave channels out or last."""
+def _channels_first(images: EntryRows, data: ImageData, where: str) -> Callable[[Entry], Entry]:
+    """What makes an image (channels, *size), of archives that leave channels out or last."""
     channels, *wanted = data.shape
     if images.dtype.kind not in "uif":
         raise DataError(
@@ -100,11 +109,11 @@ def _channels_first(images: Entry, data: ImageData, where: str) -> Entry:
         )
     shape = images.shape[1:]
     if channels == 1 and _fits(shape, wanted, data):
-        return images[:, None]
+        return lambda image: image[None]
     if shape and shape[-1] == channels and _fits(shape[:-1], wanted, data):
-        return np.moveaxis(images, -1, 1)
+        return lambda image: np.moveaxis(image, -1, 0)
     if shape and shape[0] == channels and _fits(shape[1:], wanted, data):
-        return images
+        return lambda image: image
     raise DataError(
         f"images of shape {shape}",
         todo=f"the study needs (channels, height, width) = {data.shape}"
@@ -120,19 +129,20 @@ def _fits(size: tuple[int, ...], wanted: Sequence[int], data: ImageData) -> bool
     return size == (*wanted,)
 
 
-def _inputs(pieces: Sequence[Entry], data: ImageData, path: Path, faults: Faults) -> Pixels:
-    count = sum(map(len, pieces))
-    inputs = np.zeros((count, *data.shape), dtype=np.float32)
-    row = 0
-    for piece in pieces:
-        for image in piece:
-            try:
-                where = f"{path}: record {row + 1}"
-                inputs[row] = as_the_study_says(to_unit(image, data), data, where)
-            except DataError as error:
-                faults.add(error, row)
-            row += 1
-    return inputs
+def _inputs(
+    pieces: Sequence[EntryRows], data: ImageData, path: Path, context: Context
+) -> Pixels | Stored:
+    """All images; kept decoded, like files', only where they are too many for memory."""
+    turned = [_channels_first(piece, data, str(path)) for piece in pieces]
+
+    def one(of: int, at: int, row: int) -> Pixels:
+        image = turned[of](pieces[of].take(at, at + 1)[0])
+        return as_the_study_says(to_unit(image, data), data, f"{path}: record {row + 1}")
+
+    key = file_key(path, context.folder, [piece.shape for piece in pieces], how(data))
+    count = sum(piece.shape[0] for piece in pieces)
+    layout = Layout(count, data.shape, np.dtype(np.float32))
+    return filled_from(pieces, key, _one_by_one(pieces, one), layout, context)
 
 
 def _in_columns(entry: Entry, study: Study, where: str) -> Entry:
@@ -162,22 +172,42 @@ def _labels(
 
 
 def _masks(
-    images: Sequence[Entry],
-    masks: Sequence[Entry],
+    images: Sequence[EntryRows],
+    masks: Sequence[EntryRows],
     data: ImageData,
     task: SegmentationTask,
     path: Path,
-    faults: Faults,
-) -> NDArray[np.int64]:
-    found = np.zeros((sum(map(len, images)), *data.shape[1:]), dtype=np.int64)
-    row = 0
-    for some, their in zip(images, masks, strict=True):
-        of = _channels_first(some, data, str(path)).shape[2:]
-        for mask in their:
+    context: Context,
+) -> Mask | Stored:
+    """All masks; kept, like the images, only where they are too many for memory."""
+    sizes = []
+    for some in images:
+        size = np.broadcast_to(np.uint8(0), some.shape[1:])  # an image, but for its pixels
+        sizes.append(_channels_first(some, data, str(path))(size).shape[1:])
+
+    def one(of: int, at: int, row: int) -> Mask:
+        mask = masks[of].take(at, at + 1)[0]
+        return mask_as_the_study_says(mask, sizes[of], data, task, f"{path}: mask {row + 1}")
+
+    shapes = str([piece.shape for piece in (*images, *masks)])
+    key = mask_key(shapes, file_key(path, context.folder), data, task)
+    layout = Layout(sum(piece.shape[0] for piece in masks), data.shape[1:], mask_type(task))
+    return filled_from(masks, key, _one_by_one(masks, one), layout, context)
+
+
+def _one_by_one(pieces: Sequence[EntryRows], one: Callable[[int, int, int], NDArray[Any]]) -> Fill:
+    """Fills in records, each of a place in one of several entries: entry, place, and record."""
+    ends = np.cumsum([piece.shape[0] for piece in pieces])
+
+    def fill(first: int, rows: NDArray[Any]) -> list[Fault]:
+        faults = []
+        for place, row in enumerate(range(first, first + len(rows))):
+            of = int(np.searchsorted(ends, row, side="right"))
             try:
-                where = f"{path}: mask {row + 1}"
-                found[row] = mask_as_the_study_says(mask, of, data, task, where)
+                rows[place] = one(of, row - int(ends[of]) + pieces[of].shape[0], row)
             except DataError as error:
-                faults.add(error, row)
-            row += 1
-    return found
+                faults.append((row, error))
+                rows[place] = 0
+        return faults
+
+    return fill

@@ -78,5 +78,5 @@ def _as_studied(whole: Whole, data: ImageData) -> Pixels:
     found = np.empty(whole.shape, np.float32)
     step = max(_CACHED // max(found[:1].nbytes, 1), 1)
     for start in range(0, len(whole), step):
-        found[start : start + step] = scaled(to_unit(whole[start : start + step], data), data)
+        scaled(to_unit(whole[start : start + step], data, found[start : start + step]), data)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import decoded, file_key, state_of
+from fedward.client.data.decoded import Keys, State, decoded, file_key, state_of
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.image_bits import with_their_bits
 from fedward.client.data.images import (
@@ -23,15 +24,19 @@ from fedward.client.data.images import (
     how,
     images_of,
     mask_as_the_study_says,
+    mask_key,
     masks,
     refuse_size,
     to_unit,
 )
-from fedward.client.data.labelled import read_labels
+from fedward.client.data.labelled import LabelTable, read_labels
+from fedward.client.data.labels import Mask
 from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.data.sources import FolderSource
 from fedward.client.data.stored import Stored
+from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
+from fedward.client.data.unchanged import unchanged
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
@@ -65,21 +70,24 @@ def read_folder(source: FolderSource, study: Study, context: Context) -> RawReco
     data, task = images_of(study.data, str(path)), study.task
     context = allowing(data, context)
     faults = context.faults
-    if source.labels:
-        listed = _listed_in_table(path, source, study)
-    elif isinstance(task, SegmentationTask):
-        listed = _listed_with_masks(path)
-    else:
-        listed = _listed_by_class(path, study)
+    table = read_labels(path / source.labels) if source.labels else None
+    with _listing(path):
+        if table is not None:
+            listed = _listed_in_table(path, source, study, table)
+        elif isinstance(task, SegmentationTask):
+            listed = _listed_with_masks(path)
+        else:
+            listed = _listed_by_class(path, study)
     if not listed:
         raise DataError(
             "holds no PNG or JPEG files", todo="one sub-folder a class", where=str(path)
         )
     parts = [image.part for image in listed]
     names = np.array([image.patient for image in listed], dtype=str)
+    states = [state_of(image.file) for image in listed]
     found = RawRecords(
-        inputs=_inputs(path, [image.file for image in listed], data, context),
-        labels=masks(lambda row: _mask(listed[row], path, data, task), len(listed), data, faults)
+        inputs=_inputs(path, [image.file for image in listed], states, data, context),
+        labels=_masks(path, listed, states, data, task, context)
         if isinstance(task, SegmentationTask)
         else targets(
             list(zip(*[image.labels for image in listed], strict=True)),
@@ -93,27 +101,23 @@ def read_folder(source: FolderSource, study: Study, context: Context) -> RawReco
         names=names,
         rows=np.arange(len(listed)),
         parts=np.array(parts, dtype=str) if all(parts) else None,
+        cells=cells_in_table(study, source, table, where=str(path)),
     )
     return without_faulty(found, faults)
 
 
 def _inputs(
-    path: Path, files: Sequence[Path], data: ImageData, context: Context
+    path: Path, files: Sequence[Path], states: Sequence[State], data: ImageData, context: Context
 ) -> Pixels | Stored:
     as_they_are = data.window is None and data.resize == "refuse"
     changes = "" if as_they_are else how(data)
-    states = [state_of(file) for file in files]
-    keys = [
-        file_key(file, path, PIL.__version__, changes, state=state)
-        for file, state in zip(files, states, strict=True)
-    ]
+    keys = Keys(
+        len(files),
+        lambda row: file_key(files[row], path, PIL.__version__, changes, state=states[row]),
+    )
 
     def whole(row: int) -> NDArray[Any]:
-        if state_of(files[row]) != states[row]:
-            raise DataError(
-                "was changed while it was read", todo="read the data again", where=str(files[row])
-            )
-        return _whole(files[row], data)
+        return _whole(files[row], data, states[row])
 
     if as_they_are:
         return with_their_bits(keys, whole, data, context, where=str(path))
@@ -126,6 +130,23 @@ def _inputs(
     )
 
 
+@contextmanager
+def _listing(path: Path) -> Iterator[None]:
+    """Whatever the system refuses is told of by the folder's name.
+
+    Raises:
+        DataError: A folder cannot be looked into.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot be looked into ({error.strerror})",
+            todo="let the user that runs Fedward read it",
+            where=str(error.filename or path),
+        ) from None
+
+
 def _listed_by_class(path: Path, study: Study) -> list[_Listed]:
     if not path.is_dir():
         raise DataError("no such folder", todo="check the path", where=str(path))
@@ -136,9 +157,16 @@ def _listed_by_class(path: Path, study: Study) -> list[_Listed]:
             todo="give a table: labels in hospital.toml",
             where=str(path),
         )
-    files = [f for f in path.glob("*/*") if f.suffix.lower() in _SUFFIXES]
-    named = sorted((file.parts[-2:], file) for file in files)
-    return [_Listed(file, names[:1], "/".join(names), None) for names, file in named]
+    named = sorted(
+        (folder, name)
+        for folder in os.listdir(path)
+        if (path / folder).is_dir()
+        for name in os.listdir(path / folder)
+        if os.path.splitext(name)[1].lower() in _SUFFIXES
+    )
+    return [
+        _Listed(path / folder / name, (folder,), f"{folder}/{name}", None) for folder, name in named
+    ]
 
 
 def _listed_with_masks(path: Path) -> list[_Listed]:
@@ -165,8 +193,9 @@ def _listed_with_masks(path: Path) -> list[_Listed]:
     ]
 
 
-def _listed_in_table(path: Path, source: FolderSource, study: Study) -> list[_Listed]:
-    table = read_labels(path / str(source.labels))
+def _listed_in_table(
+    path: Path, source: FolderSource, study: Study, table: LabelTable
+) -> list[_Listed]:
     wanted = [source.column(name) for name in study.data.label_columns]
     file = source.column("file")
     files = table.column(file) if table.rows else []
@@ -181,8 +210,8 @@ def _listed_in_table(path: Path, source: FolderSource, study: Study) -> list[_Li
     ]
 
 
-def _whole(file: Path, data: ImageData) -> NDArray[Any]:
-    """One image's pixels as its file has them, channels first."""
+def _whole(file: Path, data: ImageData, state: State) -> NDArray[Any]:
+    """One image's pixels as its file has them, channels first, if it is still in that state."""
     channels = data.shape[0]
     mode = _MODES.get(channels)
     if mode is None:
@@ -191,22 +220,38 @@ def _whole(file: Path, data: ImageData) -> NDArray[Any]:
             todo="change [data] shape in the study",
             where=str(file),
         )
-    pixels = _opened(file, data, mode)
+    pixels = _opened(file, data, mode, state)
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
 
 
-def _mask(
-    listed: _Listed, folder: Path, data: ImageData, task: SegmentationTask
-) -> NDArray[np.int64]:
-    file = folder / listed.labels[0]
-    with _faults_of(listed.file), Image.open(listed.file) as image:
-        of = (image.size[1], image.size[0])
-    return mask_as_the_study_says(_opened(file, data, None), of, data, task, str(file))
+def _masks(
+    folder: Path,
+    listed: Sequence[_Listed],
+    images: Sequence[State],
+    data: ImageData,
+    task: SegmentationTask,
+    context: Context,
+) -> Mask | Stored:
+    files = [folder / one.labels[0] for one in listed]
+    states = [state_of(file) for file in files]
+
+    def key(row: int) -> str:
+        image = file_key(listed[row].file, folder, PIL.__version__, state=images[row])
+        return mask_key(image, file_key(files[row], folder, state=states[row]), data, task)
+
+    def read(row: int) -> Mask:
+        file, image = files[row], listed[row].file
+        with _faults_of(image), unchanged(image, images[row]) as content, Image.open(content) as i:
+            of = (i.size[1], i.size[0])
+        mask = _opened(file, data, None, states[row])
+        return mask_as_the_study_says(mask, of, data, task, str(file))
+
+    return masks(read, Keys(len(files), key), data, task, context)
 
 
-def _opened(file: Path, data: ImageData, mode: str | None) -> NDArray[np.generic]:
+def _opened(file: Path, data: ImageData, mode: str | None, state: State) -> NDArray[np.generic]:
     """Pixels as (height, width) or (height, width, channels); raw ones where there is no mode."""
-    with _faults_of(file), Image.open(file) as image:
+    with _faults_of(file), unchanged(file, state) as content, Image.open(content) as image:
         refuse_size((image.size[1], image.size[0]), data, str(file))
         deep = image.mode.startswith("I;16")  # convert() would cut sixteen bits to eight
         if mode is not None and not (deep and mode == "L"):

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedward.client.data.context import Context
-from fedward.client.data.faults import Faults, Lenient
-from fedward.client.data.labels import mask_classes
+from fedward.client.data.decoded import Keys, decoded
+from fedward.client.data.faults import Lenient
+from fedward.client.data.labels import Mask, mask_classes, mask_type
+from fedward.client.data.stored import Stored
 from fedward.study.data import Data
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
@@ -51,15 +53,21 @@ def how(data: ImageData) -> str:
     return f"{data.shape} {data.center} {data.scale} {data.window} {data.resize}"
 
 
-def to_unit(pixels: NDArray[np.generic], data: ImageData) -> Pixels:
+def to_unit(pixels: NDArray[np.generic], data: ImageData, into: Pixels | None = None) -> Pixels:
     """The study's window, or else the full range of an integer type, becomes 0 to 1.
 
     Without a window floating-point pixels are taken as they are.
+
+    Args:
+        pixels: Of any shape.
+        data: The study's.
+        into: Room for as many, which may be what is returned.
     """
     if data.window is not None:
         return windowed(pixels, *data.window)
     full = np.iinfo(pixels.dtype.str).max if pixels.dtype.kind in "ui" else 1
-    unit: Pixels = pixels.astype(np.float32)
+    unit: Pixels = np.empty(pixels.shape, np.float32) if into is None else into
+    unit[...] = pixels
     unit /= np.float32(full)
     return unit
 
@@ -178,7 +186,7 @@ def mask_as_the_study_says(
     data: ImageData,
     task: SegmentationTask,
     where: str,
-) -> NDArray[np.int64]:
+) -> Mask:
     """The class of each pixel, in the study's size.
 
     Args:
@@ -201,27 +209,35 @@ def mask_as_the_study_says(
     if mask.shape == data.shape[1:]:
         return classes
     small = fitted(classes[None].astype(np.float32), data.shape[1:], nearest=True)[0]
-    resized: NDArray[np.int64] = small.astype(np.int64)
+    resized: Mask = small.astype(classes.dtype)
     return resized
 
 
 def masks(
-    read: Callable[[int], NDArray[np.int64]], count: int, data: ImageData, faults: Faults
-) -> NDArray[np.int64]:
-    """The masks of all records, shape (n, *size).
+    read: Callable[[int], Mask],
+    keys: Sequence[str],
+    data: ImageData,
+    task: SegmentationTask,
+    context: Context,
+) -> Mask | Stored:
+    """The masks of all records, shape (n, *size); on disk where they are many, as images are.
 
     Args:
-        read: Gives one, or raises `DataError`.
-        count: Of records.
+        read: Gives one, or raises `DataError`; called from several threads.
+        keys: What each image and its mask hold; see `mask_key`. That a record has no mask is added.
         data: The study's.
-        faults: Told of what cannot be read; a record with another fault has no mask.
+        task: The study's.
+        context: Where masks are kept, and who is told of what cannot be read; a record with
+            another fault has no mask.
     """
-    found = np.zeros((count, *data.shape[1:]), dtype=np.int64)
-    for row in range(count):
-        if row in faults.rows:
-            continue
-        try:
-            found[row] = read(row)
-        except DataError as error:
-            faults.add(error, row)
-    return found
+    faulty, size = context.faults.rows, data.shape[1:]
+    none = np.zeros(size, mask_type(task))
+    named = Keys(len(keys), lambda row: f"none {keys[row]}" if row in faulty else keys[row])
+    return decoded(
+        named, lambda row: none if row in faulty else read(row), size, none.dtype.type, context
+    )
+
+
+def mask_key(image: str, mask: str, data: ImageData, task: SegmentationTask) -> str:
+    """What a mask of the study's follows from, beside the keys of both files."""
+    return repr(("mask", image, mask, how(data), data.class_values, task.classes))

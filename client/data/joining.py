@@ -9,6 +9,7 @@ import pandas as pd
 
 from fedward.client.data.cells import Cells, Read, Wanted
 from fedward.client.data.csv_file import read_csv
+from fedward.client.data.delimiters import delimiter_of
 from fedward.client.data.faults import Faults
 from fedward.client.data.records import Fact
 from fedward.client.data.sources import Join, TabularSource
@@ -54,7 +55,8 @@ def joined(
 def _with(
     cells: Cells, join: Join, wanted: Wanted, folder: Path, faults: Faults
 ) -> tuple[Cells, list[Fact]]:
-    more = read_csv(folder / join.path, wanted.as_text(), delimiter=join.delimiter)
+    delimiter = join.delimiter or delimiter_of(join.path)
+    more = read_csv(folder / join.path, wanted.as_text(), delimiter=delimiter)
     keys, theirs = cells.need(join.on), more.need(join.on)
     if (twice := theirs.duplicated()).any():
         row = int(twice.to_numpy().argmax())

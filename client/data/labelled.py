@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedward.client.data.delimiters import delimiter_of
 from fedward.study.errors import DataError
 
 _LARGEST = 2**28  # bytes
@@ -44,7 +45,8 @@ def read_labels(path: Path) -> LabelTable:
     """Read a table of labels.
 
     Args:
-        path: A CSV file with a header line, UTF-8; a mark of Excel's at its start does no harm.
+        path: A CSV file (or `.tsv`) with a header line, UTF-8; a mark of Excel's at its start does
+            no harm.
 
     Raises:
         DataError: It is not there, or no such table.
@@ -53,7 +55,7 @@ def read_labels(path: Path) -> LabelTable:
         if path.stat().st_size > _LARGEST:
             raise DataError("is too large for a table", todo="check the path", where=str(path))
         with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
+            reader = csv.DictReader(lines, delimiter=delimiter_of(path.name))
             rows = tuple(reader)
             columns = tuple(reader.fieldnames or ())
     except FileNotFoundError:

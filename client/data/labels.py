@@ -12,7 +12,10 @@ from fedward.client.data.faults import STRICT, Faults
 from fedward.study.any_data import Scalar, label_text
 from fedward.study.data import Data
 from fedward.study.errors import DataError
-from fedward.study.task import ClassTask, SegmentationTask
+from fedward.study.task import ClassTask, GenerationTask, SegmentationTask
+
+Mask = NDArray[np.uint8] | NDArray[np.int64]
+"""Class numbers of pixels."""
 
 Column = Sequence[object] | Coded
 """Raw labels as a file has them: numbers or text."""
@@ -21,7 +24,7 @@ Column = Sequence[object] | Coded
 def class_numbers(
     raw: Column,
     data: Data,
-    task: ClassTask,
+    task: ClassTask | GenerationTask,
     *,
     where: str,
     rows: Sequence[int] | NDArray[np.int64],
@@ -99,8 +102,8 @@ def _different(raw: Column) -> tuple[NDArray[np.int64], list[object]]:
 
 def mask_classes(
     mask: NDArray[np.generic], data: Data, task: SegmentationTask, *, where: str
-) -> NDArray[np.int64]:
-    """The class number of each pixel of a mask, of the mask's shape.
+) -> Mask:
+    """The class number of each pixel of a mask, of the mask's shape, in `mask_type`.
 
     Args:
         mask: Raw values, whole numbers in whatever type.
@@ -113,7 +116,7 @@ def mask_classes(
     """
     values, place = np.unique(mask, return_inverse=True)
     classes = meaning(data, task)
-    numbers = np.empty(len(values), dtype=np.int64)
+    numbers = np.empty(len(values), dtype=mask_type(task))
     for number, value in enumerate(values):
         known = classes.get(label_text(value))
         if known is None:
@@ -123,11 +126,16 @@ def mask_classes(
                 where=where,
             )
         numbers[number] = known
-    found: NDArray[np.int64] = numbers[place.reshape(mask.shape)]
+    found: Mask = numbers[place.reshape(mask.shape)]
     return found
 
 
-def meaning(data: Data, task: ClassTask | SegmentationTask) -> dict[str, int]:
+def mask_type(task: SegmentationTask) -> np.dtype[np.uint8] | np.dtype[np.int64]:
+    """The type of a mask's numbers: a byte a pixel, unless there are more classes than it has."""
+    return np.dtype(np.uint8) if len(task.classes) <= 256 else np.dtype(np.int64)
+
+
+def meaning(data: Data, task: ClassTask | GenerationTask | SegmentationTask) -> dict[str, int]:
     """For each raw label, as text, the number of its class."""
     if data.class_values is None:
         values: list[list[Scalar]] = [[n, name] for n, name in enumerate(task.classes)]

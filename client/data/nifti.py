@@ -8,14 +8,15 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import decoded
+from fedward.client.data.decoded import Keys, State, decoded, file_key, state_of
 from fedward.client.data.extras import need
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import (
@@ -26,13 +27,18 @@ from fedward.client.data.images import (
     how,
     images_of,
     mask_as_the_study_says,
+    mask_key,
     masks,
     to_unit,
 )
 from fedward.client.data.labelled import LabelTable, read_labels
+from fedward.client.data.labels import Mask
 from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.data.sources import NiftiSource
+from fedward.client.data.stored import Stored
+from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
+from fedward.client.data.unchanged import unchanged
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
@@ -81,9 +87,10 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
         else [_relative(file, folder) for file in files],
         dtype=str,
     )
+    states = [state_of(file) for file in files]
     inputs = decoded(
-        [_key(file, folder, data) for file in files],
-        lambda row: _record(files[row], data),
+        Keys(len(files), lambda row: file_key(files[row], folder, how(data), state=states[row])),
+        lambda row: _record(files[row], states[row], data),
         data.shape,
         np.float32,
         context,
@@ -92,11 +99,8 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
     parts = table.column(part) if table is not None and part in table.columns else []
     found = RawRecords(
         inputs=inputs,
-        labels=masks(
-            lambda row: _mask(files[row], folder / columns[0][row], data, task),
-            len(files),
-            data,
-            faults,
+        labels=_masks(
+            folder, files, states, [folder / name for name in columns[0]], data, task, context
         )
         if isinstance(task, SegmentationTask)
         else targets(
@@ -111,6 +115,7 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
         names=names,
         rows=np.arange(len(files)),
         parts=np.array(parts, dtype=str) if parts and all(parts) else None,
+        cells=cells_in_table(study, source, table, where=str(folder)),
     )
     return without_faulty(found, faults)
 
@@ -141,14 +146,8 @@ def _relative(file: Path, folder: Path) -> str:
     return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
 
-def _key(file: Path, folder: Path, data: ImageData) -> str:
-    stat = file.stat() if file.is_file() else None
-    of = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
-    return f"{_relative(file, folder)} {of} {how(data)}"
-
-
-def _record(file: Path, data: ImageData) -> Pixels:
-    volume = _volume(file)
+def _record(file: Path, state: State, data: ImageData) -> Pixels:
+    volume = _volume(file, state)
     values = _as_many_dimensions(volume.values, data)
     if len(values) != data.shape[0]:
         raise DataError(
@@ -164,8 +163,30 @@ def _as_many_dimensions(values: NDArray[np.generic], data: ImageData) -> NDArray
     return values[:, 0] if len(data.shape) == 3 and values.shape[1] == 1 else values
 
 
-def _mask(image: Path, file: Path, data: ImageData, task: SegmentationTask) -> NDArray[np.int64]:
-    of, mask = _volume(image), _volume(file)
+def _masks(
+    folder: Path,
+    images: Sequence[Path],
+    of: Sequence[State],
+    files: Sequence[Path],
+    data: ImageData,
+    task: SegmentationTask,
+    context: Context,
+) -> Mask | Stored:
+    """The masks of images that were in these states."""
+    states = [state_of(file) for file in files]
+
+    def key(row: int) -> str:
+        image = file_key(images[row], folder, state=of[row])
+        return mask_key(image, file_key(files[row], folder, state=states[row]), data, task)
+
+    def read(row: int) -> Mask:
+        image, mask = _volume(images[row], of[row]), _volume(files[row], states[row])
+        return _mask(image, mask, data, task, files[row])
+
+    return masks(read, Keys(len(files), key), data, task, context)
+
+
+def _mask(of: _Volume, mask: _Volume, data: ImageData, task: SegmentationTask, file: Path) -> Mask:
     if not np.allclose(of.grid, mask.grid, atol=_SAME_PLACE):
         raise DataError(
             "this mask lies elsewhere than its image (their affine matrices differ)",
@@ -180,18 +201,18 @@ def _mask(image: Path, file: Path, data: ImageData, task: SegmentationTask) -> N
 # --- Files ----------------------------------------------------------------------------------------
 
 
-def _volume(file: Path) -> _Volume:
-    """A file's numbers, turned to RAS.
+def _volume(file: Path, state: State) -> _Volume:
+    """A file's numbers, turned to RAS, if it is still in that state.
 
     Raises:
         Unreadable: It is damaged, or claims more than it holds.
-        DataError: It is not there.
+        DataError: It is not there, or was changed.
     """
     nibabel = need("nibabel", extra="imaging")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unchanged(file, state) as stream:
             warnings.simplefilter("ignore")
-            image = nibabel.as_closest_canonical(_image(file, nibabel))
+            image = nibabel.as_closest_canonical(_image(file, stream, state[0], nibabel))
             array = np.asanyarray(image.dataobj)  # with slope and intercept, if there are such
             return _Volume(_channels_first(array, file), np.array(image.affine, np.float64))
     except FileNotFoundError:
@@ -206,11 +227,10 @@ def _volume(file: Path) -> _Volume:
         ) from None
 
 
-def _image(file: Path, nibabel: Any) -> Any:  # noqa: ANN401 - nibabel's
+def _image(file: Path, stream: IO[bytes], held: int, nibabel: Any) -> Any:  # noqa: ANN401 - nibabel's
     """The file, from bytes whose number was held against what its head claims."""
     packed = file.name.lower().endswith(".gz")
-    held = file.stat().st_size
-    start = _bytes(file, 540, packed=packed)
+    start = _bytes(stream, 540, packed=packed)
     kind = next(
         (
             k
@@ -232,7 +252,7 @@ def _image(file: Path, nibabel: Any) -> Any:  # noqa: ANN401 - nibabel's
     needed = int(max(offset, head.sizeof_hdr)) + count * head.get_data_dtype().itemsize
     if not packed and needed > held:
         raise _claims(file, f"{needed} bytes and has {held}")
-    content = _bytes(file, needed, packed=packed)
+    content = _bytes(stream, needed, packed=packed)
     if len(content) < needed:
         raise _claims(file, f"{needed} bytes and has {len(content)}")
     return kind.from_bytes(content)
@@ -242,18 +262,18 @@ def _claims(file: Path, what: str) -> Unreadable:
     return Unreadable(f"claims {what}", todo="export it anew, or take it out", where=str(file))
 
 
-def _bytes(file: Path, most: int, *, packed: bool) -> bytes:
+def _bytes(stream: IO[bytes], most: int, *, packed: bool) -> bytes:
     """The first bytes of a file, at most so many: however much a gzip stream would unfold to."""
-    with file.open("rb") as stream:
-        if not packed:
-            return stream.read(most)
-        unfold, found = zlib.decompressobj(wbits=31), bytearray()
-        while len(found) < most and not unfold.eof:
-            piece = unfold.unconsumed_tail or stream.read(2**16)
-            if not piece:
-                break
-            found += unfold.decompress(piece, most - len(found))
-        return bytes(found)
+    stream.seek(0)
+    if not packed:
+        return stream.read(most)
+    unfold, found = zlib.decompressobj(wbits=31), bytearray()
+    while len(found) < most and not unfold.eof:
+        piece = unfold.unconsumed_tail or stream.read(2**16)
+        if not piece:
+            break
+        found += unfold.decompress(piece, most - len(found))
+    return bytes(found)
 
 
 def _channels_first(array: NDArray[Any], file: Path) -> NDArray[np.generic]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from fedward.client.data.cells import NOTHING, Cells, Wanted, refuse_twins
+from fedward.client.data.cells import NOTHING, Cells, Coded, Wanted, refuse_twins
 from fedward.client.data.context import Context
 from fedward.client.data.extras import need
 from fedward.client.data.faults import ListedFaults
@@ -42,10 +43,11 @@ def _cells(path: Path, wanted: Wanted, context: Context) -> Cells:
     if not files:
         raise DataError("holds no .parquet file", todo="check the path", where=str(path))
     frames: list[pd.DataFrame] = []
+    known: dict[str, Coded] = {}
     columns: list[str] | None = None
     for number, file in enumerate(files):
         try:
-            names, frame = _one(file, wanted)
+            names, frame, known = _one(file, wanted)
             _same_schema(columns, names, wanted, file, files[0])
         except DataError as error:
             if len(files) == 1 or not isinstance(context.faults, ListedFaults):
@@ -57,10 +59,13 @@ def _cells(path: Path, wanted: Wanted, context: Context) -> Cells:
     if not frames or columns is None:
         raise DataError("no file of it can be read", todo="mend them", where=str(path))
     whole = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return Cells(str(path), whole, NOTHING, tuple(columns), len(whole))
+    cells = Cells(str(path), whole, NOTHING, tuple(columns), len(whole))
+    if len(files) == 1:
+        cells.know(known)
+    return cells
 
 
-def _one(file: Path, wanted: Wanted) -> tuple[list[str], pd.DataFrame]:
+def _one(file: Path, wanted: Wanted) -> tuple[list[str], pd.DataFrame, dict[str, Coded]]:
     arrow, parquet = need("pyarrow", extra="records"), need("pyarrow.parquet", extra="records")
     try:
         size = file.stat().st_size
@@ -70,14 +75,16 @@ def _one(file: Path, wanted: Wanted) -> tuple[list[str], pd.DataFrame]:
             chosen = [name for name in names if name in wanted.names]
             _refuse_swollen(opened.metadata, set(chosen), size, file)
             table = opened.read(columns=chosen, use_threads=False)
-            columns = {name: _column(table.column(name), name, wanted, file) for name in chosen}
+            found = {name: _column(table.column(name), name, wanted, file) for name in chosen}
     except FileNotFoundError:
         raise DataError("no such file", todo="check the path", where=str(file)) from None
     except (OSError, ValueError, KeyError, arrow.ArrowException, MemoryError) as error:
         raise DataError(
             f"cannot be read as Parquet ({error})", todo="write it anew", where=str(file)
         ) from None
-    return names, pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
+    columns = {name: column for name, (column, _) in found.items()}
+    known = {name: coded for name, (_, coded) in found.items() if coded is not None}
+    return names, pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False), known
 
 
 def _refuse_swollen(
@@ -105,8 +112,8 @@ def _refuse_swollen(
 
 def _column(
     column: pa.ChunkedArray, name: str, wanted: Wanted, file: Path
-) -> pd.Series[float] | pd.Series[str]:
-    """Numbers as float64 where they are wanted as such, everything else as text."""
+) -> tuple[pd.Series[float] | pd.Series[str], Coded | None]:
+    """Numbers as float64 where they are wanted as such, everything else as text, and coded."""
     arrow = need("pyarrow", extra="records")
     compute = need("pyarrow.compute", extra="records")
     if arrow.types.is_dictionary(column.type):
@@ -114,7 +121,7 @@ def _column(
     kind = column.type
     if arrow.types.is_nested(kind) or arrow.types.is_binary(kind) or arrow.types.is_null(kind):
         if arrow.types.is_null(kind):
-            return pd.Series([""] * len(column), dtype=str)
+            return pd.Series([""] * len(column), dtype=str), None
         raise DataError(
             f"column {name!r} is of type {kind}",
             todo="give numbers, text, dates or yes and no",
@@ -123,12 +130,26 @@ def _column(
     number = arrow.types.is_integer(kind) or arrow.types.is_floating(kind)
     if name in wanted.numbers and (number or arrow.types.is_decimal(kind)):
         floats = column if kind == arrow.float64() else column.cast(arrow.float64(), safe=False)
-        return pd.Series(floats.to_numpy(), dtype=float, copy=False)
+        return pd.Series(floats.to_numpy(), dtype=float, copy=False), None
     if arrow.types.is_float16(kind):
         column = column.cast(arrow.float32())
-    texts = compute.fill_null(column.cast(arrow.string()), "")
-    cells = pd.Series(texts.to_pandas(), dtype=str)
-    return cells.mask(cells == "nan", "") if arrow.types.is_floating(kind) else cells
+    # Each different value becomes text once.
+    encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
+    values = encoded.dictionary
+    if not arrow.types.is_string(kind):
+        values = values.cast(arrow.string())
+    if values.null_count:
+        values = compute.fill_null(values, "")
+    if arrow.types.is_floating(kind):
+        values = compute.if_else(compute.equal(values, "nan"), "", values)
+    plain = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
+    written = column if plain and not column.null_count else values.take(encoded.indices)
+    cells = pd.Series(written.to_pandas(), dtype=str)
+    codes, different = encoded.indices.to_numpy(), values.to_numpy(zero_copy_only=False)
+    if encoded.dictionary.null_count or arrow.types.is_floating(kind):  # "" may be there twice
+        places, different = pd.factorize(different)
+        codes = places[codes]
+    return cells, Coded(codes.astype(np.int64, copy=False), different)
 
 
 def _same_schema(

@@ -133,7 +133,8 @@ def _cut(
 def _records(raw: RawRecords) -> Records:
     return Records(
         raw.inputs if isinstance(raw.inputs, Stored) else torch.from_numpy(raw.inputs),
-        torch.from_numpy(raw.labels),
+        raw.labels if isinstance(raw.labels, Stored) else torch.from_numpy(raw.labels),
         torch.from_numpy(raw.patients),
         hashlib.sha256(framed(*map(_bytes, raw.names))).digest(),
+        raw.cells,
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedward.client.data.context import Context, Progress, unseen
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
+from fedward.client.data.named_parts import with_named_parts
 from fedward.client.data.parts import divide
 from fedward.client.data.records import (
     Parts,
@@ -24,8 +25,15 @@ from fedward.client.data.records import (
     with_same_patients,
 )
 from fedward.client.data.repeats import without_repeated
-from fedward.client.data.sources import FastaSource, InstalledSource, Source, TabularSource
-from fedward.client.hospital import HospitalFile
+from fedward.client.data.sources import (
+    CsvSource,
+    FastaSource,
+    InstalledSource,
+    Source,
+    TabularSource,
+)
+from fedward.client.data.subgroups import refuse_unknown
+from fedward.client.hospital import HospitalFile, models_of
 from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 from fedward.study.token_data import SequenceData, TextData
@@ -44,7 +52,8 @@ def context_of(
     """
     cache = hospital.cache
     where = folder / (cache.folder or Path(hospital.state) / "cache")
-    return Context(folder, faults, where, progress, int(cache.gib * 2**30))
+    models = models_of(hospital, folder)
+    return Context(folder, faults, where, progress, int(cache.gib * 2**30), models)
 
 
 def read_parts(
@@ -133,9 +142,11 @@ def _read(source: Source, study: Study, context: Context) -> RawRecords:
         raw = _as_promised(_installed(source)(source, study, context), source, study)
     else:
         raw = _own(source)(source, study, context)
+    raw = refuse_unknown(raw, study, source.format)
     if source.named_by is not None:
         raw = refuse_nameless(raw, context.faults)
     raw = with_same_patients(raw, source.same_patient, context.faults)
+    raw = with_named_parts(raw, source.parts, context.faults)
     return without_repeated(raw) if study.data.duplicates == "drop" else raw
 
 
@@ -206,6 +217,8 @@ def _changed(source: Source) -> int:
     paths = [getattr(source, "path", None)]
     if isinstance(source, TabularSource):
         paths += [join.path for join in source.joined]
+    if isinstance(source, CsvSource) and source.files is not None:
+        paths += [str(Path(source.path) / file) for file in source.files.values()]
     files = [Path(path) for path in paths if path is not None]
     return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
 

@@ -37,7 +37,7 @@ class RawRecords:
     Attributes:
         inputs: Shape (n, *input_shape), float32, scaled as the study says; or int64, the numbers of
             tokens. They may stay on disk.
-        labels: As the task has them (`study/task.py`), n of them.
+        labels: As the task has them (`study/task.py`), n of them. Masks may stay on disk.
         patients: Number of each record's patient, shape (n,), int64.
         names: What the hospital calls that patient, shape (n,), text; the record's place in the
             file (or the image's name) where every record is a patient.
@@ -46,16 +46,19 @@ class RawRecords:
         dropped: Records that were left out because the study or the hospital's file says so, such
             as those that lack a value.
         facts: What the reader saw in the whole file, such as why and how many were left out.
+        cells: For each record the place of its cell in each of the study's subgroups, -1 for none,
+            shape (n, subgroups); None where the study has none or the reader knows none.
     """
 
     inputs: NDArray[np.float32] | NDArray[np.int64] | Stored
-    labels: NDArray[np.int64] | NDArray[np.float32]
+    labels: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.uint8] | Stored
     patients: NDArray[np.int64]
     names: NDArray[np.str_]
     rows: NDArray[np.int64]
     parts: NDArray[np.str_] | None = None
     dropped: int = 0
     facts: tuple[Fact, ...] = ()
+    cells: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Number of records."""
@@ -67,28 +70,37 @@ class RawRecords:
 
         The class; for survival whether the event was seen; else nothing.
         """
-        if self.labels.ndim == 1 and self.labels.dtype == np.int64:
-            return self.labels.astype(np.int64)
-        if self.labels.ndim == 2 and self.labels.shape[1] == 2:
-            return self.labels[:, 1].astype(np.int64)
-        return np.zeros(len(self.labels), dtype=np.int64)
+        labels = self.labels
+        if isinstance(labels, Stored):
+            return np.zeros(len(labels), dtype=np.int64)
+        if labels.ndim == 1 and labels.dtype == np.int64:
+            return labels.astype(np.int64)
+        if labels.ndim == 2 and labels.shape[1] == 2:
+            return labels[:, 1].astype(np.int64)
+        return np.zeros(len(labels), dtype=np.int64)
 
     @property
     def whole(self) -> NDArray[Any]:
         """All inputs in memory."""
         return self.inputs[:].numpy() if isinstance(self.inputs, Stored) else self.inputs
 
+    @property
+    def whole_labels(self) -> NDArray[Any]:
+        """All labels in memory."""
+        return self.labels[:].numpy() if isinstance(self.labels, Stored) else self.labels
+
     def chosen(self, mask: NDArray[np.bool_]) -> RawRecords:
         """Only the records where the mask is true."""
-        inputs = self.inputs
+        inputs, labels = self.inputs, self.labels
         return replace(
             self,
             inputs=inputs.chosen(mask) if isinstance(inputs, Stored) else inputs[mask],
-            labels=self.labels[mask],
+            labels=labels.chosen(mask) if isinstance(labels, Stored) else labels[mask],
             patients=self.patients[mask],
             names=self.names[mask],
             rows=self.rows[mask],
             parts=None if self.parts is None else self.parts[mask],
+            cells=None if self.cells is None else self.cells[mask],
         )
 
 
@@ -154,15 +166,17 @@ class Records:
 
     Attributes:
         inputs: Shape (n, *input_shape), float32 or int64; on the device, or on disk.
-        labels: As the task has them (`study/task.py`), n of them.
+        labels: As the task has them (`study/task.py`), n of them; on the device, or masks on disk.
         patients: Shape (n,), int64.
         people: Digest of the names of their patients, in order; empty where nobody has a name.
+        cells: As in `RawRecords`.
     """
 
     inputs: Tensor | Stored
-    labels: Tensor
+    labels: Tensor | Stored
     patients: Tensor
     people: bytes = b""
+    cells: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Number of records."""
@@ -173,27 +187,44 @@ class Records:
         """All inputs in memory."""
         return self.inputs[:] if isinstance(self.inputs, Stored) else self.inputs
 
+    @property
+    def whole_labels(self) -> Tensor:
+        """All labels in memory."""
+        return self.labels[:] if isinstance(self.labels, Stored) else self.labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are used."""
+        return self.patients.device
+
     def first(self, count: int) -> Records:
         """The first so many records."""
-        rows, inputs = slice(count), self.inputs
-        few = inputs.chosen(rows) if isinstance(inputs, Stored) else inputs[rows]
-        return Records(few, self.labels[rows], self.patients[rows], self.people)
+        rows, inputs, labels = slice(count), self.inputs, self.labels
+        return Records(
+            inputs.chosen(rows) if isinstance(inputs, Stored) else inputs[rows],
+            labels.chosen(rows) if isinstance(labels, Stored) else labels[rows],
+            self.patients[rows],
+            self.people,
+            None if self.cells is None else self.cells[rows],
+        )
 
     def to(self, device: torch.device) -> Records:
-        """The same records on a device; inputs on disk stay there, and come batch by batch."""
-        inputs = self.inputs if isinstance(self.inputs, Stored) else self.inputs.to(device)
-        return Records(inputs, self.labels.to(device), self.patients.to(device), self.people)
+        """The same records on a device; what is on disk stays there, and comes batch by batch."""
+        inputs, labels = (
+            rows if isinstance(rows, Stored) else rows.to(device)
+            for rows in (self.inputs, self.labels)
+        )
+        return Records(inputs, labels, self.patients.to(device), self.people, self.cells)
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of some records, on the device."""
-        device = self.labels.device
-        chosen = chosen.to(device)
-        return self.inputs[chosen].to(device), self.labels[chosen]
+        chosen = chosen.to(self.device)
+        return self.inputs[chosen].to(self.device), self.labels[chosen].to(self.device)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of all records in their order, so many at once, on the device."""
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            yield inputs.to(labels.device), labels
+            yield inputs.to(self.device), labels.to(self.device)
 
 
 Parts = dict[Part, Records]

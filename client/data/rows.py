@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedward.client.data import features, sequences, texts
+from fedward.client.data import features, pieces, sequences, texts
+from fedward.client.data.any_source import AnySource
 from fedward.client.data.cells import Cells, Read, Wanted
 from fedward.client.data.context import Context
 from fedward.client.data.faults import Faults, ListedFaults
 from fedward.client.data.joining import joined, rows_named
 from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
-from fedward.client.data.sources import AnySource, TabularSource
+from fedward.client.data.sources import TabularSource
+from fedward.client.data.subgroups import cells_of, columns_of
 from fedward.client.data.targets import targets
 from fedward.study.data import Data
 from fedward.study.errors import DataError
@@ -39,16 +41,23 @@ def records_of(
         DataError: A file, a column or a value is not as the study needs it; the message names it.
     """
     data, faults = study.data, context.faults
-    cells, facts = _cells(read, source, data, context, where=where)
+    further = tuple(map(source.column, columns_of(study)))
+    cells, facts = _cells(read, source, data, context, where=where, further=further)
     names = _input_columns(data, where=where)
     patient = _patient(source, cells)
     theirs = {ours: source.column(ours) for ours in (*names, *data.label_columns)}
+    known = frozenset(cells.frame.columns)
     for column in (*theirs.values(), *patient):
-        cells.need(column)
+        if column not in known:
+            cells.need(column)
+    everybody = cells
     cells, more = _whole(cells, theirs, patient, data, faults)
     rows = cells.frame.index.to_numpy(dtype=np.int64)
     labels = {ours: cells.coded(theirs[ours]) for ours in data.label_columns}
-    inputs, seen = _inputs(cells, theirs, data, faults)
+    inputs, seen = _inputs(cells, theirs, study, context)
+    grouped = cells_of(
+        study, lambda name: _texts(everybody, source.column(name)), where=everybody.where
+    )
     part = source.column("part")
     owners = cells.coded(patient[0]) if patient else None
     called = rows.astype(str) if owners is None else owners.texts
@@ -68,6 +77,9 @@ def records_of(
         parts=cells.frame[part].to_numpy(dtype=str) if part in cells.frame else None,
         dropped=cells.size - len(rows),
         facts=(*facts, *more, *seen),
+        cells=None
+        if grouped is None
+        else grouped[everybody.frame.index.get_indexer(cells.frame.index)],
     )
     return without_faulty(found, faults)
 
@@ -79,11 +91,12 @@ def _cells(
     context: Context,
     *,
     where: str,
+    further: tuple[str, ...] = (),
 ) -> tuple[Cells, list[Fact]]:
     """The cells; as text if any number among them is one that has to be told as it is written."""
     inputs = {source.column(name) for name in _input_columns(data, where=where)}
     numbers = features.numbers_of(data) if isinstance(data, TableData) else ()
-    texts = {*map(source.column, (*data.label_columns, "part")), *_named(source)}
+    texts = {*map(source.column, (*data.label_columns, "part")), *_named(source), *further}
     wanted = Wanted(frozenset(inputs), frozenset(map(source.column, numbers)))
     wanted = Wanted(wanted.texts - wanted.numbers, wanted.numbers).and_texts(frozenset(texts))
     if not isinstance(source, TabularSource):
@@ -96,6 +109,17 @@ def _cells(
     if isinstance(faults, ListedFaults):  # everything is told anew
         del faults.found[before:]
     return joined(source, read, wanted.as_text(), context.folder, faults)
+
+
+def _texts(cells: Cells, column: str) -> list[str]:
+    """A column as it is written; nothing where it says that there is no value.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    written = cells.need(column).astype(str)
+    lacking = cells.missing(column)
+    return ["" if absent else str(text) for text, absent in zip(written, lacking, strict=True)]
 
 
 def _input_columns(data: Data, *, where: str) -> tuple[str, ...]:
@@ -115,11 +139,14 @@ def _input_columns(data: Data, *, where: str) -> tuple[str, ...]:
 
 
 def _inputs(
-    cells: Cells, theirs: dict[str, str], data: Data, faults: Faults
+    cells: Cells, theirs: dict[str, str], study: Study, context: Context
 ) -> tuple[Inputs, list[Fact]]:
+    data, faults = study.data, context.faults
     match data:
         case TableData():
             return features.inputs_of(cells, theirs, data, faults)
+        case TextData(tokenizer="model"):
+            return pieces.pieces_of(cells.frame[theirs[data.text]], study, data, context.models)
         case TextData():
             return texts.tokens_of(cells.frame[theirs[data.text]], data)
         case SequenceData():
@@ -146,7 +173,7 @@ def _whole(
     rule, facts = "refuse", []
     bad = np.zeros(len(cells.frame), dtype=bool)
     first: dict[int, str] = {}
-    filled = dict(cells.frame)
+    filled: dict[str, pd.Series[str]] = {}
     if isinstance(data, TableData):
         rule = data.missing
     for ours in dict.fromkeys([*theirs, *patient]):
@@ -187,5 +214,5 @@ def _whole(
         facts.append(Fact("left out", f"{len(left)} rows lack a value: {rows_named(left)}"))
     if not facts:
         return cells, facts
-    frame = pd.DataFrame(filled, index=cells.frame.index)
+    frame = pd.DataFrame({**dict(cells.frame), **filled}, index=cells.frame.index)
     return Cells(cells.where, frame[~bad], cells.marks, cells.columns, cells.size), facts

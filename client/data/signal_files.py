@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from fedward.client.data.labelled import read_labels
 from fedward.client.data.signals import Whose
 from fedward.client.data.sources import EdfSource, SignalTableSource, WfdbSource
+from fedward.client.data.subgroups import cells_in_table
 from fedward.study.errors import DataError
 from fedward.study.signal_data import Around, SignalData
 from fedward.study.study import Study
@@ -66,10 +68,15 @@ def list_recordings(
     labels = [said.column(column) for column in columns]
     part = source.column("part")
     parts = said.column(part) if part in said.columns else [""] * len(names)
-    return [
+    cells = cells_in_table(study, source, said, where=str(folder))
+    found_here = [
         _whose(_inside(name, row, table), owners[row], [c[row] for c in labels], parts[row], folder)
         for row, name in enumerate(names)
     ]
+    if cells is None:
+        return found_here
+    of_each = map(tuple, cells.tolist())
+    return [one._replace(cells=of) for one, of in zip(found_here, of_each, strict=True)]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -80,8 +87,9 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        real = path.resolve()
-        plain = real.is_file() and real.is_relative_to(folder.resolve())
+        real = os.path.realpath(path)
+        within = os.path.join(os.path.realpath(folder), "")
+        plain = os.path.isfile(real) and real.startswith(within)
     except (OSError, ValueError):
         plain = False
     if not plain:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import math
 from fractions import Fraction
+from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -33,13 +34,16 @@ _PERIODS = 3  # of the lowest edge that the recording goes on beyond its ends
 _FINEST = 1000  # largest denominator of a ratio of rates, or of its inverse
 _MOST_UP, _MOST_DOWN = 100, 10_000  # times
 _LARGEST = 1e18  # its square is still a float32
+_SHORT = 4  # bytes of whole numbers that float64 holds exactly
+_MOST_APART = 2.0  # log2 of two distances between beats, either way
 
 
 class Prepared(NamedTuple):
     """Signals at the study's rate.
 
     Attributes:
-        samples: Shape (..., channels, time), float64, in the channels' units.
+        samples: Shape (..., channels, time), in the channels' units: float64, or short whole
+            numbers as the file has them.
         gaps: Where they are missing, the same shape; None if they are nowhere.
     """
 
@@ -67,7 +71,12 @@ def ratio(rate: float, data: SignalData) -> Fraction:
             f"has {rate:g} samples a second, too few for a band up to {max(data.band.edges):g} Hz",
             todo="give recordings of a higher rate",
         )
-    exact = Fraction(data.rate) / Fraction(rate)
+    return _nearest(data.rate, rate)
+
+
+@lru_cache
+def _nearest(new: float, old: float) -> Fraction:
+    exact = Fraction(new) / Fraction(old)
     if exact < 1:
         return 1 / (1 / exact).limit_denominator(_FINEST)
     return exact.limit_denominator(_FINEST)
@@ -78,11 +87,12 @@ def new_length(length: int, rate: float, data: SignalData) -> int:
     return math.ceil(length * ratio(rate, data))
 
 
-def prepared(samples: Samples, rate: float, data: SignalData) -> Prepared:
+def prepared(given: NDArray[np.generic], rate: float, data: SignalData) -> Prepared:
     """Filter and resample whole recordings.
 
     Args:
-        samples: Shape (..., channels, time); NaN where one is missing. It may be overwritten.
+        given: Shape (..., channels, time), numbers; NaN where one is missing. What is float64 may
+            be overwritten.
         rate: Samples a second.
         data: The study's.
 
@@ -91,7 +101,11 @@ def prepared(samples: Samples, rate: float, data: SignalData) -> Prepared:
     """
     by = ratio(rate, data)
     gaps = None
-    if not math.isfinite(samples.sum()):  # reads once and keeps nothing
+    whole = given.dtype.kind in "iu"
+    if whole and given.dtype.itemsize <= _SHORT and by == 1 and data.band is None:
+        return Prepared(given, None)  # type: ignore[arg-type]
+    samples: Samples = given.astype(np.float64, copy=False)
+    if not whole and not math.isfinite(samples.sum()):  # reads once and keeps nothing
         if np.isinf(samples).any():
             raise DataError("a sample is infinite", todo="mend it")
         gaps = np.isnan(samples)
@@ -183,13 +197,38 @@ def fits(start: int, length: int, data: SignalData) -> bool:
     return start >= 0 and start + data.length <= length
 
 
-def piece(whole: Prepared, start: int, data: SignalData) -> NDArray[np.float32]:
+def rhythm(marks: Samples, same: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """How much longer ago the annotation before is than the one after is away, as log2.
+
+    Args:
+        marks: Times of n annotations in the files' order, in any unit, shape (n,).
+        same: Which of the n - 1 steps from one to the next stay in one patient's recording.
+
+    Returns:
+        Shape (n,), from -2 to 2; 0 where one side is lacking, or does not lie there in time.
+    """
+    apart = np.diff(marks)
+    known = same & (apart > 0)
+    found = np.zeros(len(marks), dtype=np.float32)
+    both = known[:-1] & known[1:]
+    ratio_of_both = apart[:-1][both] / apart[1:][both]
+    found[1:-1][both] = np.clip(np.log2(ratio_of_both), -_MOST_APART, _MOST_APART)
+    return found
+
+
+def piece(
+    whole: Prepared,
+    start: int,
+    data: SignalData,
+    rhythms: NDArray[np.float32] | float = 0.0,
+) -> NDArray[np.float32]:
     """A record as the model sees it.
 
     Args:
         whole: Recordings at the study's rate.
         start: Where the record begins; below 0 before the recording does.
         data: The study's.
+        rhythms: Of each record, shape (...); of no meaning where the study wants none.
 
     Returns:
         Shape (..., *data.input_shape).
@@ -214,14 +253,18 @@ def piece(whole: Prepared, start: int, data: SignalData) -> NDArray[np.float32]:
         )
     if data.center is not None:
         part = part - np.array(data.center)[:, None]
-    if data.scale is not None:
-        part = part / np.array(data.scale)[:, None]
-    if missing is not None:
-        part = np.where(missing, 0.0, part)
+    into = found[..., :channels, inside]
     with np.errstate(over="ignore"):
-        found[..., :channels, inside] = part
+        if data.scale is None:
+            into[...] = part
+        else:  # in double precision, and rounded once
+            np.divide(part, np.array(data.scale)[:, None], out=into, casting="same_kind")
+    if missing is not None:
+        into[missing] = 0.0
+    if data.rhythm:
+        found[..., channels, inside] = np.asarray(rhythms)[..., None]
     if not (found.min() >= -_LARGEST and found.max() <= _LARGEST):
         raise DataError("a sample is no number of ordinary size", todo="mend it")
     if data.shorter == "pad":
-        found[..., channels, inside] = 1.0
+        found[..., -1, inside] = 1.0
     return found

@@ -2,7 +2,7 @@
 
 A reader says of each recording what its header says, and how its samples are read. Recordings are
 read one at a time, whatever the threads that want pieces of them: libraries refuse a file that is
-open twice. The last ones are kept, because the records of one recording follow each other.
+open twice. The last ones of several records are kept, because these follow each other.
 
 A recording, not a record, is one patient where nobody says whose it is: pieces of one recording
 never come into two parts.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.data.any_source import AnySource
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import decoded
+from fedward.client.data.decoded import Keys, decoded
 from fedward.client.data.labels import meaning
 from fedward.client.data.records import Fact, RawRecords, numbered, without_faulty
 from fedward.client.data.signal_pieces import (
@@ -29,9 +31,9 @@ from fedward.client.data.signal_pieces import (
     new_length,
     piece,
     prepared,
+    rhythm,
     starts,
 )
-from fedward.client.data.sources import AnySource
 from fedward.client.data.targets import targets
 from fedward.study.any_data import label_text
 from fedward.study.errors import DataError
@@ -80,18 +82,21 @@ class Whose(NamedTuple):
         patient: What the hospital calls the patient.
         labels: As the table has them; none where annotations say them.
         part: As the table says.
+        cells: Of each subgroup, the place of its cell or -1; None in a study without subgroups.
     """
 
     name: str
     patient: str
     labels: tuple[str, ...] = ()
     part: str | None = None
+    cells: tuple[int, ...] | None = None
 
 
 class _Piece(NamedTuple):
     of: int
     start: int
     labels: tuple[str, ...]
+    rhythm: float = 0.0
 
 
 def wants_signals(study: Study, where: str) -> SignalData:
@@ -192,6 +197,7 @@ def signal_records(
     inputs = decoded(plan.keys(), plan.decode, data.input_shape, np.float32, context)
     names = np.array([listed[of].patient for of in plan.of], dtype=str)
     parts = [listed[of].part for of in plan.of]
+    cells = [entry for of in plan.of if (entry := listed[of].cells) is not None]
     found = RawRecords(
         inputs=inputs,
         labels=labels,
@@ -201,6 +207,7 @@ def signal_records(
         parts=np.array(parts, dtype=str) if all(parts) else None,
         dropped=plan.dropped,
         facts=plan.facts(source),
+        cells=np.array(cells, dtype=np.int64) if cells else None,
     )
     return without_faulty(found, context.faults)
 
@@ -219,6 +226,7 @@ class _Plan:
         self._unused: dict[str, int] = {}
         self._reading = threading.Lock()
         self._last: dict[int, Prepared] = {}
+        self._pieces_of: Counter[int] = Counter()
 
     def add(
         self, number: int, one: Whose, opened: Callable[[Whose], Recording], where: str
@@ -246,9 +254,9 @@ class _Plan:
             self._put(number, _at(error, one.name, where))
             return
         self._recordings[number] = recording
-        for start, labels in found:
+        for start, labels, beat in found:
             if self.data.shorter == "pad" or fits(start, length, self.data):
-                self._put(number, _Piece(number, start, labels))
+                self._put(number, _Piece(number, start, labels, beat))
             elif self.data.shorter == "drop":
                 self.dropped += 1
             else:
@@ -261,15 +269,21 @@ class _Plan:
 
     def _starts(
         self, one: Whose, recording: Recording, length: int
-    ) -> list[tuple[int, tuple[str, ...]]]:
+    ) -> list[tuple[int, tuple[str, ...], float]]:
         if not isinstance(self.data.cut, Around):
-            return [(start, one.labels) for start in starts(length, self.data)]
+            if self.data.rhythm:
+                raise DataError(
+                    "a whole recording has no rhythm of annotations",
+                    todo='set cut = { by = "annotation" } in the study\'s [data]',
+                )
+            return [(start, one.labels, 0.0) for start in starts(length, self.data)]
         if recording.marks is None:
             raise DataError(
                 "has no annotations, around which the study cuts",
                 todo="name them in [data] annotations of hospital.toml",
             )
         found: list[tuple[int, tuple[str, ...]]] = []
+        marks: list[float] = []
         for seconds, symbol in zip(recording.marks, recording.symbols, strict=True):
             if self._classes is not None and label_text(symbol) not in self._classes:
                 self._unused[symbol] = self._unused.get(symbol, 0) + 1
@@ -278,21 +292,26 @@ class _Plan:
             if not 0 <= place < max(length, 1):
                 raise DataError("an annotation lies outside the recording", todo="mend the file")
             found.append((place - self.data.cut.before, (symbol,)))
-        return found
+            marks.append(float(seconds))
+        beats = rhythm(np.array(marks), np.ones(max(len(marks) - 1, 0), dtype=bool))
+        return [(*entry, float(beat)) for entry, beat in zip(found, beats, strict=True)]
 
     def _put(self, number: int, entry: _Piece | DataError) -> None:
         self.pieces.append(entry)
         self.of.append(number)
+        self._pieces_of[number] += 1
 
-    def keys(self) -> list[str]:
+    def keys(self) -> Keys:
         """What each record's content follows from."""
         how = self.data.model_dump_json(exclude={"class_values", "parts", "label"})
-        return [
-            f"{number} {entry.where}"
-            if isinstance(entry, DataError)
-            else f"{self._recordings[entry.of].key} {entry.start} {how}"
-            for number, entry in enumerate(self.pieces)
-        ]
+
+        def key(row: int) -> str:
+            entry = self.pieces[row]
+            if isinstance(entry, DataError):
+                return f"{row} {entry.where}"
+            return f"{self._recordings[entry.of].key} {entry.start} {entry.rhythm} {how}"
+
+        return Keys(len(self.pieces), key)
 
     def decode(self, row: int) -> NDArray[np.float32]:
         """One record, shape `data.input_shape`."""
@@ -301,7 +320,7 @@ class _Plan:
             raise entry
         name = self._recordings[entry.of].name
         try:
-            return piece(self._prepared(entry.of), entry.start, self.data)
+            return piece(self._prepared(entry.of), entry.start, self.data, entry.rhythm)
         except DataError as error:
             raise _at(error, name, f"record {row + 1}") from None
 
@@ -310,6 +329,8 @@ class _Plan:
             found = self._last.pop(number, None)
             if found is None:
                 found = _together(self._recordings[number], self.data)
+            if self._pieces_of[number] == 1:
+                return found
             self._last[number] = found  # the newest is at the end
             while len(self._last) > _LEAST_KEPT and self._size() > _MOST_KEPT:
                 self._last.pop(next(iter(self._last)))

@@ -5,62 +5,17 @@ Each format has a reader of its own; `reading.py` knows which.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedward.client.data.any_source import AnySource
 from fedward.study.any_data import Scalar
 from fedward.study.frozen import Frozen
+from fedward.study.messages import Part
 
 MissingMark = str
 DataName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
-
-
-class AnySource(Frozen):
-    """What every source of records has in common.
-
-    Attributes:
-        patient: What names the patient (a column, a key), or `record` if every record is a
-            patient. Without it every record counts as one, and no private study is trained.
-        rows: A NumPy file with the numbers (from 0) of the records that are this hospital's.
-        columns_are: What this hospital calls columns and channels that the study names, where that
-            is something else; `file` and `part` too.
-        same_patient: Lists of names that are one patient's.
-    """
-
-    patient: str | None = None
-    rows: str | None = None
-    columns_are: dict[str, str] = Field(default_factory=dict)
-    same_patient: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
-
-    @model_validator(mode="after")
-    def _one_group_a_name(self) -> AnySource:
-        names = [name for group in self.same_patient for name in group]
-        if len(set(names)) != len(names):
-            raise ValueError("each name in one group of same_patient only")
-        if names and self.patient is None:
-            raise ValueError("patient, where same_patient says which names are one's")
-        return self
-
-    def column(self, wanted: str) -> str:
-        """What this hospital calls a column of the study's."""
-        return self.columns_are.get(wanted, wanted)
-
-    @property
-    def named_by(self) -> str | None:
-        """What names the patient; None where every record is one."""
-        return None if self.patient == "record" else self.patient
-
-    def patient_column(self, columns: Container[str]) -> str | None:
-        """What names the patient among these columns; None where every record is one.
-
-        It may be said as the files call it, or by a name that `columns_are` maps to theirs.
-        """
-        if self.named_by is None or self.named_by in columns:
-            return self.named_by
-        theirs = self.column(self.named_by)
-        return theirs if theirs in columns else self.named_by
 
 
 class Join(Frozen):
@@ -69,14 +24,14 @@ class Join(Frozen):
     Attributes:
         path: A CSV file; relative to `hospital.toml`.
         on: The column that says which row is meant: in both tables, once each in this one.
-        delimiter: Between two values.
+        delimiter: Between two values; a comma, or a tab in a `.tsv`, if left out.
         unmatched: What to do with a row that is not in this table: `refuse` or `drop` (counted and
             said).
     """
 
     path: str
     on: str
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     unmatched: Literal["refuse", "drop"] = "refuse"
 
 
@@ -108,15 +63,24 @@ class CsvSource(TabularSource):
     """A table in a text file, also packed by gzip (`.gz`).
 
     Attributes:
+        files: Where `path` is a folder: the file in it of each part. Rows are counted through all
+            of them, in the order train, validation, test.
         columns: Names of the columns, for a file without a header line.
-        delimiter: Between two values.
+        delimiter: Between two values; a comma, or a tab in a `.tsv`, if left out.
         missing: What stands for a value that is not there, beside nothing at all.
     """
 
     format: Literal["csv"]
+    files: Annotated[dict[Part, str], Field(min_length=1)] | None = None
     columns: tuple[str, ...] | None = None
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     missing: tuple[MissingMark, ...] = ("?", "NA", "NaN", "nan")
+
+    @model_validator(mode="after")
+    def _parts_said_once(self) -> CsvSource:
+        if self.files is not None and self.parts is not None:
+            raise ValueError("parts or files, which says the parts too")
+        return self
 
 
 class NpzSource(AnySource):

@@ -14,6 +14,7 @@ from fedward.study.data import Data
 from fedward.study.errors import DataError
 from fedward.study.task import (
     ClassTask,
+    GenerationTask,
     MultilabelTask,
     ReconstructionTask,
     RegressionTask,
@@ -64,7 +65,9 @@ def targets(
             return np.stack(
                 [times, _yes_or_no(columns[1], where=where, rows=rows, faults=faults)], axis=1
             )
-        case ReconstructionTask():
+        case GenerationTask() if task.classes:
+            return class_numbers(columns[0], data, task, where=where, rows=rows, faults=faults)
+        case ReconstructionTask() | GenerationTask():
             return np.zeros((len(rows), 0), dtype=np.float32)
         case _:
             raise DataError(

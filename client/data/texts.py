@@ -36,12 +36,23 @@ def tokens_of(texts: pd.Series[str], data: TextData) -> tuple[NDArray[np.int64],
     for place, numbers in enumerate(_numbers(list(texts), data)):
         lengths[place] = len(numbers)
         found[place, : len(numbers)] = numbers[: data.length]
-    if not len(texts):
-        return found, []
-    cut = int((lengths > data.length).sum())
-    return found, [
+    return found, facts_of_tokens(lengths, data.length)
+
+
+def facts_of_tokens(lengths: NDArray[np.int64], most: int) -> list[Fact]:
+    """What the hospital's staff is told of texts.
+
+    Args:
+        lengths: Tokens of each text, shape (n,).
+        most: That the study takes.
+    """
+    count = len(lengths)
+    if not count:
+        return []
+    cut = int((lengths > most).sum())
+    return [
         Fact("tokens", f"{np.median(lengths):.0f} in the middle text, {lengths.max()} at most"),
-        Fact("cut", f"{cut} of {len(texts)} texts ({cut / len(texts):.0%}) after {data.length}"),
+        Fact("cut", f"{cut} of {count} texts ({cut / count:.0%}) after {most}"),
     ]
 
 

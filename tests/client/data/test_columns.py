@@ -83,7 +83,7 @@ def test_columns_of_a_table_of_labels_may_be_called_anything(
         changes(make),
     )
 
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
     assert raw.names.tolist() == ["p7", "p8"]
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train", "test"]

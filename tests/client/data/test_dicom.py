@@ -279,7 +279,7 @@ def test_a_table_finds_files_by_path_or_number(read: Read, tmp_path: Path) -> No
 
     by_tag, by_column = read(**known), read(**known, patient="who")
 
-    assert by_tag.labels.tolist() == [1, 0]
+    assert by_tag.whole_labels.tolist() == [1, 0]
     assert by_tag.names.tolist() == ["b", "a"]
     assert by_column.names.tolist() == ["n", "m"]
     assert by_tag.parts is not None
@@ -293,7 +293,7 @@ def test_without_a_table_the_folder_is_the_class(read: Read, tmp_path: Path) -> 
     save(made(ramp(), PatientID="a"), tmp_path / "d" / "malignant" / "deep" / "1.dcm")
     save(made(ramp(), PatientID="b"), tmp_path / "d" / "benign" / "2.dcm")
 
-    assert read(task=BINARY, data={"label": "label"}).labels.tolist() == [0, 1]
+    assert read(task=BINARY, data={"label": "label"}).whole_labels.tolist() == [0, 1]
 
 
 def test_a_row_without_a_file_is_named(read: Read, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_hospital_file_alone_is_enough(study_with: StudyWith, tmp_path: Path) 
 
     parts = read_parts(read_hospital(tmp_path / "hospital.toml"), study, tmp_path)
 
-    assert {part: records.labels.tolist() for part, records in parts.items()} == {
+    assert {part: records.whole_labels.tolist() for part, records in parts.items()} == {
         "train": [1],
         "validation": [0],
         "test": [0],

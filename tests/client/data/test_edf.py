@@ -125,7 +125,7 @@ def test_a_piece_lies_around_each_annotation_and_no_other_text_is_told(
 
     raw = read(source={"labels": None}, classes=("N", "V"), cut={"by": "annotation", "before": 4})
 
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
     with pyedflib.EdfReader(str(tmp_path / "x.edf")) as reader:
         own = reader.readSignal(0).astype(np.float32)
     assert np.array_equal(raw.whole[:, 0], [own[96:104], own[246:254]])

@@ -169,7 +169,7 @@ def test_an_index_at_the_diagnosis_leaves_it_and_all_later_out(tmp_path: Path) -
     raw = read_fhir(FhirSource(format="fhir", path=str(REAL)), study, Context(tmp_path))
 
     assert raw.whole.sum() == 0
-    assert int(raw.labels.sum()) == 9
+    assert int(raw.whole_labels.sum()) == 9
     assert len(raw) == 12
 
     cases = study.model_copy(
@@ -200,7 +200,7 @@ def test_every_event_is_on_one_side_of_the_index(at: str, before: bool, tmp_path
     features = {"strokes": {"fhir": STROKE | {"take": "count"}}}
     raw = read(tmp_path, patient(), stroke(at), study=study_of(features))
 
-    assert (raw.whole[0, 0], raw.labels[0]) == (float(before), int(not before))
+    assert (raw.whole[0, 0], raw.whole_labels[0]) == (float(before), int(not before))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_diagnosis_that_was_recorded_after_the_index_is_no_feature_and_no_labe
     backdated = stroke("2020-01-01", recordedDate="2020-09-01")
     raw = read(tmp_path, patient(), backdated, study=study_of(features))
 
-    assert (raw.whole[0, 0], raw.labels[0]) == (0, 0)
+    assert (raw.whole[0, 0], raw.whole_labels[0]) == (0, 0)
 
 
 def test_windows_hold_on_both_sides(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_windows_hold_on_both_sides(tmp_path: Path) -> None:
     far = read(tmp_path, patient(), stroke("2020-07-20"), study=study)
 
     assert raw.whole[0, 0] == 2
-    assert (near.labels[0], far.labels[0]) == (1, 0)
+    assert (near.whole_labels[0], far.whole_labels[0]) == (1, 0)
 
 
 moments = st.datetimes().map(lambda t: t.replace(year=2020, microsecond=0).isoformat() + "Z")
@@ -290,7 +290,7 @@ def test_death_is_a_label(facts: Json, label: int | None, tmp_path: Path) -> Non
     )
     raw = read(tmp_path, patient(**facts), study=study)
 
-    assert raw.labels.tolist() == ([] if label is None else [label])
+    assert raw.whole_labels.tolist() == ([] if label is None else [label])
 
 
 # --- Values ---------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_only_confirmed_conditions_count(status: str, tmp_path: Path) -> None:
     unsure = stroke("2021-01-01", verificationStatus={"coding": [{"code": status}]})
     features = {"n": {"fhir": PULSE | {"take": "count"}}}
 
-    assert read(tmp_path, patient(), unsure, study=study_of(features)).labels.tolist() == [0]
+    assert read(tmp_path, patient(), unsure, study=study_of(features)).whole_labels.tolist() == [0]
 
 
 def test_a_unit_that_is_exactly_another_is_converted(tmp_path: Path) -> None:
@@ -552,4 +552,4 @@ def test_a_series_has_a_value_and_a_presence_for_each_bin(tmp_path: Path) -> Non
 
     assert raw.whole.shape == (1, 4, 3)
     assert raw.whole[0].tolist() == [[0, 0, 2], [1, 0, 1], [1, 0, 2], [1, 0, 1]]
-    assert raw.labels.tolist() == [1]
+    assert raw.whole_labels.tolist() == [1]

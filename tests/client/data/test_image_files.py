@@ -107,8 +107,21 @@ def test_masks_of_a_folder(table: bool, read: Read, tmp_path: Path) -> None:
     known = {"labels": "t.csv", "columns_are": {"label": "outline"}} if table else {}
     raw = read(ORGANS, **known)
 
-    assert raw.labels.dtype == np.int64
-    assert np.array_equal(raw.labels[0], mask)
+    assert raw.labels.dtype == np.uint8
+    assert np.array_equal(raw.whole_labels[0], mask)
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(256, np.uint8), (257, np.int64)])
+def test_a_mask_has_the_smallest_type_that_holds_its_classes(
+    classes: int, kept: type, read: Read
+) -> None:
+    many = {"kind": "segmentation", "classes": [f"c{number}" for number in range(classes)]}
+    masks = np.full((2, 4, 6), classes - 1, dtype=np.uint16)
+
+    raw = read(many, npz={"images": pixels(2, 4, 6), "masks": masks})
+
+    assert raw.labels.dtype == kept
+    assert np.array_equal(raw.whole_labels, masks)
 
 
 def test_masks_may_say_other_numbers_and_be_fitted(read: Read, tmp_path: Path) -> None:
@@ -120,7 +133,7 @@ def test_masks_may_say_other_numbers_and_be_fitted(read: Read, tmp_path: Path) -
 
     raw = read(two, data={"class_values": [[0], [255]], "resize": "fit"})
 
-    assert np.array_equal(raw.labels[0], np.repeat([1, 1, 0, 0], 6).reshape(4, 6))
+    assert np.array_equal(raw.whole_labels[0], np.repeat([1, 1, 0, 0], 6).reshape(4, 6))
     with pytest.raises(DataError, match="'255' in a mask") as caught:
         read(two, data={"resize": "fit"})
     assert caught.value.where == str(tmp_path / "d" / "masks" / "a.png")
@@ -142,7 +155,7 @@ def test_masks_of_an_archive(read: Read) -> None:
 
     raw = read(ORGANS, npz={"images": pixels(2, 4, 6), "masks": masks})
 
-    assert np.array_equal(raw.labels, masks)
+    assert np.array_equal(raw.whole_labels, masks)
 
 
 def test_several_findings(read: Read, tmp_path: Path) -> None:
@@ -157,8 +170,8 @@ def test_several_findings(read: Read, tmp_path: Path) -> None:
         FINDINGS, data=label, npz={"images": pixels(2, 4, 6), "labels": [[1, 0, 1], [0, 0, 1]]}
     )
 
-    assert folder.labels.tolist() == [[1, 0, 1]]
-    assert archive.labels.tolist() == [[1, 0, 1], [0, 0, 1]]
+    assert folder.whole_labels.tolist() == [[1, 0, 1]]
+    assert archive.whole_labels.tolist() == [[1, 0, 1], [0, 0, 1]]
 
 
 def test_damaged_images_are_left_out_where_the_study_allows_it(read: Read, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
@@ -28,11 +29,34 @@ def test_columns_are_added_by_the_key(joined: Ward) -> None:
 
     assert raw.names.tolist() == ["a", "b", "d"]
     assert raw.rows.tolist() == [0, 1, 3]
-    assert raw.labels.tolist() == [0, 1, 1]
+    assert raw.whole_labels.tolist() == [0, 1, 1]
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train", "train", "test"]
     assert raw.dropped == 1
     assert ("left out", "1 rows that are not in more.csv: row 3") in raw.facts
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_with_tabs_are_known_by_their_names(packed: bool, ward: Ward) -> None:
+    end = ".tsv.gz" if packed else ".tsv"
+    for name, text in (("t", ROWS), ("more", MORE)):
+        content = text.replace(",", "\t").encode()
+        ward.write(name + end, gzip.compress(content) if packed else content)
+    join = [{"path": f"more{end}", "on": "who", "unmatched": "drop"}]
+
+    raw = ward.read({**CSV, "path": f"t{end}", "join": join}, {})
+
+    assert raw.names.tolist() == ["a", "b", "d"]
+    assert raw.whole_labels.tolist() == [0, 1, 1]
+
+
+def test_what_the_hospital_says_comes_before_the_name(ward: Ward) -> None:
+    rows = "who;age;sex;diagnosis\na;65;f;0\nb;45;m;1\n"
+    ward.write("t.tsv", rows)
+
+    raw = ward.read({**CSV, "path": "t.tsv", "delimiter": ";"}, {})
+
+    assert raw.names.tolist() == ["a", "b"]
 
 
 def test_a_row_without_partner_is_refused_and_listed(joined: Ward) -> None:

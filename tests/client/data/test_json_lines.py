@@ -29,7 +29,7 @@ def test_texts_become_tokens(ward: Ward) -> None:
 
     assert raw.whole.dtype == np.int64
     assert raw.whole.tolist() == [[2, 3, 4, 5, 6, 0], [4, 1, 1, 0, 0, 0]]
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
 
 
 def test_packed_lines_are_the_same(ward: Ward) -> None:
@@ -57,7 +57,7 @@ def test_tables_may_be_lines(ward: Ward) -> None:
     raw = ward.read({**SOURCE, "patient": "record"}, classes)
 
     assert raw.whole.tolist() == [[1, 1, 0], [-1, 0, 1]]
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedward.client.data.faults import ListedFaults
-from fedward.client.data.reading import read_all, read_parts
+from fedward.client.data import nifti
+from fedward.client.data.context import Context
+from fedward.client.data.faults import STRICT, Faults, ListedFaults
+from fedward.client.data.reading import read_all, read_parts, read_with
 from fedward.client.data.records import RawRecords
 from fedward.client.data.sources import NiftiSource
 from fedward.client.hospital import read_hospital
@@ -144,11 +148,11 @@ def test_masks_are_turned_and_fitted_like_their_images(read: Read, tmp_path: Pat
     whole = read((1, 2, 4, 6), data={"label": "mask"}, **known)
     small = read((1, 1, 2, 3), data={"label": "mask", "resize": "fit"}, **known)
 
-    assert whole.labels.dtype == np.int64
-    assert np.array_equal(whole.labels[0], mask.T)
+    assert whole.labels.dtype == np.uint8
+    assert np.array_equal(whole.whole_labels[0], mask.T)
     assert whole.names.tolist() == ["p"]
     assert small.labels.shape == (1, 1, 2, 3)
-    assert set(np.unique(small.labels)) <= {0, 1, 2}
+    assert set(np.unique(small.whole_labels)) <= {0, 1, 2}
 
 
 def test_a_mask_that_does_not_fit_is_named(read: Read, tmp_path: Path) -> None:
@@ -184,9 +188,90 @@ def test_a_hospital_file_alone_is_enough(study_with: StudyWith, tmp_path: Path) 
 
     parts = read_parts(read_hospital(tmp_path / "hospital.toml"), study, tmp_path)
 
-    assert parts["train"].labels.tolist() == [0, 1]
-    assert parts["test"].labels.tolist() == [1]
+    assert parts["train"].whole_labels.tolist() == [0, 1]
+    assert parts["test"].whole_labels.tolist() == [1]
     assert len(parts["validation"]) == 1
+
+
+# --- Kept decoded ---------------------------------------------------------------------------------
+
+
+def exported_anew_when(monkeypatch: pytest.MonkeyPatch, opened: Path, path: Path) -> None:
+    """When the first file is opened for the first time, the other is replaced."""
+    really = nifti._volume
+    left = [opened]
+
+    def opening(file: Path, *rest: Any) -> Any:  # noqa: ANN401 - what it gives
+        if file in left:
+            left.remove(file)
+            write(path, voxels(5, 4, 3, seed=9) % 2)
+            os.utime(path, (1, 1))
+        return really(file, *rest)
+
+    monkeypatch.setattr(nifti, "_volume", opening)
+
+
+@pytest.fixture
+def organs(tmp_path: Path, study_with: StudyWith) -> Callable[[Faults], RawRecords]:
+    """Reads two volumes with masks, and keeps them."""
+    lines = ["file,label"]
+    for name in "ab":
+        write(tmp_path / "d" / f"{name}.nii", voxels(5, 4, 3))
+        write(tmp_path / "d" / f"{name}-mask.nii", voxels(5, 4, 3, seed=1) % 2)
+        lines.append(f"{name}.nii,{name}-mask.nii")
+    (tmp_path / "d" / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    values = {**PLAIN, "shape": [1, 3, 4, 5], "label": "label"}
+    study = study_with({"task": ORGANS, "data": values})
+    source = NiftiSource(format="nifti", path="d", labels="t.csv")
+    return lambda faults: read_with(source, study, Context(tmp_path, faults, tmp_path / "cache"))
+
+
+Organs = Callable[[Faults], RawRecords]
+
+
+@pytest.mark.parametrize(
+    ("opened", "changed"),
+    [("a.nii", "b.nii"), ("a-mask.nii", "b-mask.nii"), ("a-mask.nii", "b.nii")],
+)
+def test_a_file_that_is_changed_while_it_is_read_is_named(
+    opened: str, changed: str, organs: Organs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nor are the mask and the image of two exports taken for one record."""
+    path = tmp_path / "d" / changed
+    exported_anew_when(monkeypatch, tmp_path / "d" / opened, path)
+    with pytest.raises(DataError, match="was changed while it was read") as caught:
+        organs(STRICT)
+    assert caught.value.where == str(path)
+
+    raw = organs(STRICT)
+    new = voxels(5, 4, 3, seed=9) % 2
+    old_image, old_mask = voxels(5, 4, 3), voxels(5, 4, 3, seed=1) % 2
+    image, mask = (old_image, new) if "mask" in changed else (new, old_mask)
+    assert raw.whole[1, 0] == pytest.approx(image.T / 255, abs=1e-6)
+    np.testing.assert_array_equal(raw.whole_labels[1], mask.T)
+
+
+@pytest.mark.parametrize("name", ["b.nii", "b-mask.nii"])
+def test_a_file_that_may_be_read_now_is_read(
+    name: str, organs: Organs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who is allowed to read a file changes neither its size nor its time."""
+    path = tmp_path / "d" / name
+    with monkeypatch.context() as forbidden:
+        really, may = io.FileIO, os.access
+
+        def opening(file: str, *rest: Any) -> io.FileIO:  # noqa: ANN401 - what it is given
+            if file == str(path):
+                raise PermissionError(13, "Permission denied")
+            return really(file, *rest)
+
+        forbidden.setattr(io, "FileIO", opening)
+        forbidden.setattr(os, "access", lambda at, *mode: str(at) != str(path) and may(at, *mode))
+        faults = ListedFaults()
+        assert len(organs(faults)) == 1
+        assert [error.where for _, error in faults.found] == [str(path)]
+
+    assert len(organs(STRICT)) == 2
 
 
 # --- Hostile files --------------------------------------------------------------------------------
@@ -252,6 +337,15 @@ def test_what_a_head_claims_is_not_believed(
     assert caught.value.where == str(path)
     assert len(read((1, 3, 4, 5), faults)) == 0
     assert len(faults.found) == 1
+
+
+def test_a_name_that_no_file_can_have_is_named(read: Read, tmp_path: Path) -> None:
+    write(tmp_path / "d" / "a.nii", voxels(5, 4, 3))
+    (tmp_path / "d" / "t.csv").write_text("file,label\na.nii,0\na\0.nii,0\n", encoding="utf-8")
+    faults = ListedFaults()
+
+    assert len(read((1, 3, 4, 5), faults, labels="t.csv")) == 1
+    assert [row for row, _ in faults.found] == [1]
 
 
 def test_a_bomb_is_not_unfolded(read: Read, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_one_study_gives_the_same_from_fhir_and_from_omop(tmp_path: Path) -> Non
     )
 
     assert omop.whole.tolist() == fhir.whole.tolist() == [[70]]
-    assert omop.labels.tolist() == fhir.labels.tolist() == [1]
+    assert omop.whole_labels.tolist() == fhir.whole_labels.tolist() == [1]
     assert omop.names.tolist() == fhir.names.tolist() == ["1"]
 
 

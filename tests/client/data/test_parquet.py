@@ -34,7 +34,7 @@ def test_a_table_is_read_as_the_study_says(ward: Ward) -> None:
     raw = ward.read(SOURCE, {})
 
     assert raw.whole.tolist() == [[1, 1, 0], [-1, 0, 1], [0, 1, 0], [0.5, 0, 1]]
-    assert raw.labels.tolist() == [0, 1, 0, 1]
+    assert raw.whole_labels.tolist() == [0, 1, 0, 1]
     assert raw.names.tolist() == ["a", "b", "a", "c"]
     assert raw.patients.tolist() == [0, 1, 0, 2]
 
@@ -63,7 +63,7 @@ def test_columns_of_other_types_mean_the_same(columns: dict[str, Any], ward: War
     other = ward.read(SOURCE, {})
 
     assert np.array_equal(plain.whole, other.whole)
-    assert np.array_equal(plain.labels, other.labels)
+    assert np.array_equal(plain.whole_labels, other.whole_labels)
 
 
 def test_names_of_patients_keep_every_digit(ward: Ward) -> None:

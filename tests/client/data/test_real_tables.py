@@ -46,7 +46,7 @@ def test_splice_junctions(tmp_path: Path, study_with: StudyWith) -> None:
     raw = read_all(here.data, study_with(SPLICE), tmp_path)
     once = read_all(here.data, study_with({**SPLICE, "data.duplicates": "drop"}), tmp_path)
 
-    assert Counter(raw.labels.tolist()) == {0: 767, 1: 768, 2: 1655}
+    assert Counter(raw.whole_labels.tolist()) == {0: 767, 1: 768, 2: 1655}
     assert raw.whole.shape == (3190, 60)
     assert 0 not in raw.whole
     assert (len(once), once.dropped) == (3190 - 185, 185)
@@ -88,7 +88,7 @@ def test_dialogues(file: str, count: int, tmp_path: Path, study_with: StudyWith)
     assert raw.whole.shape == (count, 256)
     assert (raw.whole[:, 0] >= 2).all()
     if count == 1201:
-        of = {name: int((raw.labels == number).sum()) for number, name in enumerate(headers)}
+        of = {name: int((raw.whole_labels == number).sum()) for number, name in enumerate(headers)}
         assert (of["FAM/SOCHX"], of["GENHX"], of["PASTMEDICALHX"]) == (351, 282, 118)
 
 
@@ -132,9 +132,9 @@ def test_survival_of_six_regions(tmp_path: Path, study_with: StudyWith) -> None:
         regions.append(read_parts(here, study, tmp_path))
 
     assert raw.whole.shape == (1088, 39)
-    assert (len(raw), raw.dropped, int(raw.labels[:, 1].sum())) == (1088, 8, 151)
+    assert (len(raw), raw.dropped, int(raw.whole_labels[:, 1].sum())) == (1088, 8, 151)
     assert [(len(parts["train"]), len(parts["test"])) for parts in regions] == BRCA
-    assert [int(parts["test"].labels[:, 1].sum()) for parts in regions] == EVENTS
+    assert [int(parts["test"].whole_labels[:, 1].sum()) for parts in regions] == EVENTS
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_hearts(
 
     raw = read_all(here.data, study, tmp_path)
 
-    assert (len(raw), len(raw) + raw.dropped, int(raw.labels.sum())) == (kept, count, ill)
+    assert (len(raw), len(raw) + raw.dropped, int(raw.whole_labels.sum())) == (kept, count, ill)

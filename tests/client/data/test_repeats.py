@@ -21,7 +21,7 @@ def test_all_but_the_first_are_left_out_counted_and_named(ward: Ward) -> None:
     raw = ward.read(CSV, {"data.duplicates": "drop"})
 
     assert raw.rows.tolist() == [0, 1, 3]
-    assert raw.labels.tolist() == [0, 1, 0]
+    assert raw.whole_labels.tolist() == [0, 1, 0]
     assert raw.dropped == 3
     assert ("left out", "3 repeat an earlier record: rows 3, 5, 6") in raw.facts
     assert len(ward.read(CSV, {})) == 6

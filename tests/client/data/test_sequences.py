@@ -50,7 +50,7 @@ def test_fasta_and_its_table_of_labels(ward: Ward) -> None:
         [1, 1, 1, 1, 0, 0, 0, 0],
         [5, 1, 2, 1, 0, 0, 0, 0],
     ]
-    assert raw.labels.tolist() == [0, 1, 1]
+    assert raw.whole_labels.tolist() == [0, 1, 1]
     assert raw.names.tolist() == ["a", "b", "a"]
     ward.write("s.fa.gz", gzip.compress(GOOD.encode()))
     packed = ward.read({**FASTA, "path": "s.fa.gz"}, {"data": DNA})

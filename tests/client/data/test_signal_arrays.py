@@ -80,7 +80,7 @@ def test_mitbih_is_read_through_hospital_toml_alone(
 
     raw = read_all(hospital.data, study, tmp_path)
 
-    assert np.bincount(raw.labels).tolist() == [90592, 2781, 7235, 802, 8039]
+    assert np.bincount(raw.whole_labels).tolist() == [90592, 2781, 7235, 802, 8039]
     assert len(np.unique(raw.patients)) == 47
     with np.load(path, allow_pickle=False) as stored:
         assert np.array_equal(raw.whole[:, 0], stored["x"].astype(np.float32))
@@ -93,7 +93,7 @@ def test_mitbih_is_read_through_hospital_toml_alone(
 def test_class_values_choose_what_labels_mean(read: Read) -> None:
     raw = read(signals(), class_values=[[1], [0]])
 
-    assert raw.labels.tolist() == [1, 0, 1, 0]
+    assert raw.whole_labels.tolist() == [1, 0, 1, 0]
 
 
 def test_a_key_called_record_is_not_taken_for_a_word_by_mistake(read: Read) -> None:
@@ -103,6 +103,44 @@ def test_a_key_called_record_is_not_taken_for_a_word_by_mistake(read: Read) -> N
         read(entries, source={"patient": "record"})
     raw = read(source={"patient": "who", "columns_are": {"who": "record"}})
     assert raw.names.tolist() == ["7", "7", "8", "8"]
+
+
+def test_a_beat_s_rhythm_follows_from_its_own_patient_s_beats_alone(read: Read) -> None:
+    entries = {**signals(8), "who": np.array([7, 7, 7, 8, 8, 8, 8, 9])}
+    entries["sample"] = np.array([10, 30, 40, 50, 60, 70, 110, 120])
+    source = {"patient": "who", "columns_are": {"mark": "sample"}}
+
+    raw = read(entries, source=source, rhythm=True)
+
+    assert raw.whole.shape == (8, 2, 8)
+    assert np.array_equal(raw.whole[:, 0], entries["signals"])
+    assert raw.whole[:, 1].tolist() == [[beat] * 8 for beat in (0, 1, 0, 0, 0, -2, 0, 0)]
+    without = {key: value[3:] for key, value in entries.items()}
+    assert np.array_equal(read(without, source=source, rhythm=True).whole, raw.whole[3:])
+    source["patient"] = "record"  # each beat is a patient
+    assert not read(entries, source=source, rhythm=True).whole[:, 1].any()
+
+
+def test_other_marks_are_not_answered_from_what_was_decoded_before(read: Read) -> None:
+    entries = {**signals(3), "who": np.zeros(3), "early": np.array([0, 1, 3]), "late": [0, 2, 3]}
+    source = {"patient": "who"}
+
+    found = [
+        read(entries, source={**source, "columns_are": {"mark": key}}, rhythm=True).whole[1, 1, 0]
+        for key in ("early", "late")
+    ]
+
+    assert found == [-1, 1]
+
+
+@pytest.mark.parametrize("marks", [np.array(["1", "2", "3", "4"]), np.array([1, 2, np.nan, 3])])
+def test_marks_that_are_no_times_are_named(marks: Any, read: Read) -> None:  # noqa: ANN401
+    entries = {**signals(), "mark": marks}
+
+    with pytest.raises(DataError, match="'mark' has no number for each signal's place"):
+        read(entries, rhythm=True)
+    with pytest.raises(DataError, match="mark"):
+        read(signals(), rhythm=True)
 
 
 @pytest.mark.parametrize(("shorter", "count"), [("refuse", 2), ("pad", 3)])
@@ -242,7 +280,7 @@ def test_each_csv_file_is_a_recording(read_tables: Read) -> None:
     )
 
     assert raw.whole[:, 0].tolist() == [list(range(8)), list(range(8, 16))]
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
     assert raw.names.tolist() == ["p0", "p1"]
 
 

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedward.client.data.signal_pieces import fits, new_length, piece, prepared, starts
+from fedward.client.data.signal_pieces import (
+    Prepared,
+    fits,
+    new_length,
+    piece,
+    prepared,
+    rhythm,
+    starts,
+)
 from fedward.study.errors import DataError, StudyError
 from fedward.study.signal_data import SignalData
 from tests.client.data.conftest import SignalStudy
@@ -148,6 +156,40 @@ def test_centers_and_scales_belong_to_their_channels() -> None:
     assert found[1].tolist() == [-2.0] * 8
 
 
+def test_the_rhythm_of_a_beat_is_its_two_distances_whatever_the_unit() -> None:
+    marks = np.array([0.0, 1.0, 1.5, 2.5, 3.5, 13.5, 13.6, 12.0])  # the sixth follows a long pause
+    same = np.array([True, True, True, True, True, True, True])
+
+    found = rhythm(marks, same)
+
+    # No beat before the first; the last but one has none after it in time, nor the last before it.
+    assert found == pytest.approx([0, 1, -1, 0, -2, 2, 0, 0])
+    assert rhythm(360 * marks, same) == pytest.approx(found)
+    assert not rhythm(marks, ~same).any()
+    assert rhythm(marks, np.array([True, True, False, True, True, True, True]))[:4] == (
+        pytest.approx([0, 1, 0, 0])
+    )
+    assert rhythm(marks[:1], same[:0]).tolist() == [0]
+    assert rhythm(marks[:0], same[:0]).shape == (0,)
+
+
+def test_all_of_a_piece_is_written_before_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Prepared(np.ones((3, 1, 8)), None)
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
+
+    records = piece(whole, 0, data(rhythm=True), np.array([-1, 0, 2], dtype=np.float32))
+
+    assert records.tolist() == [[[1.0] * 8, [beat] * 8] for beat in (-1, 0, 2)]
+
+
+def test_a_padded_piece_has_its_rhythm_where_the_recording_is() -> None:
+    whole = Prepared(np.arange(1.0, 7.0)[None], None)
+
+    record = piece(whole, 4, data(shorter="pad", rhythm=True), 0.5)
+
+    assert record.tolist() == [[5, 6] + [0] * 6, [0.5, 0.5] + [0] * 6, [1, 1] + [0] * 6]
+
+
 def test_a_gap_is_refused_or_zero_after_scaling_and_touches_nothing_else() -> None:
     samples = np.full((1, 400), 3.0)
     samples[0, 100:104] = np.nan
@@ -208,6 +250,7 @@ def test_infinity_is_refused() -> None:
         {"units": ["mV", "mV"]},
         {"center": [0, 0]},
         {"cut": {"by": "annotation", "before": 9}},
+        {"cut": {"by": "sliding", "stride": 4}, "rhythm": True},
         {"channels": ["a", "a"]},
         {"gaps": "guess"},
     ],

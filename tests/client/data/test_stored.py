@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedward.client.data.records import Parts, RawRecords, Records
 from fedward.client.data.stored import FileRows, Stored, in_pieces, joined
-from fedward.client.evaluation import mean_loss, metric_sums
+from fedward.client.evaluation import mean_loss, metric_sums, patient_sums
 from fedward.client.population import population_digest
-from fedward.client.scaling import measured_sums, scaled
+from fedward.client.scaling import measured_sums, noisy_sums, scaled
 from fedward.client.site import Site
 from fedward.models.registry import build
 from fedward.models.task import task_of
+from fedward.models.tasks.noised_classification import NoisedClassification
+from fedward.privacy.secret_stream import SecretStream
 from fedward.simulation.canaries import draw_canaries, population, suspects_of
 from fedward.study.errors import DataError
 from fedward.study.messages import Contribution, TrainRequest
@@ -249,6 +254,32 @@ def test_measured_constants_are_the_same(
         assert not found[0].equal(one[part].whole)
 
 
+def test_masks_are_not_read_for_statistics(study_with: StudyWith) -> None:
+    """They are of no class that is counted, and may be too many for memory."""
+    masks = Counting()
+    count = len(Stored(masks))
+    records = Records(torch.rand(count, 1, 4, 6), Stored(masks), torch.arange(count) // 2)
+    study = study_with(
+        {
+            "task": {"kind": "segmentation", "classes": ["none", "lung"]},
+            "model": {"name": "unet"},
+            "data": {"kind": "images", "shape": [1, 4, 6], "statistics": {"bins": 5}},
+        }
+    )
+    stream = SecretStream.pretended(0)
+
+    sums = measured_sums(records, study)
+    noisy = noisy_sums(
+        records, study, most=3, noise_multiplier=1.0, declared=9, sampling=stream, noise=stream
+    )
+
+    assert masks.read == 0
+    assert len(sums) == len(noisy)
+    assert sums[0] == 50
+    cells = sums[-20:].reshape(4, 5)  # a histogram of each of four numbers
+    assert cells.sum(axis=1) == pytest.approx([50] * 4)
+
+
 def test_canaries_join_patients_on_disk(study: Study, tmp_path: Path, house: House) -> None:
     known = house.site(data=NAMED).load(study.digest()).parts["train"]
     rows = on_disk(known, tmp_path)
@@ -258,6 +289,56 @@ def test_canaries_join_patients_on_disk(study: Study, tmp_path: Path, house: Hou
         one, other = make(known, canaries), make(rows, canaries)
         assert one.inputs[:].equal(other.inputs[:])
         assert one.patients.equal(other.patients)
+
+
+class Landed(torch.Tensor):
+    """Rows that came from disk to the CPU: they can be sent to the device, and nothing else."""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401 - as torch calls it
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what the function gives
+        if func is torch.Tensor.to:
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0].as_subclass(torch.Tensor).to(*args[1:], **(kwargs or {}))
+        raise RuntimeError("expected all tensors to be on the same device")
+
+
+def landing(rows: Tensor, folder: Path) -> Stored:
+    return stored(rows.numpy(), folder).mapped(lambda found: found.as_subclass(Landed))
+
+
+def test_rows_of_noised_evaluation_come_to_the_device(
+    plain_study: StudyWith, tmp_path: Path, house: House
+) -> None:
+    study = plain_study({"privacy": PRIVATE | {"evaluation_noise_multiplier": 3.0}})
+    house.approve(study)
+    known = house.site(data=NAMED).load(study.digest()).parts["test"]
+    rows = replace(known, inputs=landing(known.whole, tmp_path))
+    task, model = task_of(study), build(study, seed=0)
+    assert isinstance(task, NoisedClassification)
+
+    one, other = (
+        patient_sums(model, some, task, SecretStream.pretended(1)) for some in (known, rows)
+    )
+    assert one[0] == len(known.patients.unique())
+    assert one.tolist() == other.tolist()
+
+
+def test_labels_of_suspects_come_to_the_device(study: Study, tmp_path: Path, house: House) -> None:
+    known = house.site(data=NAMED).load(study.digest()).parts["train"]
+    rows = replace(known, labels=landing(known.whole_labels, tmp_path))
+    canaries = draw_canaries(study, 6, copies=2, seed=0)
+
+    for make in (population, suspects_of):
+        one, other = make(known, canaries), make(rows, canaries)
+        assert isinstance(one.labels, Tensor)
+        assert isinstance(other.labels, Tensor)
+        assert one.labels.equal(other.labels)
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -328,5 +409,6 @@ def test_training_needs_little_memory(tmp_path: Path, study_with: StudyWith) -> 
         assert done.returncode == 0, done.stderr
         grown[kind] = int(done.stdout)
 
-    assert grown["memory"] > 0.9 * size  # the measure sees what it is to see
+    # The measure sees what it is to see; some of it fits into what was freed before.
+    assert grown["memory"] > 0.75 * size
     assert grown["stored"] < 0.25 * size

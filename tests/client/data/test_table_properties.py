@@ -78,7 +78,7 @@ def test_a_table_is_the_same_in_every_format(study_with: StudyWith, rows: list[R
     for raw in found.values():
         assert np.array_equal(raw.whole[:, :1], ages)
         assert raw.whole[:, 1].tolist() == [float(sex == "f") for *_, sex, _ in rows]
-        assert raw.labels.tolist() == [ill for *_, ill in rows]
+        assert raw.whole_labels.tolist() == [ill for *_, ill in rows]
         assert raw.names.tolist() == [who for who, *_ in rows]
 
 

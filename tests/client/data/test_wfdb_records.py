@@ -115,7 +115,7 @@ def test_samples_are_wfdb_s_own(
 
     expected = own.p_signal[:, [own.sig_name.index(channel) for channel in channels]]
     assert np.array_equal(raw.whole[0], expected.T.astype(np.float32))
-    assert raw.labels.tolist() == [1]
+    assert raw.whole_labels.tolist() == [1]
 
 
 def test_all_samples_are_read_through_hospital_toml_alone(
@@ -174,12 +174,34 @@ def test_a_piece_lies_around_each_annotation_whose_symbol_means_a_class(
         cut={"by": "annotation", "before": 3},
     )
 
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
     assert raw.whole[:, 0] * 1000 == pytest.approx(
         np.array([range(2, 10), range(17, 25)], dtype=float), abs=1e-3
     )
     assert raw.names.tolist() == ["100", "100"]  # a recording is one patient, not a beat
     assert ("annotations", "1 mean no class of the study and make no record") in raw.facts
+
+
+def test_the_rhythm_is_of_the_annotations_that_mean_a_class(tmp_path: Path, read: Read) -> None:
+    write(tmp_path, "100", ramp(), {5: "N", 8: "+", 9: "V", 17: "N", 20: "N"})
+    write(tmp_path, "101", ramp(), {6: "N"})
+
+    source = {"labels": None, "annotations": "atr"}
+    cut = {"by": "annotation", "before": 3}
+    raw = read(source=source, classes=("N", "V"), cut=cut, rhythm=True)
+
+    assert raw.whole.shape == (5, 2, 8)
+    beats = np.array([0, -1, np.log2(8 / 3), 0, 0])
+    assert raw.whole[:, 1] == pytest.approx(np.repeat(beats[:, None], 8, axis=1))
+    assert np.array_equal(raw.whole[:, :1], read(source=source, classes=("N", "V"), cut=cut).whole)
+
+
+def test_a_whole_recording_has_no_rhythm(tmp_path: Path, read: Read) -> None:
+    write(tmp_path, "100", ramp(), {5: "N"})
+    table(tmp_path, "100,yes,p")
+
+    with pytest.raises(DataError, match="has no rhythm of annotations"):
+        read(rhythm=True)
 
 
 def test_annotations_keep_their_time_at_another_rate(tmp_path: Path, read: Read) -> None:

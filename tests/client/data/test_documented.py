@@ -1,0 +1,57 @@
+"""Every example in docs/data.md is one that is read, and every format has one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedward.client.data.reading import _READERS
+from fedward.client.hospital import read_hospital
+from fedward.study.study import parse_study
+
+PAGE = Path(__file__).parents[3] / "docs" / "data.md"
+WHOLE: dict[str, Any] = {
+    "study": {"name": "documented"},
+    "task": {"kind": "binary", "classes": ["no", "yes"]},
+    "model": {"name": "any"},
+    "training": {"rounds": 1, "local_epochs": 1, "batch_size": 2, "learning_rate": 0.1},
+    "participation": {"hospitals": 3},
+}
+BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def of_a_hospital(block: str) -> bool:
+    return bool(re.search(r"^format = ", block, re.M))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if of_a_hospital(block)])
+def test_an_example_of_a_hospital_is_one(tmp_path: Path, block: str) -> None:
+    name = "" if block.startswith("name = ") else 'name = "north"\n'
+    (tmp_path / "hospital.toml").write_text(name + block, encoding="utf-8")
+    assert (
+        read_hospital(tmp_path / "hospital.toml").data.format
+        == tomllib.loads(block)["data"]["format"]
+    )
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if not of_a_hospital(block)])
+def test_an_example_of_a_study_is_one(block: str) -> None:
+    tables = tomllib.loads(block)
+    if "data" not in tables or "kind" not in tables["data"]:
+        assert tables.keys() <= {"data", "project"}, "what is it?"
+        return
+    assert parse_study({**WHOLE, **tables}).data.kind == tables["data"]["kind"]
+
+
+def test_every_format_has_an_example() -> None:
+    shown = {tomllib.loads(block)["data"]["format"] for block in BLOCKS if of_a_hospital(block)}
+    assert shown == set(_READERS) - {"bundled"} | {"installed"}
+
+
+def test_no_example_escapes_by_being_written_otherwise() -> None:
+    rest = re.sub(r"^```toml\n.*?^```", "", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.search(r"^\s*(kind|format) = ", rest, re.M)
