@@ -51,9 +51,14 @@ class _Network(nn.Module):
         widths = [numbers, *settings.hidden, settings.code]
         self.encoder, self.decoder = perceptron(widths), perceptron(widths[::-1])
 
+    def code(self, inputs: Tensor) -> Tensor:
+        """What records become: inputs (n, *shape), codes (n, code)."""
+        found: Tensor = self.encoder(inputs.flatten(1))
+        return found
+
     def forward(self, inputs: Tensor) -> Tensor:
-        found = self.decoder(self.encoder(inputs.flatten(1)))
-        return torch.cat([found, found.new_zeros(len(found), 1)], dim=1)
+        found = self.decoder(self.code(inputs))
+        return torch.cat([found, found.new_zeros(found.shape[0], 1)], dim=1)
 
 
 FAMILY = Family(

@@ -55,4 +55,4 @@ def build(settings: Settings, inputs: Inputs, outputs: int) -> nn.Module:
     return network
 
 
-FAMILY = Family("densenet121", Settings, build, inputs=("image", "volume"))
+FAMILY = Family("densenet121", Settings, build, inputs=("image", "volume"), extra="imaging")

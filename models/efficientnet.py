@@ -78,4 +78,4 @@ class _Padded(nn.Module):
         return functional.pad(inputs, self._more)
 
 
-FAMILY = Family("efficientnet", Settings, build, inputs=("image", "volume"))
+FAMILY = Family("efficientnet", Settings, build, inputs=("image", "volume"), extra="imaging")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fedward.models.inputs import Inputs, Kind
+from fedward.models.inputs import Kind
 from fedward.study.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -26,11 +26,16 @@ class Family:
         inputs: Kinds of records that it takes.
         tasks: Kinds of tasks that it learns.
         private: Whether it can be trained with privacy on.
+        extra: Of Fedward's extras that it needs; None for none.
+        pretrained: Whether it begins with a model of the machine's own folder of models: the study
+            gives its digest as setting `pretrained`, and `build` is given its folder, too.
     """
 
     name: str
     settings: type[Frozen]
-    build: Callable[[Any, Inputs, int], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: tuple[Kind, ...]
     tasks: tuple[str, ...] = LABELLED
     private: bool = True
+    extra: str | None = None
+    pretrained: bool = False

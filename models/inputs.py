@@ -12,7 +12,7 @@ from fedward.study.signal_data import SignalData
 from fedward.study.table_data import TableData
 from fedward.study.token_data import SequenceData, TextData
 
-Kind = Literal["features", "image", "volume", "signal", "tokens"]
+Kind = Literal["features", "image", "volume", "signal", "tokens", "pieces"]
 
 
 class Inputs(NamedTuple):
@@ -20,7 +20,8 @@ class Inputs(NamedTuple):
 
     Attributes:
         kind: `features` (numbers), `image` (channels, height, width), `volume` (channels, depth,
-            height, width), `signal` (channels, time) or `tokens` (their numbers in a row).
+            height, width), `signal` (channels, time), `tokens` (their numbers in a row) or `pieces`
+            (a pretrained model's own tokens in a row).
         shape: Of one record.
         tokens: Different tokens, 0 for none of them; 0 where a record has no tokens.
         padded: Whether a signal's last channel says how long it lasts: 1, and 0 after its end.
@@ -38,6 +39,7 @@ EXAMPLES: dict[Kind, Inputs] = {
     "volume": Inputs("volume", (1, 32, 32, 32)),
     "signal": Inputs("signal", (2, 256)),
     "tokens": Inputs("tokens", (128,), tokens=1000),
+    "pieces": Inputs("pieces", (128,)),
 }
 """A usual record of each kind, to tell how large a network is."""
 
@@ -53,6 +55,8 @@ def inputs_of(data: Data) -> Inputs:
             return Inputs("signal", data.input_shape, padded=data.shorter == "pad")
         case SeriesData():
             return Inputs("signal", data.input_shape)
+        case TextData(tokenizer="model"):
+            return Inputs("pieces", data.input_shape)
         case TextData() | SequenceData():
             return Inputs("tokens", data.input_shape, tokens=data.tokens)
 

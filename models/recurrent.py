@@ -1,6 +1,7 @@
 """Recurrent networks: Elman's, LSTM and GRU, over tokens or signals.
 
-A private study trains the same network with Opacus' layers, whose weights have the same names.
+A private study trains the same layers of PyTorch's; where Opacus' hooks are used they put Opacus'
+in their place, whose weights have the same names.
 A record's steps end where its mask ends. The other direction reads them from their end, not from
 the end of the padding, by turning each record round by itself: no layer of its own is needed.
 """

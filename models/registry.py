@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedward.models.family import Family
 from fedward.models.inputs import inputs_of
-from fedward.study.errors import StudyError
+from fedward.models.installed import installed
+from fedward.models.pretrained import find_pretrained, pretrained_by
+from fedward.study.errors import OptionError, StudyError
 from fedward.study.frozen import Fault, Frozen, validate
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import ModelChoice, Study, read_study
 
 if TYPE_CHECKING:
     from torch import nn
+
+_LOG = logging.getLogger("fedward.models")
 
 
 class _Families(UserDict[str, Any]):
@@ -54,25 +59,74 @@ FAMILIES = _Families(
         "bag_of_tokens": "bag_of_tokens:FAMILY",
         "autoencoder": "autoencoder:FAMILY",
         "vae": "vae:FAMILY",
+        "huggingface": "huggingface:FAMILY",
+        "gan": "gan:FAMILY",
     }
 )
 
 
-def build(study: Study, *, seed: int) -> nn.Module:
+def every_family() -> Iterator[Family]:
+    """Fedward's own, then those of installed packages; what is broken is told in the log."""
+    yield from FAMILIES.values()
+    found = installed(FAMILIES)
+    for error in found.refused.values():
+        _LOG.warning("%s", error)
+    for offered in found.families.values():
+        try:
+            yield offered.family()
+        except OptionError as error:
+            _LOG.warning("%s", error)
+
+
+def package_of(name: str) -> str | None:
+    """Name and version of the installed package that brings a model; None if it is Fedward's."""
+    offered = None if name in FAMILIES else installed(FAMILIES).families.get(name)
+    return None if offered is None else offered.package
+
+
+def family_of(study: Study) -> Family:
+    """The family that the study names: Fedward's own, or an installed package's.
+
+    Raises:
+        StudyError: There is none of that name.
+        OptionError: The package that brings it is broken, or was refused.
+    """
+    name = study.model.name
+    if name in FAMILIES:
+        return FAMILIES[name]
+    found = installed(FAMILIES)
+    if name in found.families:
+        return found.families[name].family()
+    if name in found.refused:
+        raise found.refused[name]
+    known = [*FAMILIES, *found.families]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise StudyError("model.name", given=repr(name), allowed=", ".join(known) + hint)
+
+
+def build(study: Study, *, seed: int, models: Path | None = None) -> nn.Module:
     """The study's network with fresh weights; the same seed gives the same weights.
 
     A private study gets the network's private form.
 
+    Args:
+        study: Names the model.
+        seed: Of the weights.
+        models: This machine's folder of pretrained models, for those that begin with one.
+
     Raises:
         StudyError: The study names no known model, a setting that the model does not have, or
             records, a task or privacy that are not for this model.
-        OptionError: A package that the model needs is not installed.
+        OptionError: A package that the model needs is not installed, or that brings it is broken;
+            or the folder of its pretrained model is not named.
+        DataError: The pretrained model is not in the folder, or cannot be read.
     """
     import torch  # the daemon reads studies and does without
 
     from fedward.models.private_form import private_form
 
-    family = _family(study)
+    family = family_of(study)
     settings = _settings(study, family)
     inputs = inputs_of(study.data)
     if inputs.kind not in family.inputs:
@@ -95,9 +149,10 @@ def build(study: Study, *, seed: int) -> nn.Module:
             given=f"{family.name!r}, in a private study",
             allowed=_those(lambda other: other.private),
         )
+    place = [find_pretrained(models, pretrained_by(study))] if family.pretrained else []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.build(settings, inputs, study.task.outputs)
+        model = family.build(settings, inputs, study.task.outputs, *place)
         return private_form(model) if isinstance(study.privacy, LocalPrivacy) else model
 
 
@@ -110,7 +165,7 @@ def settled(study: Study) -> Study:
     Raises:
         StudyError: As for `build`.
     """
-    settings = _settings(study, _family(study))
+    settings = _settings(study, family_of(study))
     model = ModelChoice(name=study.model.name, **settings.model_dump())
     return study.model_copy(update={"model": model})
 
@@ -130,16 +185,8 @@ def read_settled(path: Path) -> Study:
 
 
 def _those(fit: Callable[[Family], bool]) -> str:
-    return ", ".join(name for name, family in FAMILIES.items() if fit(family))
-
-
-def _family(study: Study) -> Family:
-    name = study.model.name
-    if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise StudyError("model.name", given=repr(name), allowed=", ".join(FAMILIES) + hint)
-    return FAMILIES[name]
+    """Names of Fedward's own families: an error imports no other package."""
+    return ", ".join(family.name for family in FAMILIES.values() if fit(family))
 
 
 def _settings(study: Study, family: Family) -> Frozen:

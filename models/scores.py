@@ -62,13 +62,27 @@ def f1(false_positives: float, false_negatives: float, true_positives: float) ->
     return 2 * true_positives / counted if counted else None
 
 
+def precision_recall(
+    false_positives: float, false_negatives: float, true_positives: float
+) -> tuple[float | None, float | None]:
+    """Right ones among those called, and those called among those there.
+
+    Known where F1 is, so that means over classes are of the same ones: of nothing called, or of
+    nothing there, 0 is right, as with scikit-learn's `zero_division=0`; None where both.
+    """
+    called, there = true_positives + false_positives, true_positives + false_negatives
+    if not called and not there:
+        return None, None
+    return true_positives / called if called else 0.0, true_positives / there if there else 0.0
+
+
 def squared_error(negatives: Counts, positives: Counts) -> float:
     """Sum of (probability - truth)^2, the probability being that of the middle of a score's bin.
 
     Divided by the records it is the Brier score (Brier 1950). With 1024 bins a probability is
     within 0.002 of the score's own.
     """
-    p = _probabilities(len(negatives))
+    p = probabilities(len(negatives))
     return float(negatives @ p**2 + positives @ (1 - p) ** 2)
 
 
@@ -77,7 +91,7 @@ def calibration_error(negatives: Counts, positives: Counts, groups: int = 10) ->
 
     The mean over records of |share of positives - mean probability| in the record's group.
     """
-    p = _probabilities(len(negatives))
+    p = probabilities(len(negatives))
     group = np.minimum((p * groups).astype(int), groups - 1)
     expected = np.bincount(group, p * (negatives + positives), groups)
     seen = np.bincount(group, positives, groups)
@@ -91,7 +105,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _probabilities(bins: int) -> Counts:
+def probabilities(bins: int = BINS) -> Counts:
     """The probability in the middle of each bin, shape (bins,)."""
     inside = (np.arange(bins) + 0.5) / bins
     found: Counts = 1 / (1 + (1 / inside - 1) ** _SQUEEZE)

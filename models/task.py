@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedward.models.tasks.any_task import Task
 from fedward.models.tasks.classification import Classification
+from fedward.models.tasks.generation import Generation
 from fedward.models.tasks.multilabel import Multilabel
 from fedward.models.tasks.noised_classification import NoisedClassification
 from fedward.models.tasks.reconstruction import Reconstruction
@@ -15,6 +16,7 @@ from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 from fedward.study.task import (
     ClassTask,
+    GenerationTask,
     MultilabelTask,
     ReconstructionTask,
     RegressionTask,
@@ -52,3 +54,5 @@ def task_of(study: Study) -> Task:
             return Segmentation(study.task)
         case ReconstructionTask():
             return Reconstruction()
+        case GenerationTask():
+            return Generation(study.task, study.data.input_shape)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fedward.models.family import Family
 from fedward.models.inputs import Inputs
-from fedward.models.steps import Steps, mean_there
+from fedward.models.pooling import Pool, Pooling
+from fedward.models.steps import Steps
 from fedward.study.frozen import Frozen
 
 
@@ -25,12 +26,14 @@ class Settings(Frozen):
         blocks: Residual blocks; block b's two convolutions look 2**b steps apart.
         kernel: Steps that a convolution sees; an even number counts as the next odd one.
         dropout: Share of a block's channels that is dropped in training.
+        pooling: How steps become an answer.
     """
 
     width: Annotated[int, Field(ge=1, le=4096)] = 64
     blocks: Annotated[int, Field(ge=1, le=16)] = 4
     kernel: Annotated[int, Field(ge=3, le=63)] = 5
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pooling: Pooling = "mean"
 
 
 def build(settings: Settings, inputs: Inputs, outputs: int) -> nn.Module:
@@ -43,13 +46,14 @@ class _Network(nn.Module):
         super().__init__()
         self.steps = Steps(inputs, settings.width)
         self.blocks = nn.ModuleList(_Block(settings, 2**b) for b in range(settings.blocks))
-        self.head = nn.Linear(settings.width, outputs)
+        self.pool = Pool(settings.pooling, settings.width, self.steps.length)
+        self.head = nn.Linear(self.pool.width, outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         features, there = self.steps(inputs)
         for block in self.blocks:
             features = block(features, there)
-        outputs: Tensor = self.head(mean_there(features, there))
+        outputs: Tensor = self.head(self.pool(features, there))
         return outputs
 
 

@@ -7,11 +7,22 @@ from torch import Tensor, nn
 from fedward.models.attention import Encoder, EncoderSettings, refuse_uneven
 from fedward.models.family import Family
 from fedward.models.inputs import Inputs
-from fedward.models.steps import Steps, mean_there
+from fedward.models.pooling import Pool, Pooling
+from fedward.models.steps import Steps
 
 
-def build(settings: EncoderSettings, inputs: Inputs, outputs: int) -> nn.Module:
-    """The mean of what a record's steps became. Inputs (n, time) or (n, channels, time).
+class Settings(EncoderSettings):
+    """Size of the network.
+
+    Attributes:
+        pooling: How what the steps became makes an answer.
+    """
+
+    pooling: Pooling = "mean"
+
+
+def build(settings: Settings, inputs: Inputs, outputs: int) -> nn.Module:
+    """What a record's steps became, pooled. Inputs (n, time) or (n, channels, time).
 
     Raises:
         StudyError: The width is no multiple of the heads.
@@ -21,16 +32,17 @@ def build(settings: EncoderSettings, inputs: Inputs, outputs: int) -> nn.Module:
 
 
 class _Network(nn.Module):
-    def __init__(self, settings: EncoderSettings, inputs: Inputs, outputs: int) -> None:
+    def __init__(self, settings: Settings, inputs: Inputs, outputs: int) -> None:
         super().__init__()
         self.steps = Steps(inputs, settings.width)
         self.encoder = Encoder(settings, self.steps.length)
-        self.head = nn.Linear(settings.width, outputs)
+        self.pool = Pool(settings.pooling, settings.width, self.steps.length)
+        self.head = nn.Linear(self.pool.width, outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         features, there = self.steps(inputs)
-        outputs: Tensor = self.head(mean_there(self.encoder(features, there), there))
+        outputs: Tensor = self.head(self.pool(self.encoder(features, there), there))
         return outputs
 
 
-FAMILY = Family("transformer", EncoderSettings, build, inputs=("signal", "tokens"))
+FAMILY = Family("transformer", Settings, build, inputs=("signal", "tokens"))

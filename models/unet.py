@@ -71,4 +71,6 @@ class _AnySize(nn.Module):
         return found
 
 
-FAMILY = Family("unet", Settings, build, inputs=("image", "volume"), tasks=("segmentation",))
+FAMILY = Family(
+    "unet", Settings, build, inputs=("image", "volume"), tasks=("segmentation",), extra="imaging"
+)

@@ -46,6 +46,11 @@ class _Network(nn.Module):
         self.decoder = autoencoder.perceptron(widths[::-1])
         self._share = 2 * settings.weight / numbers
 
+    def code(self, inputs: Tensor) -> Tensor:
+        """The mean of what records may become: inputs (n, *shape), codes (n, code)."""
+        found: Tensor = self.encoder(inputs.flatten(1)).chunk(2, dim=1)[0]
+        return found
+
     def forward(self, inputs: Tensor) -> Tensor:
         mean, log_variance = self.encoder(inputs.flatten(1)).chunk(2, dim=1)
         found = self.decoder(self.draw(mean, log_variance))

@@ -7,11 +7,13 @@ AUC, and a hospital's own accuracy is nobody's business.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # the aggregator's supervisor reads sums, and needs no PyTorch
+    from torch import Tensor
 
 Sums = NDArray[np.float64]
 
@@ -38,7 +40,10 @@ class Task(Protocol):
 
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each record, shape (n,).
+        """What training makes small: the loss of each record, shape (n,).
+
+        Where the study weights its classes, this loss has the weights and the one among the sums
+        has not, so that models trained with different weights can be compared.
 
         Args:
             outputs: What the model says of them.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedward.models import scores
 from fedward.models.tasks.any_task import Sums, Task
-from fedward.study.task import ClassTask
+from fedward.study.task import ClassTask, MultilabelTask, SegmentationTask
 
 _MOST_LOSS = 99.0  # before rounding, and before what 99 nats take from the other classes
 
@@ -21,6 +21,7 @@ class Classification(Task):
 
     Average precision, Brier score and calibration error come from the histograms, as the AUC does;
     of several classes each is one against the rest, and the Brier score is the sum over classes.
+    F1 is of the finding; of several classes it, precision and recall are means over them.
 
     The sums are `[records, loss, confusion (classes x classes), histograms]`; a binary task has one
     pair of histograms, another has one pair for each class against the rest.
@@ -32,6 +33,7 @@ class Classification(Task):
         """Take the classes and the threshold from the study's task."""
         self._classes = len(task.classes)
         self._threshold = task.threshold
+        self._weights = weights_of(task)
         self._binary = task.kind == "binary"
         self._scored = [1] if self._binary else list(range(self._classes))
 
@@ -46,6 +48,11 @@ class Classification(Task):
         return (1,)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each record times the weight of its class, shape (n,)."""
+        weights = None if self._weights is None else self._weights.to(outputs)
+        return functional.cross_entropy(outputs, labels, weight=weights, reduction="none")
+
+    def plain_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each record, shape (n,)."""
         return functional.cross_entropy(outputs, labels, reduction="none")
 
@@ -69,7 +76,7 @@ class Classification(Task):
             labels: Class numbers, shape (n,), int64.
         """
         k = self._classes
-        loss = self.loss(outputs, labels).double().sum().item()
+        loss = self.plain_loss(outputs, labels).double().sum().item()
         pairs = labels * k + outputs.argmax(dim=1)
         blocks = [np.array([len(labels), loss]), _numpy(torch.bincount(pairs, minlength=k * k))]
         for positive in self._scored:
@@ -105,10 +112,8 @@ class Classification(Task):
             "loss": float(sums[1] / records),
             "accuracy": self._accuracy(sums, threshold),
             "auc": scores.mean_of([scores.auc(*pair) for pair in pairs]),
-            "f1": self._f1(sums, threshold),
         }
-        if self._binary:
-            found |= self._operating_point(sums, threshold)
+        found |= self._operating_point(sums, threshold) if self._binary else self._macro(sums)
         if self.bins == scores.BINS:  # fewer do not tell scores apart
             squares = sum(scores.squared_error(*pair) for pair in pairs)
             errors = [scores.calibration_error(*pair) for pair in pairs]
@@ -119,6 +124,19 @@ class Classification(Task):
             }
         return found
 
+    def scored(self, sums: Sums) -> list[tuple[Sums, Sums]]:
+        """Scores of the records without a class and with it, shape (bins,) each.
+
+        Of a binary task there is one pair, of the finding; of another one pair for each class.
+        """
+        return self._histograms(sums)
+
+    def table(self, sums: Sums, threshold: float = 0.5) -> Sums:
+        """Records by the class that they have and the one they are called, shape (k, k)."""
+        if self._binary:
+            return np.array(self._confusion(sums, threshold)).reshape(2, 2)
+        return sums[2 : 2 + self._classes**2].reshape(self._classes, self._classes)
+
     def _accuracy(self, sums: Sums, threshold: float) -> float:
         if self._binary:
             tn, _, _, tp = self._confusion(sums, threshold)
@@ -126,19 +144,22 @@ class Classification(Task):
         confusion = sums[2 : 2 + self._classes**2].reshape(self._classes, self._classes)
         return float(confusion.trace() / sums[0])
 
-    def _f1(self, sums: Sums, threshold: float) -> float | None:
-        """Of the finding; of several classes the mean, if each is there or was called."""
-        if self._binary:
-            _, fp, fn, tp = self._confusion(sums, threshold)
-            return scores.f1(fp, fn, tp)
+    def _macro(self, sums: Sums) -> dict[str, Any]:
+        """Means over classes, if each is there or was called."""
         confusion = sums[2 : 2 + self._classes**2].reshape(self._classes, self._classes)
         right, truth, called = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-        each = zip(called - right, truth - right, right, strict=True)
-        return scores.mean_of([scores.f1(*map(float, counts)) for counts in each])
+        each = np.stack([called - right, truth - right, right], axis=1).tolist()
+        pairs = [scores.precision_recall(*counts) for counts in each]
+        return {
+            "f1": scores.mean_of([scores.f1(*counts) for counts in each]),
+            "precision": scores.mean_of([precision for precision, _ in pairs]),
+            "recall": scores.mean_of([recall for _, recall in pairs]),
+        }
 
     def _operating_point(self, sums: Sums, threshold: float) -> dict[str, Any]:
         tn, fp, fn, tp = self._confusion(sums, threshold)
         return {
+            "f1": scores.f1(fp, fn, tp),
             "threshold": threshold,
             "sensitivity": tp / (tp + fn) if tp + fn else None,
             "specificity": tn / (tn + fp) if tn + fp else None,
@@ -152,6 +173,11 @@ class Classification(Task):
     def _histograms(self, sums: Sums) -> list[tuple[Sums, Sums]]:
         flat = sums[2 + self._classes**2 :].reshape(-1, 2, self.bins)
         return [(pair[0], pair[1]) for pair in flat]
+
+
+def weights_of(task: ClassTask | MultilabelTask | SegmentationTask) -> Tensor | None:
+    """The study's class weights, shape (classes,), float32; None if all classes count alike."""
+    return None if task.class_weights is None else torch.tensor(task.class_weights)
 
 
 def log_odds_of(outputs: Tensor, positive: int) -> Tensor:

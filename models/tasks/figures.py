@@ -14,6 +14,7 @@ NAMES = {
     "accuracy": "accuracy",
     "f1": "F1",
     "error": "error",
+    "distance": "distance",
     "loss": "loss",
 }
 """Of any task, the foremost first."""

@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from fedward.models import scores
 from fedward.models.tasks.any_task import Sums, Task
+from fedward.models.tasks.classification import weights_of
 from fedward.study.task import MultilabelTask
 
 _LARGEST = 99.0
+_JUDGED = ("auc", "average_precision", "f1", "precision", "recall")
 
 
 class Multilabel(Task):
@@ -27,6 +29,7 @@ class Multilabel(Task):
         """Take the findings and the threshold from the study's task."""
         self._names = task.classes
         self._threshold = task.threshold
+        self._weights = weights_of(task)
 
     @property
     def size(self) -> int:
@@ -39,14 +42,14 @@ class Multilabel(Task):
         return (1,)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy, the mean over findings, shape (n,).
+        """Binary cross-entropy, the mean over findings, shape (n,); those there have weights.
 
         Args:
             outputs: Logits, shape (n, classes).
             labels: 0 or 1, shape (n, classes), float32.
         """
-        each = functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
-        return each.mean(dim=1)
+        weights = None if self._weights is None else self._weights.to(outputs)
+        return _cross_entropy(outputs, labels, weights)
 
     def bounded(self, outputs: Tensor) -> Tensor:
         """Logits of at most 99, 0 where they were not finite; a loss is then at most 100."""
@@ -55,7 +58,7 @@ class Multilabel(Task):
 
     def sums(self, outputs: Tensor, labels: Tensor) -> Sums:
         """The sums over these records."""
-        loss = self.loss(outputs, labels).double().sum().item()
+        loss = _cross_entropy(outputs, labels, None).double().sum().item()
         blocks = [np.array([len(labels), loss])]
         for column in range(len(self._names)):
             has = labels[:, column] > 0.5
@@ -71,15 +74,13 @@ class Multilabel(Task):
         """Means over findings, and each finding's own; None where a finding cannot be judged."""
         records = sums[0]
         if records == 0:
-            return {"records": 0, "loss": None, "auc": None, "average_precision": None, "f1": None}
-        pairs = sums[2:].reshape(-1, 2, scores.BINS)
+            return {"records": 0, "loss": None, **dict.fromkeys(_JUDGED)}
         each = {
-            name: _judged(pair[0], pair[1], threshold)
-            for name, pair in zip(self._names, pairs, strict=True)
+            name: _judged(*pair, threshold)
+            for name, pair in zip(self._names, self.scored(sums), strict=True)
         }
         means = {
-            metric: scores.mean_of([found[metric] for found in each.values()])
-            for metric in ("auc", "average_precision", "f1")
+            metric: scores.mean_of([found[metric] for found in each.values()]) for metric in _JUDGED
         }
         loss = float(sums[1] / records)
         return {
@@ -90,11 +91,31 @@ class Multilabel(Task):
             "classes": each,
         }
 
+    def scored(self, sums: Sums) -> list[tuple[Sums, Sums]]:
+        """Scores of the records without each finding and with it, shape (bins,) each."""
+        flat = sums[2:].reshape(-1, 2, scores.BINS)
+        return [(pair[0], pair[1]) for pair in flat]
+
+    def table(self, sums: Sums, threshold: float = 0.5) -> Sums:
+        """For each finding: true negatives, false positives, false negatives, true positives."""
+        edge = scores.edge_of(threshold)
+        return np.array([scores.confusion(*pair, edge) for pair in self.scored(sums)])
+
+
+def _cross_entropy(outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    each = functional.binary_cross_entropy_with_logits(
+        outputs, labels, pos_weight=weights, reduction="none"
+    )
+    return each.mean(dim=1)
+
 
 def _judged(negatives: Sums, positives: Sums, threshold: float) -> dict[str, float | None]:
     _, fp, fn, tp = scores.confusion(negatives, positives, scores.edge_of(threshold))
+    precision, recall = scores.precision_recall(fp, fn, tp)
     return {
         "auc": scores.auc(negatives, positives),
         "average_precision": scores.average_precision(negatives, positives),
         "f1": scores.f1(fp, fn, tp),
+        "precision": precision,
+        "recall": recall,
     }

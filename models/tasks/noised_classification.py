@@ -77,7 +77,7 @@ class NoisedClassification(Classification):
             patients: Of each record, shape (n,).
         """
         k = self._classes
-        loss = self.loss(outputs, labels).double().clamp(0, self.loss_bound) / self.loss_bound
+        loss = self.plain_loss(outputs, labels).double().clamp(0, self.loss_bound) / self.loss_bound
         places = [torch.zeros_like(labels), 2 + labels * k + self._called(outputs)]
         for number, positive in enumerate(self._scored):
             pair = 2 * number + (labels == positive).long()
@@ -99,6 +99,14 @@ class NoisedClassification(Classification):
     def metrics(self, sums: Sums, threshold: float = 0.5) -> dict[str, Any]:
         """Metrics of noisy sums, after noise is kept from making them impossible."""
         return super().metrics(self._possible(sums), threshold)
+
+    def scored(self, sums: Sums) -> list[tuple[Sums, Sums]]:
+        """Scores of noisy sums, after noise is kept from making them impossible."""
+        return super().scored(self._possible(sums))
+
+    def table(self, sums: Sums, threshold: float = 0.5) -> Sums:
+        """Patients by the class that they have and are called, likewise."""
+        return super().table(self._possible(sums), threshold)
 
     def _called(self, outputs: Tensor) -> Tensor:
         """The class that each record is called, at the study's threshold where it has one."""

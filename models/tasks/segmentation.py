@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedward.models import scores
 from fedward.models.tasks.any_task import Sums, Task
+from fedward.models.tasks.classification import weights_of
 from fedward.study.task import SegmentationTask
 
 _MOST_LOSS = 99.0
@@ -26,6 +27,7 @@ class Segmentation(Task):
         """Take the classes from the study's task; the first is the background."""
         self._names = task.classes
         self._overlap = task.loss == "dice"
+        self._weights = weights_of(task)
 
     @property
     def size(self) -> int:
@@ -38,16 +40,22 @@ class Segmentation(Task):
         return tuple(range(1, self.size))
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a record's pixels, and its soft Dice loss, shape (n,).
+        """Mean weighted cross-entropy of a record's pixels, and its soft Dice loss, shape (n,).
 
         The Dice loss (Milletari et al. 2016, without squares) is 1 - (2 I + 1) / (P + T + 1), the
         mean over the classes beside the background, for each record by itself.
 
         Args:
             outputs: Logits, shape (n, classes, *size).
-            labels: Class numbers, shape (n, *size), int64.
+            labels: Class numbers, shape (n, *size), uint8 or int64.
         """
-        crossed = functional.cross_entropy(outputs, labels, reduction="none").flatten(1).mean(dim=1)
+        weights = None if self._weights is None else self._weights.to(outputs)
+        return self._loss(outputs, labels, weights)
+
+    def _loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        labels = labels.long()  # of a batch: a whole data set is kept in bytes
+        each = functional.cross_entropy(outputs, labels, weight=weights, reduction="none")
+        crossed = each.flatten(1).mean(dim=1)
         if not self._overlap:
             return crossed
         called = outputs.softmax(dim=1).flatten(2)[:, 1:]
@@ -64,7 +72,7 @@ class Segmentation(Task):
 
     def sums(self, outputs: Tensor, labels: Tensor) -> Sums:
         """The sums over these records."""
-        loss = self.loss(outputs, labels).double().sum().item()
+        loss = self._loss(outputs, labels, None).double().sum().item()
         called, k = outputs.argmax(dim=1), len(self._names)
         counts = [
             torch.bincount(some.flatten(), minlength=k)

@@ -106,7 +106,7 @@ class Survival(Task):
         records, loss, pairs, concordant = map(float, sums[:4])
         if records == 0:
             return {"records": 0, "loss": None, "concordance": None, "concordance_inside": None}
-        counts = sums[4:].reshape(_RISKS, -1, 2)
+        counts = self.counted(sums)
         return {
             "records": round(records),
             "loss": loss / records,
@@ -114,6 +114,16 @@ class Survival(Task):
             "concordance_inside": concordant / pairs if pairs else None,
             "events": round(float(counts[:, :, 1].sum())),
         }
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """Upper ends of the bins of time, rising; the last bin, after them, has none."""
+        ends: NDArray[np.float64] = self._cuts.double().numpy()
+        return ends
+
+    def counted(self, sums: Sums) -> NDArray[np.float64]:
+        """Records by risk, time and whether the event was seen, shape (risks, times, 2)."""
+        return sums[4:].reshape(_RISKS, -1, 2)
 
     def _told(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Times, and whether the event was seen by the end of the last interval."""
@@ -141,9 +151,9 @@ def _cox(outputs: Tensor, times: Tensor, seen: Tensor) -> Tensor:
 
     Each event's term stands at its record, 0 elsewhere. A risk set is those of the same batch.
     """
-    risk = outputs[:, 0]
-    at_risk = times.unsqueeze(0) >= times.unsqueeze(1)
-    total = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf).logsumexp(dim=1)
+    risk, order = outputs[:, 0], times.argsort(descending=True)
+    ends = torch.searchsorted(-times[order], -times, right=True) - 1  # the last of equal times
+    total = risk[order].logcumsumexp(dim=0)[ends]
     return torch.where(seen, total - risk, risk.new_zeros(()))
 
 

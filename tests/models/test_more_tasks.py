@@ -16,16 +16,21 @@ from sklearn.metrics import (
     brier_score_loss,
     f1_score,
     mean_absolute_error,
+    precision_recall_fscore_support,
     r2_score,
     roc_auc_score,
     root_mean_squared_error,
 )
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedward.models.scores import BINS
+from fedward.models.scores import BINS, edge_of, probability_at
 from fedward.models.task import task_of
 from fedward.models.tasks.any_task import Task
+from fedward.privacy.contribution import Layout, judged
+from fedward.privacy.encoding import Encoding
+from fedward.study.aggregation import FedAvg
 from fedward.study.errors import StudyError
 from fedward.study.study import Study
 
@@ -235,7 +240,66 @@ def test_of_several_classes_metrics_are_means_and_the_brier_score_a_sum(task: An
     assert metrics["brier"] == pytest.approx(((one_hot - found) ** 2).sum(1).mean(), abs=2e-3)
 
 
+MACRO = ("precision", "recall", "f1")
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 30))
+def test_precision_and_recall_of_classes_are_scikit_learn_s(
+    seed: int,
+    size: int,
+    task: Any,  # noqa: ANN401
+) -> None:
+    asked = task("multiclass")
+    outputs, labels = records("multiclass", size, seed)
+    truth, called = labels.numpy(), outputs.argmax(1).numpy()
+
+    metrics = asked.metrics(asked.sums(outputs, labels))
+
+    if set(truth) | set(called) != {0, 1, 2}:  # a class of which nothing is known
+        assert [metrics[name] for name in MACRO] == [None] * 3
+        return
+    right = precision_recall_fscore_support(truth, called, average="macro", zero_division=0)
+    assert [metrics[name] for name in MACRO] == pytest.approx(right[:3], abs=1e-12)
+
+
+def test_precision_and_recall_of_classes_by_hand(task: Any) -> None:  # noqa: ANN401
+    asked = task("multiclass")
+    labels, called = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 1, 0])
+    outputs = functional.one_hot(called, 3).float()
+
+    metrics = asked.metrics(asked.sums(outputs, labels))
+
+    assert metrics["precision"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)  # nobody was called 2
+    assert metrics["recall"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
 # --- Multilabel -----------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 30), threshold=st.sampled_from([0.5, 0.9]))
+def test_precision_and_recall_of_findings_are_scikit_learn_s(
+    seed: int,
+    size: int,
+    threshold: float,
+    task: Any,  # noqa: ANN401
+) -> None:
+    asked = task("multilabel", threshold=threshold)
+    outputs, labels = records("multilabel", size, seed)
+    edge = probability_at(edge_of(threshold))
+    truth, called = labels.numpy() > 0.5, outputs.double().sigmoid().numpy() >= edge
+
+    metrics = asked.metrics(asked.sums(outputs, labels), threshold)
+
+    known = [any(column) for column in (truth | called).T.tolist()]
+    each = precision_recall_fscore_support(truth, called, average=None, zero_division=0)
+    for place, name in enumerate("xyz"):
+        right = [float(values[place]) if known[place] else None for values in each[:3]]
+        assert [metrics["classes"][name][metric] for metric in MACRO] == right
+    if all(known):
+        right = precision_recall_fscore_support(truth, called, average="macro", zero_division=0)
+        assert [metrics[name] for name in MACRO] == pytest.approx(right[:3], abs=1e-12)
+    else:
+        assert [metrics[name] for name in MACRO] == [None] * 3
 
 
 def test_each_finding_is_judged_by_itself(task: Any) -> None:  # noqa: ANN401
@@ -328,6 +392,55 @@ def test_the_partial_likelihood_by_hand(task: Any) -> None:  # noqa: ANN401
     assert loss.tolist() == pytest.approx([float(value) for value in by_hand], rel=1e-5)
 
 
+def by_all_pairs(risk: Tensor, times: Tensor, seen: Tensor) -> Tensor:
+    """The same, each record's risk set gathered by comparing it with all others."""
+    at_risk = times.unsqueeze(0) >= times.unsqueeze(1)
+    total = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf).logsumexp(dim=1)
+    return torch.where(seen, total - risk, risk.new_zeros(()))
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_the_partial_likelihood_and_its_gradient_are_those_of_all_pairs(
+    count: int,
+    task: Any,  # noqa: ANN401
+) -> None:
+    source = torch.Generator().manual_seed(count)
+    risk = torch.randn(count, 1, generator=source, dtype=torch.double).mul(3).requires_grad_()
+    times = torch.randint(1, 40, (count,), generator=source) / 5  # most of them tied
+    seen = torch.rand(count, generator=source) < 0.6
+    asked = task("cox")
+
+    loss = asked.loss(risk, torch.stack([times, seen.float()], dim=1))
+
+    expected = by_all_pairs(risk[:, 0], times, seen & (times < 8))
+    torch.testing.assert_close(loss, expected)
+    found, by_hand = (torch.autograd.grad(each.sum(), risk)[0] for each in (loss, expected))
+    torch.testing.assert_close(found, by_hand)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how large tensors get."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(each, Tensor):
+                self.most = max(self.most, each.numel())
+        return found
+
+
+def test_the_partial_likelihood_compares_no_pairs(task: Any) -> None:  # noqa: ANN401
+    """Of 100 000 patients all pairs would be 10 GB."""
+    outputs, told = records("cox", 500)
+
+    with Largest() as watched:  # type: ignore[no-untyped-call]
+        task("cox").loss(outputs, told)
+
+    assert 500 <= watched.most <= 2 * 500
+
+
 def exact_concordance(risk: NDArray[Any], times: NDArray[Any], seen: NDArray[Any]) -> float:
     """Harrell's, pair by pair."""
     pairs = concordant = 0.0
@@ -414,6 +527,15 @@ def test_dice_over_all_pixels_is_counted_by_hand(task: Any) -> None:  # noqa: AN
     assert metrics["accuracy"] == pytest.approx((called == truth).double().mean().item())
 
 
+def test_a_mask_of_bytes_is_the_same_mask(task: Any) -> None:  # noqa: ANN401
+    asked = task("segmentation", loss="dice")
+    outputs, truth = records("segmentation", 20)
+    small = truth.to(torch.uint8)
+
+    assert torch.equal(asked.loss(outputs, small), asked.loss(outputs, truth))
+    assert np.array_equal(asked.sums(outputs, small), asked.sums(outputs, truth))
+
+
 def test_the_dice_loss_by_hand(task: Any) -> None:  # noqa: ANN401
     outputs, truth = records("segmentation", 1)
     p, t = outputs.softmax(dim=1)[0].double(), truth[0]
@@ -476,3 +598,18 @@ def test_the_histogram_of_errors_tells_quantiles_and_who_is_unusual(task: Any) -
     metrics = asked.metrics(sums[0])
     assert metrics["error_median"] == pytest.approx(np.median(errors[0]), rel=0.05)
     assert metrics["error_95"] == pytest.approx(np.quantile(errors[0], 0.95), rel=0.05)
+
+
+def test_one_record_s_huge_error_leaves_a_sum_that_can_be_added_up(task: Any) -> None:  # noqa: ANN401
+    asked = task("reconstruction")
+    outputs, truth = records("reconstruction", 5)
+    truth[2] = 1e18
+    layout = Layout(0, asked.size, asked.reals)
+    code = Encoding(layout, FedAvg(), hospitals=8)
+
+    sums = asked.sums(outputs, truth)
+    found = code.decode(code.encode(judged(sums), rng=np.random.default_rng(0)))
+
+    assert found.metrics[0] == 5
+    assert 4e6 <= asked.metrics(sums)["error"] * 5 < 4e6 + 100
+    np.testing.assert_allclose(found.metrics, sums, atol=1e-3)

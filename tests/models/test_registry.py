@@ -149,3 +149,15 @@ def test_the_registry_calls_each_family_by_its_name() -> None:
         name: name for name in FAMILIES
     }
     assert {"mlp", "small_cnn"} <= set(FAMILIES)
+
+
+def test_a_refusal_imports_no_other_package_s_models(
+    study_with: StudyWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object) -> None:
+        raise AssertionError("other packages were looked at")
+
+    monkeypatch.setattr("fedward.models.registry.installed", asked)
+
+    with pytest.raises(StudyError, match="for such records linear, mlp"):
+        build(study_with({"model": {"name": "vit"}, "data": TABLE}), seed=0)
