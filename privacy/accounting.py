@@ -14,9 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from opacus.accountants import create_accountant
-from opacus.accountants.utils import get_noise_multiplier
-
 from fedward.study.errors import OptionError
 
 Accountant = Literal["prv", "rdp"]
@@ -59,6 +56,8 @@ def calibrate(
     """
     if beside:
         return _calibrate_beside(epsilon, delta, sampling_rate, steps, accountant, beside)
+    from opacus.accountants.utils import get_noise_multiplier  # brings PyTorch, which few need
+
     try:
         with _quiet():
             sigma: float = get_noise_multiplier(
@@ -132,6 +131,8 @@ def _composed(history: tuple[SampledGaussian, ...], delta: float, accountant: Ac
         bound = _composed(history, delta, "rdp")
         if not bound <= _MOST_BY_PRV:
             return bound
+    from opacus.accountants import create_accountant  # brings PyTorch, which few need
+
     composer = create_accountant(accountant)
     composer.history = [tuple(event) for event in history]
     with _quiet():

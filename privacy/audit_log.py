@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +19,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+from fedward.privacy.chain import chain_start
 from fedward.privacy.identity import Identity
 from fedward.privacy.identity import verify as verify_signature
+from fedward.privacy.log_head import check_head, write_head
 from fedward.privacy.protocol_errors import BadSignature
 from fedward.privacy.secret_file import write_secret
 from fedward.privacy.signed_json import canonical, read_signed, write_signed
@@ -31,7 +32,7 @@ from fedward.privacy.whole_file import keep_names
 from fedward.study.errors import DataError, FedwardError
 
 _PURPOSE = "audit-log"
-_START = hashlib.sha256(b"fedward/1/audit-log").hexdigest()
+_START = chain_start("audit-log")
 _LONGEST = 1 << 16  # bytes of a line; a real one has about 600
 
 Direction = Literal["in", "out", "own"]
@@ -168,7 +169,7 @@ class AuditLog:
             self._number, self._last = line.number, line.hash
         if self._number:  # the others are held by their hashes, as far as this line is signed
             _check_signature(content[:whole].split(b"\n")[-2], self._number, self._identity.public)
-        _check_head(self._path, list(_hashes(content[:whole])), required=self._number > 1)
+        check_head(self._path, list(_hashes(content[:whole])), _refuse, required=self._number > 1)
         self._size = whole
         torn = content[whole:]
         if torn:
@@ -194,7 +195,7 @@ class AuditLog:
             self._half = True
             _write_whole(self._file, line + b"\n")
             os.fsync(self._file)
-            _write_head(self._path, number, last)
+            write_head(self._path, number, last)
             self._half = False
         except OSError as error:
             with suppress(OSError):  # else the next line tries it again
@@ -238,7 +239,7 @@ def verify(path: Path, public: bytes, *, own: bool = False) -> list[Line]:
             f"it is torn ({len(content) - whole} bytes without an end)",
             todo="start the daemon, which keeps the piece aside and goes on",
         )
-    _check_head(path, [line.hash for line in lines], required=own and len(lines) > 1)
+    check_head(path, [line.hash for line in lines], _refuse, required=own and len(lines) > 1)
     return lines
 
 
@@ -330,35 +331,6 @@ def _read_entry(value: object, number: int) -> Entry:
     return Entry(**value)
 
 
-def _check_head(path: Path, hashes: list[str], *, required: bool) -> None:
-    """The log has at least the lines that its head knows of."""
-    try:
-        head = json.loads(_head(path).read_bytes())
-        count, last = int(head["lines"]), str(head["hash"])
-    except FileNotFoundError:
-        if not required:
-            return
-        raise _broken(
-            len(hashes), f"nobody can tell whether it is the last: {_head(path).name} is missing"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _broken(len(hashes), f"{_head(path).name} beside it cannot be read") from None
-    if count > len(hashes):
-        raise _broken(len(hashes) + 1, f"it is missing, and so is all up to line {count}")
-    if count < 1 or hashes[count - 1] != last:
-        raise _broken(max(count, 1), f"{_head(path).name} knows another one")
-
-
-def _head(path: Path) -> Path:
-    return path.with_name(f"{path.name}.head")
-
-
-def _write_head(path: Path, number: int, last: str) -> None:
-    """Not waited for: a head that a power cut sets back still is one of this log."""
-    head = canonical({"hash": last, "lines": number})
-    write_secret(_head(path), head, over=True, wait=False)
-
-
 def _write_whole(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
@@ -376,3 +348,7 @@ def _broken(
     number: int, why: str, *, todo: str = "find out who did it; keep the file for those who ask"
 ) -> BrokenLog:
     return BrokenLog(f"line {number} of the audit log does not fit: {why}", todo=todo)
+
+
+def _refuse(number: int, why: str) -> NoReturn:
+    raise _broken(number, why)

@@ -8,7 +8,8 @@ them, and only the sum is ever taken apart:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,17 @@ class Layout:
         """Length of the whole vector."""
         return self.parameters + HEAD + self.metrics
 
+    def of_models(self, number: int) -> Layout:
+        """The same with the metric sums of several models, one after another."""
+        starts = range(0, number * self.metrics, self.metrics or 1)
+        reals = tuple(start + place for start in starts for place in self.reals)
+        return Layout(self.parameters, number * self.metrics, reals)
+
+    def with_more(self, size: int, reals: tuple[int, ...]) -> Layout:
+        """The same with so many more sums after the metric sums, `reals` counted among them."""
+        places = (*self.reals, *(self.metrics + place for place in reals))
+        return Layout(self.parameters, self.metrics + size, places)
+
 
 @dataclass(frozen=True)
 class Summand:
@@ -55,6 +67,7 @@ class Summand:
         clipped: Whether the update was longer than the study allows.
         capped: Whether the hospital would weigh more than the study allows.
         failed: Whether it could not do its work; it then adds nothing else.
+        left: Called once the summand is in the form in which it leaves, and before it does.
     """
 
     update: Vector
@@ -63,6 +76,7 @@ class Summand:
     clipped: bool = False
     capped: bool = False
     failed: bool = False
+    left: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
     @property
     def head(self) -> NDArray[np.float64]:

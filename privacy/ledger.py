@@ -11,7 +11,6 @@ are not, they were lost, and nothing is spent until a person has put them back.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import sqlite3
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from fedward.privacy.accounting import Accountant, SampledGaussian, epsilon_of
-from fedward.privacy.framing import framed
+from fedward.privacy.chain import chain_start, chained
 from fedward.privacy.privacy_errors import (
     AnotherModel,
     PlanChanged,
@@ -67,7 +66,7 @@ _COLUMNS = (
 )
 _LOG = logging.getLogger("fedward.privacy")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_START = hashlib.sha256(b"fedward/1/ledger").hexdigest()
+_START = chain_start("ledger")
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ def _insert(db: sqlite3.Connection, charge: Charge, *, after: str) -> None:
     marks = ", ".join("?" * (len(row) + 1))
     db.execute(
         f"INSERT INTO charge ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 - constants only
-        (*row, _hash(after, row)),
+        (*row, chained(after, row)),
     )
 
 
@@ -282,7 +281,7 @@ def _verified(db: sqlite3.Connection) -> list[Entry]:
     before, entries = _START, []
     rows = db.execute(f"SELECT id, {_COLUMNS} FROM charge ORDER BY id")  # noqa: S608
     for number, (identity, *row, found) in enumerate(rows, start=1):
-        wanted = _hash(before, row)
+        wanted = chained(before, row)
         if identity != number or not hmac.compare_digest(wanted, str(found)):
             raise BudgetError(
                 f"the privacy ledger was changed: row {number} does not follow from the one before",
@@ -308,11 +307,6 @@ def _entry(place: int, row: Sequence[Any], found: str) -> Entry:
     event = SampledGaussian(sigma, rate, steps)
     charge = Charge(data, study, run, number, told, patients, event, delta, accountant, mechanism)
     return Entry(charge, charged_at, found)
-
-
-def _hash(before: str, row: Sequence[object]) -> str:
-    """SHA-256 over the hash before and every field, as text that reads back to the same value."""
-    return hashlib.sha256(framed(before, *(repr(field) for field in row))).hexdigest()
 
 
 def _refuse_contradiction(entries: Sequence[Entry], charge: Charge) -> None:

@@ -21,9 +21,9 @@ from enum import Enum
 from pydantic import BaseModel, ConfigDict
 
 from fedward.privacy.privacy_errors import MetricWouldLeave
-from fedward.privacy.statistics_table import CategorySums, NumberSums, TableSums
+from fedward.privacy.statistics_table import CategorySums, NumberSums, TableSums, norm_with_table
+from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
-from fedward.study.table_data import TableData
 
 
 class Hidden(Enum):
@@ -69,6 +69,8 @@ class Statistics(_Entry):
         numbers: By the feature's name.
         categories: Patients of each category, by the feature's name.
         classes: Patients of each class, by the class's name; nothing where there are none.
+        study: Digest of the study that asked for it; None of an older table.
+        deviation: Standard deviation of the noise in each cell, which is public; 0 without.
     """
 
     fewest: int
@@ -76,6 +78,8 @@ class Statistics(_Entry):
     numbers: dict[str, Number]
     categories: dict[str, dict[str, Cell]]
     classes: dict[str, Cell]
+    study: str | None = None
+    deviation: float = 0.0
 
 
 def shown(sums: TableSums, fewest: int) -> Statistics | None:
@@ -98,7 +102,7 @@ def shown_for(study: Study, sums: TableSums) -> Statistics:
     Raises:
         MetricWouldLeave: All patients together are too few to be shown.
     """
-    asked = study.data.statistics if isinstance(study.data, TableData) else None
+    asked = study.data.statistics
     fewest = 1 if asked is None else asked.fewest
     found = shown(sums, fewest)
     if found is None:
@@ -106,7 +110,15 @@ def shown_for(study: Study, sums: TableSums) -> Statistics:
             f"all hospitals have fewer than {fewest} patients to train on",
             todo="ask more hospitals, or lower [data.statistics] fewest",
         )
-    return found
+    return found.model_copy(update={"study": study.digest(), "deviation": _deviation(study)})
+
+
+def _deviation(study: Study) -> float:
+    privacy = study.privacy
+    if not isinstance(privacy, LocalPrivacy):
+        return 0.0
+    each = (privacy.statistics_noise_multiplier or 0.0) * norm_with_table(study)
+    return each * math.sqrt(study.participation.hospitals)
 
 
 def safe_cells(counts: Sequence[float], fewest: int) -> list[Cell]:

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.contribution import Layout
-from fedward.study.any_data import Measured
 from fedward.study.data import Data
 from fedward.study.scaling import Scaling
+from fedward.study.statistics import Measured
 
 Doubles = NDArray[np.float64]
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.statistics import layout_of, mapped, moments, norm_of
-from fedward.study.any_data import Measured
+from fedward.study.data import Data
+from fedward.study.statistics import Measured
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
 from fedward.study.task import ClassTask, MultilabelTask
@@ -101,7 +102,15 @@ class TableSums:
     classes: CategorySums | None
 
 
-class _Categorical(NamedTuple):
+class Categorical(NamedTuple):
+    """A feature with categories.
+
+    Attributes:
+        name: Of the feature.
+        place: Of the first category's input.
+        categories: What they are called, one input each.
+    """
+
     name: str
     place: int
     categories: tuple[str, ...]
@@ -110,11 +119,16 @@ class _Categorical(NamedTuple):
 def cells_of(study: Study) -> int:
     """How many numbers the table adds to what is measured; 0 where none is asked for."""
     data = study.data
-    if not isinstance(data, TableData) or data.statistics is None:
+    if data.statistics is None:
         return 0
     own = sum(2 + (feature.absent is not None) for feature in data.spanned)
-    bins = data.statistics.bins * len(_numbers(data))
-    return own + bins + sum(len(c.categories) for c in _categorical(data)) + len(_classes(study))
+    bins = data.statistics.bins * len(numbers_of(data))
+    return own + bins + sum(len(c.categories) for c in categorical_of(data)) + len(_classes(study))
+
+
+def counts_classes(study: Study) -> bool:
+    """Whether labels are in the table: without one, and of other tasks, nobody needs them."""
+    return study.data.statistics is not None and bool(_classes(study))
 
 
 def norm_with_table(study: Study) -> float:
@@ -123,11 +137,16 @@ def norm_with_table(study: Study) -> float:
     A histogram, the categories of a feature and the class of one label are at most 1 long, the
     findings of several at most the square root of their number, and moments count as in
     `statistics.norm_of`.
+
+    The two moments of a number count as 1 together, and are up to the square root of 2 long: a
+    patient with values near their bounds is longer than this, and is shrunk to it, all cells by the
+    same factor (`statistics.clipped_sum`). That bounds the patient's part, and pulls the table a
+    little towards those with values in the middle.
     """
     square = norm_of(study.data) ** 2
     data = study.data
-    if isinstance(data, TableData) and data.statistics is not None:
-        square += len(data.spanned) + len(_numbers(data)) + len(_categorical(data))
+    if data.statistics is not None:
+        square += len(data.spanned) + len(numbers_of(data)) + len(categorical_of(data))
         classes = len(_classes(study))
         square += classes if isinstance(study.task, MultilabelTask) else min(classes, 1)
     return math.sqrt(square)
@@ -137,16 +156,17 @@ def table_rows(inputs: Doubles, labels: NDArray[np.generic], study: Study) -> Do
     """What each record says, shape (n, cells).
 
     Args:
-        inputs: Of the records as they were read, shape (n, width).
-        labels: As the task has them, n of them.
+        inputs: Of the records as they were read, a row of numbers each (see `summaries.py`), shape
+            (n, width).
+        labels: As the task has them, n of them; anything where classes are not counted.
         study: Asks for a table.
     """
     data = study.data
-    if not isinstance(data, TableData) or data.statistics is None:
+    if data.statistics is None:
         return np.zeros((len(inputs), 0))
     blocks: list[Doubles] = [moments(inputs, data.spanned)]
-    blocks += [_histogram(inputs, feature, data.statistics.bins) for feature in _numbers(data)]
-    for feature in _categorical(data):
+    blocks += [_histogram(inputs, feature, data.statistics.bins) for feature in numbers_of(data)]
+    for feature in categorical_of(data):
         end = feature.place + len(feature.categories)
         blocks.append((inputs[:, feature.place : end] > 0).astype(np.float64))
     classes = len(_classes(study))
@@ -160,7 +180,7 @@ def table_rows(inputs: Doubles, labels: NDArray[np.generic], study: Study) -> Do
 def table_of(sums: Doubles, study: Study) -> TableSums:
     """What the sums over hospitals say, as `statistics.layout_of` lays them out."""
     data = study.data
-    if not isinstance(data, TableData) or data.statistics is None:
+    if data.statistics is None:
         raise ValueError("the study asks for no table")
     start = layout_of(data).metrics
     before, rest = sums[1:start], iter(sums[start:].tolist())
@@ -168,11 +188,11 @@ def table_of(sums: Doubles, study: Study) -> TableSums:
     found |= dict(_moments_of(data.spanned, rest))
     numbers = [
         NumberSums(f.name, f.low, f.high, *found[f.name], _next(rest, data.statistics.bins))
-        for f in _numbers(data)
+        for f in numbers_of(data)
     ]
     categories = [
         CategorySums(c.name, c.categories, _next(rest, len(c.categories)))
-        for c in _categorical(data)
+        for c in categorical_of(data)
     ]
     names, classes = _classes(study), None
     if names:
@@ -195,24 +215,35 @@ def _next(sums: Iterator[float], count: int) -> Doubles:
     return np.array([next(sums) for _ in range(count)])
 
 
-def _histogram(inputs: Doubles, feature: Measured, bins: int) -> Doubles:
+def bin_of(
+    inputs: Doubles, feature: Measured, bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The bin of each record's value, and where there is none, shape (n,) each."""
     value, absent = mapped(inputs, feature)
-    place = np.minimum(((value + 1) / 2 * bins).astype(np.int64), bins - 1)
+    return np.minimum(((value + 1) / 2 * bins).astype(np.int64), bins - 1), absent
+
+
+def _histogram(inputs: Doubles, feature: Measured, bins: int) -> Doubles:
+    place, absent = bin_of(inputs, feature, bins)
     cells: Doubles = (place[:, None] == np.arange(bins)).astype(np.float64)
     cells[absent] = 0.0
     return cells
 
 
-def _numbers(data: TableData) -> list[Measured]:
+def numbers_of(data: Data) -> list[Measured]:
     """Features with bounds or a span, in the study's order."""
     return sorted([*data.measured, *data.spanned], key=lambda feature: feature.place)
 
 
-def _categorical(data: TableData) -> list[_Categorical]:
-    found, place = [], 0
+def categorical_of(data: Data) -> list[Categorical]:
+    """Features with categories, in the study's order; only tables have any."""
+    found: list[Categorical] = []
+    if not isinstance(data, TableData):
+        return found
+    place = 0
     for name, feature in data.features.items():
         if feature.categories is not None:
-            found.append(_Categorical(name, place, tuple(map(str, feature.categories))))
+            found.append(Categorical(name, place, tuple(map(str, feature.categories))))
         place += feature.width
     return found
 

@@ -22,8 +22,9 @@ def clip_factors(
     C is only a part of the learning rate (Bu et al. 2023, "Automatic clipping").
 
     Args:
-        squares: Squared norms, shape (parameters, patients), float64.
-        layers: Which parameters are bounded together by themselves.
+        squares: Squared norms, shape (parameters, patients), float64; a row may be of several
+            parameters.
+        layers: Which rows are bounded together by themselves, of `per_layer`.
         bound: C.
         clipping: The way.
         dtype: In which norms and sums are computed: factors leave room for its rounding.
@@ -35,13 +36,13 @@ def clip_factors(
     """
     finite = squares.sum(dim=0) <= torch.finfo(dtype).max
     room = 1 - 16 * torch.finfo(dtype).eps
+    if clipping != "per_layer":
+        norms = squares.sum(dim=0).sqrt()
+        limit = bound * room
+        whole = norms + _GAMMA if clipping == "automatic" else norms.clamp(min=limit)
+        return torch.where(finite, limit / whole, 0.0).expand_as(squares), finite
     factors = torch.empty_like(squares)
-    together = layers if clipping == "per_layer" else [list(range(len(squares)))]
-    limit = bound / math.sqrt(len(together)) * room
-    for indices in together:
-        norms = squares[indices].sum(dim=0).sqrt()
-        if clipping == "automatic":
-            factors[indices] = limit / (norms + _GAMMA)
-        else:
-            factors[indices] = limit / norms.clamp(min=limit)
+    limit = bound / math.sqrt(len(layers)) * room
+    for indices in layers:
+        factors[indices] = limit / squares[indices].sum(dim=0).sqrt().clamp(min=limit)
     return torch.where(finite, factors, 0.0), finite

@@ -12,16 +12,18 @@ from fedward.privacy.gradients.patients import Patients
 from fedward.privacy.gradients.uses import Extent, Use, merged, squares_by_gram
 
 _AT_ONCE = 2**24  # numbers of patients' gradients, or of inner products, at the same time
+_IN_CACHE = 2**19  # the same on a processor, where they are looked at once and not kept
 _MOVED = 24  # multiplications in the time in which a number is written and read again
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Of all patients to one parameter.
+    """Of all patients to one parameter, or to several small ones.
 
     Attributes:
         squares: Squared norm of each patient's gradient, shape (patients,), float64.
-        formed: Each patient's gradient, (patients, *shape), where it is kept.
+        formed: Each patient's gradient, (patients, *shape), where it is kept; of several
+            parameters all their numbers in a row.
         uses: What it follows from, where it is not.
     """
 
@@ -41,14 +43,24 @@ class Contribution:
         if self.formed is not None:
             formed = self.formed if finite is None else self.formed[finite]
             factors = factors if finite is None else factors[finite]
-            summed: Tensor = torch.tensordot(factors.to(formed), formed, dims=1)
-            return summed
+            summed = factors.to(formed) @ formed.flatten(1)
+            return summed.view(formed.shape[1:])
         each, uses = patients.each(factors), self.uses
         if finite is not None:
             there = patients.each(finite).nonzero().flatten()
             each, uses = each[there], [use.part(there) for use in uses]
         sums = [use.summed(each) for use in uses]
         return torch.stack(sums).sum(dim=0) if len(sums) > 1 else sums[0]
+
+
+def bundle_of(formed: Sequence[Tensor]) -> Contribution:
+    """Put the patients' gradients of several parameters together.
+
+    Args:
+        formed: Of each, shape (patients, *shape).
+    """
+    whole = torch.cat([each.flatten(1) for each in formed], dim=1)
+    return Contribution(_squares(whole), whole, [])
 
 
 def contribution_of(uses: Sequence[Use], patients: Patients, size: int) -> Contribution:
@@ -72,7 +84,8 @@ def contribution_of(uses: Sequence[Use], patients: Patients, size: int) -> Contr
         return Contribution(torch.cat(squares), None, uses)
     keep = patients.number * size <= sum(use.kept for use in uses)
     found, formed = [], []
-    for where, part in patients.parts(max(1, _AT_ONCE // size)):
+    numbers = _IN_CACHE if device.type == "cpu" and not keep else _AT_ONCE
+    for where, part in patients.parts(max(1, numbers // size)):
         here = uses if part.number == patients.number else [use.part(where) for use in uses]
         each = here[0].formed(part)
         for use in here[1:]:
@@ -97,10 +110,10 @@ def _gram_is_cheaper(
     rows = patients.most * sum(extent.positions for extent in extents)
     if device.type == "mps":  # has no double precision
         return False
-    groups, _, _, into = extents[0]
+    groups, _, _, into, quick = extents[0]
     if rows == 1:
         return True
     out = max(extent.out for extent in extents)
     gram = groups * rows * rows * (2 * (out + into) + _MOVED)
     form = rows * groups * out * into + _MOVED * size
-    return gram < form
+    return gram * quick < form

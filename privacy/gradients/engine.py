@@ -45,7 +45,7 @@ class EngineSums(ClippedSums):
     def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sum over patients of the clipped mean gradient of their records."""
         patients = Patients(counts, inputs.device)
-        tape = Tape(self._parameters, patients)
+        tape = Tape(self._parameters, patients, apart=self._clipping == "per_layer")
         for parameter in self._parameters:
             parameter.grad = None
         with self._watching(tape):
@@ -59,15 +59,29 @@ class EngineSums(ClippedSums):
                 todo="choose a model whose parameters are used by their own layers only",
             )
         contributions = tape.contributions()
-        squares = torch.stack([each.squares for each in contributions])
+        squares = torch.stack([each.squares for _, each in contributions])
         dtype = dtype_of(self._parameters)
-        factors, finite = clip_factors(squares, self._layers, self._bound, self._clipping, dtype)
+        layers = self._layers_of([places for places, _ in contributions])
+        factors, finite = clip_factors(squares, layers, self._bound, self._clipping, dtype)
         only = None if finite.all() else finite
-        sums = []
-        for place, parameter in enumerate(self._parameters):
-            own = factors[place].to(parameter.dtype)
-            sums.append(contributions[place].clipped(own, patients, only))
-        return sums
+        sums: dict[int, Tensor] = {}
+        for (places, contribution), own in zip(contributions, factors, strict=True):
+            shapes = [self._parameters[place].shape for place in places]
+            precise = own.to(self._parameters[places[0]].dtype)
+            summed = contribution.clipped(precise, patients, only).flatten()
+            pieces = summed.split([shape.numel() for shape in shapes])
+            sums.update(
+                (place, piece.view(shape))
+                for place, piece, shape in zip(places, pieces, shapes, strict=True)
+            )
+        return [sums[place] for place in range(len(sums))]
+
+    def _layers_of(self, rows: list[list[int]]) -> list[list[int]]:
+        """Which rows of places are bounded together by themselves."""
+        if self._clipping != "per_layer":
+            return [list(range(len(rows)))]
+        row_of = {places[0]: row for row, places in enumerate(rows)}
+        return [[row_of[place] for place in layer] for layer in self._layers]
 
     @contextmanager
     def _watching(self, tape: Tape) -> Iterator[None]:

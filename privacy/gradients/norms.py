@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -33,44 +35,64 @@ class ChannelNormRule(Rule):
                 "an instance norm does not see one entry for each record",
                 todo="choose a model whose every layer keeps the records in its first dimension",
             )
-        records, channels, *sizes = input.shape
-        groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else channels
-        size = (records, channels, math.prod(sizes), groups)
+        groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else input.shape[1]
+        keys = tape.await_uses((weight, bias))
+
+        def write(each: Iterable[Tensor | None]) -> None:
+            pairs = zip((weight, bias), each, strict=True)
+            tape.write(keys, [(p, Formed(e)) for p, e in pairs if p is not None and e is not None])
+
         with torch.autocast(input.device.type, enabled=False):
             whole = input.to(torch.float32 if weight is None else weight.dtype).contiguous()
-            output, mean, rstd = torch.native_group_norm(
-                whole,
-                None if weight is None else weight.detach(),
-                None if bias is None else bias.detach(),
-                *size,
-                layer.eps,
+            # Autograd calls on what follows from a tensor that has a gradient; the input may not.
+            called = whole.new_empty(0, requires_grad=bool(keys))
+            bare = [None if p is None else p.detach() for p in (weight, bias)]
+            output: Tensor = _ChannelNorm.apply(  # type: ignore[no-untyped-call]
+                whole, called, *bare, groups, layer.eps, write
             )
-        seen = whole.detach()
-
-        def uses(gradient: Tensor) -> Iterator[tuple[Tensor, Use]]:
-            found = _of_channels(seen, gradient.contiguous(), mean, rstd, size)
-            for parameter, each in zip((weight, bias), found, strict=True):
-                if parameter is not None:
-                    yield parameter, Formed(each)
-
-        watched: Tensor = tape.watch(output, (weight, bias), uses)
-        return watched
+        return output
 
 
-def _of_channels(
-    inputs: Tensor, gradient: Tensor, mean: Tensor, rstd: Tensor, size: tuple[int, int, int, int]
-) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias for each record, shape (n, channels) each.
+class _ChannelNorm(torch.autograd.Function):
+    """A group norm whose way back has each record's gradients of weight and bias as well.
 
-    PyTorch's own kernel finds them, where all records' channels are the channels of one record.
+    PyTorch's own kernel finds them all at once, where all records' channels are the channels of one
+    record.
     """
-    records, channels, places, groups = size
-    one = (1, records * channels, places)
-    _, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
-        gradient.view(one), inputs.view(one), mean.view(1, -1), rstd.view(1, -1),
-        inputs.new_ones(records * channels), *one, records * groups, [False, True, True],
-    )  # fmt: skip
-    return of_weight.view(records, channels), of_bias.view(records, channels)
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        inputs: Tensor,
+        _: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+        write: Callable[[Iterable[Tensor | None]], None],
+    ) -> Tensor:
+        records, channels, *sizes = inputs.shape
+        size = (records, channels, math.prod(sizes), groups)
+        output, mean, rstd = torch.native_group_norm(inputs, weight, bias, *size, eps)
+        ctx.save_for_backward(inputs, weight, mean, rstd)
+        ctx.size, ctx.write = size, write
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, weight, mean, rstd = ctx.saved_tensors
+        records, channels, places, groups = ctx.size
+        one = (1, records * channels, places)
+        through, watched = ctx.needs_input_grad[:2]
+        scale = inputs.new_ones(records * channels) if weight is None else weight.repeat(records)
+        of_inputs, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
+            gradient.contiguous().view(one), inputs.view(one), mean.view(1, -1), rstd.view(1, -1),
+            scale, *one, records * groups, [through, watched, watched],
+        )  # fmt: skip
+        if watched:
+            ctx.write(each.view(records, channels) for each in (of_weight, of_bias))
+        return (of_inputs.view(inputs.shape) if through else None, *[None] * 6)
 
 
 class RowNormRule(Watched):

@@ -85,6 +85,9 @@ class Patients:
         Args:
             size: Most patients in a part.
         """
+        if size >= self.number:
+            yield slice(0, self.records), self
+            return
         ends = [0, *self._ends.tolist()]
         for first in range(0, self.number, size):
             counts = self._counts[first : first + size]

@@ -213,14 +213,15 @@ class Direction:
             projected.requires_grad_()
         weights = [torch.eye(len(matrix)).to(matrix), recurrent, torch.zeros_like(inner), inner]
         y, h, c = self.kernel(projected, state, state if memory is None else memory, weights)
-        seen, outputs = x.detach(), y.detach()
+        # A hook that holds a tensor of its own graph would keep the whole pass alive for ever.
+        seen, outputs, first, known = x.detach(), y.detach(), state.detach(), projected.detach()
 
         def hook(gradient: Tensor) -> None:
-            before = torch.cat([state.detach()[None], outputs[:-1]])
+            before = torch.cat([first[None], outputs[:-1]])
             by_state = gradient
             if self.mode == "GRU":
                 own = functional.linear(before, recurrent[:hidden])
-                reset = torch.sigmoid(projected.detach()[..., :hidden] + own)
+                reset = torch.sigmoid(known[..., :hidden] + own)
                 by_state = gradient.clone()
                 by_state[..., 2 * hidden :] *= reset
             write(gradient, by_state, seen, before)

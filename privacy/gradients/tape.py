@@ -14,29 +14,38 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fedward.privacy.gradients.contribution import Contribution, contribution_of
+from fedward.privacy.gradients.contribution import Contribution, bundle_of, contribution_of
 from fedward.privacy.gradients.patients import Patients
-from fedward.privacy.gradients.uses import Use
+from fedward.privacy.gradients.uses import Formed, Use
 from fedward.privacy.privacy_errors import NoGradient, NotPerRecord
 
 Written = Iterable[tuple[Tensor, Use]]
+_SMALL = 2**12  # numbers of a parameter that is looked at together with others
 
 
 class Tape:
     """The uses of one pass over some patients."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], patients: Patients) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], patients: Patients, *, apart: bool = True
+    ) -> None:
         """Nothing is written yet.
 
         Args:
             parameters: All trainable ones.
             patients: Whose the records of the pass are.
+            apart: Whether each parameter's norms are asked for. If not, small parameters, such as
+                biases, are looked at together: for each of them alone the work in Python would be
+                most of it.
         """
         self._parameters = {id(parameter): parameter for parameter in parameters}
         self._patients = patients
+        self._apart = apart
         self._awaited = dict.fromkeys(self._parameters, 0)
         self._uses: dict[int, list[Use]] = {key: [] for key in self._parameters}
         self._done: dict[int, Contribution] = {}
+        self._small: dict[torch.dtype, dict[int, Tensor]] = {}
+        self._finished: set[int] = set()
 
     def watch(
         self,
@@ -87,29 +96,42 @@ class Tape:
                 self._uses[id(parameter)].append(use)
             for key in keys:
                 self._awaited[key] -= 1
-                if not self._awaited[key] and key not in self._done:
+                if not self._awaited[key] and key not in self._finished:
                     self._finish(key)
 
-    def contributions(self) -> list[Contribution]:
-        """Of each trainable parameter, in their order.
+    def contributions(self) -> list[tuple[list[int], Contribution]]:
+        """Of all trainable parameters, each with the places of those that it is of.
 
         Raises:
             NoGradient: A parameter had no use whose gradient came.
         """
         with torch.no_grad():
             for key, uses in self._uses.items():
-                if key not in self._done and uses:  # some outputs had no part in the loss
+                if key not in self._finished and uses:  # some outputs had no part in the loss
                     self._finish(key)
-        if len(self._done) < len(self._parameters):
-            raise NoGradient(
-                "a trainable parameter has no gradient for each patient",
-                todo="freeze it, or choose a model whose every layer takes part in its output",
-            )
-        return [self._done[key] for key in self._parameters]
+            if len(self._finished) < len(self._parameters):
+                raise NoGradient(
+                    "a trainable parameter has no gradient for each patient",
+                    todo="freeze it, or choose a model whose every layer takes part in its output",
+                )
+            places = {key: place for place, key in enumerate(self._parameters)}
+            alone = [([places[key]], each) for key, each in self._done.items()]
+            return alone + [
+                ([places[key] for key in small], bundle_of(list(small.values())))
+                for small in self._small.values()
+            ]
 
     def _finish(self, key: int) -> None:
         uses, self._uses[key] = self._uses[key], []
-        self._done[key] = contribution_of(uses, self._patients, self._parameters[key].numel())
+        parameter = self._parameters[key]
+        self._finished.add(key)
+        if not self._apart and parameter.numel() <= _SMALL:
+            formed = [use.formed(self._patients) for use in uses if isinstance(use, Formed)]
+            if len(formed) == len(uses):
+                small = self._small.setdefault(parameter.dtype, {})
+                small[key] = formed[0] if len(formed) == 1 else torch.stack(formed).sum(dim=0)
+                return
+        self._done[key] = contribution_of(uses, self._patients, parameter.numel())
 
 
 @contextmanager

@@ -28,12 +28,14 @@ class Extent(NamedTuple):
         positions: Of one record.
         out: Length of a row on the left; 1 where there is one place only.
         into: Length of a row on the right.
+        quick: Multiplications by which a gradient is formed in the time of one of a Gram product.
     """
 
     groups: int
     positions: int
     out: int
     into: int
+    quick: int = 1
 
 
 class Use(ABC):

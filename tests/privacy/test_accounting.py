@@ -14,7 +14,6 @@ from opacus.accountants import PRVAccountant
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from fedward.privacy import accounting
 from fedward.privacy.accounting import Accountant, SampledGaussian, calibrate, epsilon_of
 from fedward.study.errors import FedwardError, OptionError
 
@@ -243,7 +242,7 @@ def test_advice_never_names_the_accountant_that_failed(monkeypatch: pytest.Monke
     def fail(**_: object) -> float:
         raise RuntimeError("out of its range")
 
-    monkeypatch.setattr(accounting, "get_noise_multiplier", fail)
+    monkeypatch.setattr("opacus.accountants.utils.get_noise_multiplier", fail)
     with pytest.raises(OptionError) as caught:
         calibrate(0.0123, DELTA, 0.1, 100, "prv")
 

@@ -246,3 +246,11 @@ def test_a_layout_is_the_update_the_head_and_the_metrics(parameters: int, metric
     head: NDArray[np.float64] = Summand(update(), 1.0, SUMS).head
 
     assert Layout(parameters, metrics).size == parameters + len(head) + metrics
+
+
+def test_the_sums_of_several_models_follow_each_other() -> None:
+    one = Layout(0, 4, (1, 3))
+
+    assert one.of_models(1) == one
+    assert one.of_models(3) == Layout(0, 12, (1, 3, 5, 7, 9, 11))
+    assert Layout(5, 0).of_models(2) == Layout(5, 0)

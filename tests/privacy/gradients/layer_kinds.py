@@ -131,10 +131,9 @@ class Attention(nn.Module):
 class Checkpointed(nn.Module):
     """A block whose inside is computed again on the way back."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: nn.Module, *block: nn.Module) -> None:
         super().__init__()
-        self.block = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6), nn.LayerNorm(6))
-        self.before = nn.Linear(8, 8)
+        self.before, self.block = before, nn.Sequential(*block)
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Tensor = checkpoint(self.block, self.before(inputs), use_reentrant=False)
@@ -244,7 +243,29 @@ KINDS: dict[str, tuple[Build, tuple[int, ...]]] = {
         lambda: Headed(nn.Sequential(nn.ConvTranspose1d(4, 6, 3), nn.PReLU()), 6, channels_last),
         (4, 9),
     ),
-    "checkpointed": (lambda: Headed(Checkpointed(), 6), SERIES),
+    "checkpointed": (
+        lambda: Headed(
+            Checkpointed(
+                nn.Linear(8, 8), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6), nn.LayerNorm(6)
+            ),
+            6,
+        ),
+        SERIES,
+    ),
+    "checkpointed convolution": (
+        lambda: Headed(
+            Checkpointed(
+                nn.Conv2d(4, 6, 1),
+                nn.GroupNorm(2, 6),
+                nn.Tanh(),
+                nn.Conv2d(6, 6, 3, padding=1),
+                nn.InstanceNorm2d(6, affine=True),
+            ),
+            12,
+            by_channels,
+        ),
+        (4, 3, 4),
+    ),
     "mlp": (lambda: mlp.build(mlp.Settings(hidden=(9, 5)), Inputs("features", (8,)), 2), (8,)),
     "small_cnn": (
         lambda: small_cnn.build(
