@@ -5,29 +5,23 @@ on 1.41.
 Of the twelve requests of that API it makes seven. It never asks for a run's app bundle, which would
 be code from the server, so nothing but what is installed here can run here.
 
-A message travels as a `Letter` (`letter.py`), which nobody opens here.
+A message travels as a `Letter` (`letter.py`). An aggregator that puts short messages into their
+announcements gets short answers in the same way: one request, which it waits for, instead of four.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
-import hashlib
 import importlib.metadata
 import random
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
@@ -59,8 +53,8 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from google.protobuf.message import Message as Protobuf
 
+from fedward.client.bounded_line import BoundedLine
 from fedward.client.fleet_errors import (
-    CertificateRefused,
     ConnectionLost,
     FleetError,
     KeyRefused,
@@ -69,8 +63,10 @@ from fedward.client.fleet_errors import (
     ServerFault,
     UntestedFlower,
 )
-from fedward.client.fleet_trouble import cut, key_refused, refused, trouble
-from fedward.client.letter import LARGEST_LETTER, Letter
+from fedward.client.fleet_trouble import key_refused, refused, trouble
+from fedward.client.letter import Letter, from_announcement, names_in, waited_for, with_content
+from fedward.client.messages_under_way import Coming, Faults, Going
+from fedward.client.signed_time import Signed, SignedTime
 from fedward.privacy.public_file import write_public
 from fedward.study.errors import DataError
 
@@ -81,16 +77,13 @@ CLOCK_TOLERANCE = (SYSTEM_TIME_TOLERANCE + TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOL
 # A signed time may be at most 5 s ahead of the aggregator's clock but 305 s behind it. Signing a
 # time in the past puts an honest clock into the middle, where it may err by 155 s either way.
 _BACKDATED = CLOCK_TOLERANCE - SYSTEM_TIME_TOLERANCE
-_SIGNATURE_LASTS = 5.0  # seconds; it covers the time alone, so several requests can share one
 
+_PATH = "/v1/fleet/"
 _TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=30.0)
-_LONGEST_CALL = 900.0  # seconds; a line that drips never times out by itself
-_LARGEST_OBJECT = 2**31  # bytes; protobuf has no larger messages
-_LARGEST_ANSWER = 2**24  # bytes of any answer that carries no object
-_MOST_OBJECTS = 100_000
+_LARGEST_OBJECT = 2**26  # bytes; ours have 8 MiB, and a stock Flower's less
+_LARGEST_ANSWER = 2**24  # bytes of any answer but an object
 _LINES = 4  # objects on their way at once
 _LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
-_MOST_FAULTS = 5  # at one message; an aggregator that lost its state fails at old ones for ever
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
 
 Response = TypeVar("Response", bound=Protobuf)
@@ -125,6 +118,7 @@ class FleetConnection:
         *,
         node: Path | None = None,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> None:
         """Nothing is sent yet.
@@ -136,6 +130,7 @@ class FleetConnection:
             node: File that remembers Flower's number of this hospital, so that a daemon that was
                 killed need not wait until the aggregator has noticed.
             now: Gives the seconds since 1970 that requests are signed with.
+            clock: Gives seconds from any start; it says for how long a message has failed.
             timeout: For connecting, and for each silence of the other side.
 
         Raises:
@@ -144,29 +139,23 @@ class FleetConnection:
         """
         refuse_untested_flower()
         self.address = address
-        self._key = key
         self._public = key.public_key().public_bytes(
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         )
         self._now = now
-        self._signed: tuple[float, dict[str, str]] | None = None
-        self._versions = {
-            name: str(value)
-            for name, value in RuntimeVersionMetadata.from_local_component(
-                "SuperNode"
-            ).as_metadata()
-        }
-        self._client = httpx.Client(
-            base_url=f"https://{address}/v1/fleet/",
-            verify=_trusting(ca, address),
-            timeout=timeout,
-            follow_redirects=False,
-        )
+        self._clock = clock
+        self._time = SignedTime(key, now, tolerance=CLOCK_TOLERANCE, backdated=_BACKDATED)
+        self._known_by = _known_by(self._public)
+        self._line = BoundedLine(address, _PATH, ca, timeout)
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
         self._remembered = node
         self._node = _remembered(node)
-        self._coming: _Coming | None = None
-        self._cut_off: _Going | None = None
+        self._coming: Coming | None = None
+        self._cut_off: Going | None = None
+        self._announced_whole: str | None = (
+            None  # the last question that came inside its announcement
+        )
+        self._unconfirmed: tuple[int, str] | None = None
         self._sent = -_LOOKED_AT
 
     def activate(self) -> int:
@@ -208,7 +197,7 @@ class FleetConnection:
         """The next message for this hospital, whole, or None.
 
         A message whose transfer was cut is taken up again by the next call: the aggregator
-        announces each only once.
+        announces each only once. What comes inside its announcement is lost if that is cut.
 
         Raises:
             RunOver: A message was there, but its run has ended.
@@ -216,25 +205,69 @@ class FleetConnection:
             FleetError: The line is cut; activate it again.
         """
         if self._coming is None:
-            asked = PullMessagesRequest(node=self._node)
-            answer = self._call("pull-messages", asked, PullMessagesResponse)
+            answer = self._ask()
             if not answer.messages_list or not answer.message_object_trees:
                 return None
-            self._coming = _Coming(answer.messages_list[0], answer.message_object_trees[0])
+            head, tree = answer.messages_list[0], answer.message_object_trees[0]
+            if head.content.items:
+                self._announced_whole = head.metadata.message_id
+                if not tree.children:
+                    return self._read_announced(head)
+                head.content.Clear()  # its objects come too, and say the same
+                head.content.SetInParent()
+            self._coming = Coming(
+                int(head.metadata.run_id),
+                head.SerializeToString(),
+                tree.SerializeToString(),
+                names_in(tree),
+                self._faults(),
+                over=self._clock() + waited_for(head),
+            )
         try:
             with self._given_up(self._coming.faults):
                 letter = self._fetch(self._coming)
         except (RunOver, MessageRefused):
             self._coming = None
             raise
+        except FleetError as error:
+            if self._clock() < self._coming.over:
+                raise
+            self._coming = None
+            raise MessageRefused(
+                f"a message did not come before its time was over ({error.what})",
+                todo="the round goes on without it",
+                where=self.address,
+            ) from error
         self._coming = None
         return letter
 
-    def _fetch(self, coming: _Coming) -> Letter:
-        run = coming.head.metadata.run_id
+    def _read_announced(self, head: MessageProto) -> Letter:
+        """A question from its announcement.
+
+        It is confirmed when the next one comes: its root comes later than its announcement, and a
+        SuperLink that forgot the question before keeps a note of that root for ever.
+
+        Raises:
+            MessageRefused: It is not what it says.
+        """
+        if self._unconfirmed is not None:
+            self._lines.submit(self._confirm, *self._unconfirmed)
+        self._unconfirmed = int(head.metadata.run_id), str(head.metadata.message_id)
+        letter = from_announcement(head)
+        letter.refuse_forged()
+        return letter
+
+    def _ask(self) -> PullMessagesResponse:
+        asked = PullMessagesRequest(node=self._node)
+        try:
+            return self._call("pull-messages", asked, PullMessagesResponse)
+        except MessageRefused as error:  # it is about no message, and the next try meets it too
+            raise trouble(error.what, self.address) from error
+
+    def _fetch(self, coming: Coming) -> Letter:
         missing = coming.missing()
-        self._each(lambda name: coming.take(name, self._pull(run, name)), missing)
-        self._lines.submit(self._confirm, run, coming.tree.object_id)
+        self._each(lambda name: coming.take(name, self._pull(coming.run, name)), missing)
+        self._lines.submit(self._confirm, coming.run, coming.digest)
         letter = coming.letter()
         letter.refuse_forged()
         return letter
@@ -277,24 +310,35 @@ class FleetConnection:
             MessageRefused: The aggregator does not take this answer.
             FleetError: The line is cut; activate it, and send again.
         """
+        head, tree = MessageProto.FromString(letter.head), ObjectTree.FromString(letter.tree)
+        whole = head.metadata.reply_to_message_id == self._announced_whole and letter.short
         asked = PushMessagesRequest(
             node=self._node,
-            messages_list=[MessageProto.FromString(letter.head)],
-            message_object_trees=[ObjectTree.FromString(letter.tree)],
+            messages_list=[with_content(letter) if whole else head],
+            message_object_trees=[ObjectTree(object_id=letter.digest) if whole else tree],
             clientapp_runtime_list=[seconds],
         )
         if self._cut_off is None or self._cut_off.digest != letter.digest:
-            self._cut_off = _Going(letter.digest)
+            self._cut_off = Going(letter.digest, self._faults())
         with self._given_up(self._cut_off.faults):
-            self._send(asked, letter, self._cut_off)
+            self._send(asked, letter, self._cut_off, whole=whole)
         self._cut_off = None
         self._sent = time.monotonic()
 
-    def _send(self, asked: PushMessagesRequest, letter: Letter, going: _Going) -> None:
+    def _send(
+        self, asked: PushMessagesRequest, letter: Letter, going: Going, *, whole: bool
+    ) -> None:
         again, going.begun = going.begun, True
         answer = self._call("push-messages", asked, PushMessagesResponse)
         wanted = [name for name in dict.fromkeys(answer.objects_to_push) if name in letter.objects]
-        if again and not wanted:
+        if not again and not wanted:  # of one that it takes it lacks the root at least
+            raise MessageRefused(
+                "the aggregator takes this answer no more: it came too late", where=self.address
+            )
+        if whole:  # it has all of it; with the root it can close its books
+            for name in wanted:
+                self._lines.submit(self._stored, letter, name, answer.session_id)
+        elif not wanted:
             # It was told of this answer before the line was cut, and does not say again what it
             # lacks. It would wait for that, and all hospitals with it, until it gives up.
             left = [name for name in letter.objects if name not in going.stored]
@@ -305,20 +349,25 @@ class FleetConnection:
             )
 
     @contextlib.contextmanager
-    def _given_up(self, faults: list[ServerFault]) -> Iterator[None]:
+    def _given_up(self, faults: Faults) -> Iterator[None]:
         """One message, which must not keep all others waiting if the aggregator cannot take it."""
         try:
             yield
         except ServerFault as error:
-            faults.append(error)
-            if len(faults) < _MOST_FAULTS:
+            hopeless = faults.another(self._number, self._clock())
+            if hopeless is None:
                 raise
+            what, todo = hopeless
             raise MessageRefused(
-                f"the aggregator failed {len(faults)} times at one message; "
-                "it may have forgotten the run",
-                todo="nothing if it was just started anew; else tell whoever runs it",
-                where=self.address,
+                f"{what}, which is given up", todo=todo, where=self.address
             ) from error
+
+    @property
+    def _number(self) -> int:
+        return 0 if self._node is None else int(self._node.node_id)
+
+    def _faults(self) -> Faults:
+        return Faults(self._number)
 
     def _each_then_root(
         self, push: Callable[[str], None], letter: Letter, names: Sequence[str]
@@ -327,7 +376,7 @@ class FleetConnection:
         self._each(push, [name for name in names if name != letter.digest])
         self._each(push, [name for name in names if name == letter.digest])
 
-    def _push(self, letter: Letter, name: str, session: str, going: _Going) -> None:
+    def _push(self, letter: Letter, name: str, session: str, going: Going) -> None:
         if not self._stored(letter, name, session):
             raise ConnectionLost(
                 "the aggregator lost the thread of an answer",
@@ -364,7 +413,7 @@ class FleetConnection:
                 pass  # it notices by the missing heartbeat
         self._node = None
         self._lines.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._line.close()
 
     def _each(self, work: Callable[[str], None], names: Sequence[str]) -> None:
         """Do it for every name, several at once; the first error ends it when all are quiet."""
@@ -379,15 +428,16 @@ class FleetConnection:
     def _call(
         self, path: str, asked: Protobuf, kind: type[Response], *, most: int = _LARGEST_ANSWER
     ) -> Response:
-        try:
-            with self._client.stream(
-                "POST", path, content=asked.SerializeToString(), headers=self._headers()
-            ) as response:
-                body = self._body(response, most + 1024)
-        except httpx.TransportError as error:
-            raise cut(error, self.address) from error
+        signed = self._time.signed()
+        response, body = self._line.post(
+            path, asked.SerializeToString(), self._headers(signed), most + 1024
+        )
         if response.status_code != httpx.codes.OK:
-            raise refused(response, self.address, now=self._now(), tolerance=CLOCK_TOLERANCE)
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                self._time.follow(response)
+            # By the time that was signed: one that was put right is not to blame for a refusal.
+            signed_by = self._now() - signed.ahead
+            raise refused(response, self.address, now=signed_by, tolerance=CLOCK_TOLERANCE)
         answer: Response = kind()
         try:
             answer.ParseFromString(body)
@@ -395,84 +445,24 @@ class FleetConnection:
             raise trouble("it answers with something else than Flower", self.address) from None
         return answer
 
-    def _body(self, response: httpx.Response, most: int) -> bytes:
-        """The answer's body, if it comes in time and is not larger than it may be."""
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise trouble("it answers in a packed form", self.address)
-        last = time.monotonic() + _LONGEST_CALL
-        pieces, size = [], 0
-        for piece in response.iter_raw():
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                raise MessageRefused("an answer is too large", where=self.address)
-            if time.monotonic() > last:
-                raise ConnectionLost("the line is too slow", where=self.address)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _headers(self) -> dict[str, str]:
-        now = self._now()
-        if self._signed is None or not 0 <= now - self._signed[0] < _SIGNATURE_LASTS:
-            then = datetime.datetime.fromtimestamp(now - _BACKDATED, tz=datetime.UTC).isoformat()
-            signature = self._key.sign(then.encode("ascii"), ec.ECDSA(hashes.SHA256()))
-            signed = {
-                "content-type": PROTOBUF_MEDIA_TYPE,
-                "accept": PROTOBUF_MEDIA_TYPE,
-                "accept-encoding": "identity",
-                FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(self._public).decode("ascii"),
-                TIMESTAMP_HEADER: then,
-                FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
-            }
-            self._signed = (now, {**self._versions, **signed})
-        return self._signed[1]
+    def _headers(self, signed: Signed) -> dict[str, str]:
+        return {
+            **self._known_by,
+            TIMESTAMP_HEADER: signed.said,
+            FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signed.signature).decode("ascii"),
+        }
 
 
-@dataclass
-class _Going:
-    """An answer on its way.
-
-    Attributes:
-        digest: Of the answer.
-        begun: Whether the aggregator may have been told of it.
-        stored: Names of the objects that it has for certain.
-        faults: How the aggregator failed at it so far.
-    """
-
-    digest: str
-    begun: bool = False
-    stored: set[str] = field(default_factory=set)
-    faults: list[ServerFault] = field(default_factory=list)
-
-
-class _Coming:
-    """A message that was announced, and as much of it as has come."""
-
-    def __init__(self, head: MessageProto, tree: ObjectTree) -> None:
-        self.head = head
-        self.tree = tree
-        self.faults: list[ServerFault] = []
-        self._names = _names(tree)
-        self._found: dict[str, bytes] = {}
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def missing(self) -> list[str]:
-        if len(self._names) > _MOST_OBJECTS:
-            raise MessageRefused(f"a message of {len(self._names)} parts is too large")
-        return [name for name in self._names if name not in self._found]
-
-    def take(self, name: str, content: bytes) -> None:
-        if hashlib.sha256(content).hexdigest() != name:
-            raise MessageRefused("a message came with a part that is not the one it names")
-        with self._lock:
-            self._size += len(content)
-            if self._size > LARGEST_LETTER:
-                raise MessageRefused(f"a message of {self._size} bytes is too large")
-            self._found[name] = content
-
-    def letter(self) -> Letter:
-        head, tree = self.head.SerializeToString(), self.tree.SerializeToString()
-        return Letter(head, tree, {name: self._found[name] for name in self._names})
+def _known_by(public: bytes) -> dict[str, str]:
+    """Headers that are the same in every request."""
+    versions = RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()
+    return {
+        **{name: str(value) for name, value in versions},
+        "content-type": PROTOBUF_MEDIA_TYPE,
+        "accept": PROTOBUF_MEDIA_TYPE,
+        "accept-encoding": "identity",
+        FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public).decode("ascii"),
+    }
 
 
 def _remembered(file: Path | None) -> Node | None:
@@ -480,29 +470,3 @@ def _remembered(file: Path | None) -> Node | None:
         return None if file is None else Node(node_id=int(file.read_text(encoding="ascii")))
     except (OSError, ValueError):
         return None
-
-
-def _names(tree: ObjectTree) -> list[str]:
-    """Each object once, children first: the order in which they reach the aggregator."""
-    found: dict[str, None] = {}
-    left = [tree]
-    while left:
-        top = left.pop()
-        found[top.object_id] = None
-        left.extend(top.children)
-    return list(reversed(found))
-
-
-def _trusting(ca: bytes, address: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        x509.load_pem_x509_certificates(ca)
-        context.load_verify_locations(cadata=ca.decode("ascii"))
-    except (ValueError, ssl.SSLError):
-        raise CertificateRefused(
-            "the consortium's certificate authority is not a certificate in PEM",
-            todo="enrol again, or ask the coordinator for the file ca.pem",
-            where=address,
-        ) from None
-    return context

@@ -23,6 +23,9 @@ from fedward.client.fleet_errors import (
     ServerTrouble,
 )
 
+MOST_FOLLOWED = 86400.0
+"""Seconds that a clock may differ by and still be put right by the aggregator's."""
+
 
 def refused(response: httpx.Response, address: str, *, now: float, tolerance: float) -> FleetError:
     """What an answer means that is none.
@@ -30,7 +33,7 @@ def refused(response: httpx.Response, address: str, *, now: float, tolerance: fl
     Args:
         response: With another status than 200.
         address: Of the aggregator.
-        now: Seconds since 1970, by this machine's clock.
+        now: Seconds since 1970, by the clock that the request was signed by.
         tolerance: Seconds that the two clocks may differ by.
     """
     status = response.status_code
@@ -50,19 +53,25 @@ def refused(response: httpx.Response, address: str, *, now: float, tolerance: fl
 def _clock_differs(
     response: httpx.Response, address: str, *, now: float, tolerance: float
 ) -> ClockDiffers | None:
+    ahead = clock_ahead(response, now)
+    if ahead is None or abs(ahead) < tolerance - 1:  # the header has whole seconds
+        return None
+    followed = "; until then the aggregator's time is used" if abs(ahead) <= MOST_FOLLOWED else ""
+    return ClockDiffers(
+        f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
+        f"the aggregator's, and only {tolerance:.0f} s are tolerated",
+        todo=f"set it, best by NTP on both machines{followed}",
+        where=address,
+    )
+
+
+def clock_ahead(response: httpx.Response, now: float) -> float | None:
+    """Seconds that this machine's clock is ahead of the answering one; None if it says no time."""
     try:
         theirs = email.utils.parsedate_to_datetime(response.headers["date"])
     except (KeyError, ValueError):
         return None
-    ahead = now - theirs.timestamp()
-    if abs(ahead) < tolerance - 1:  # the header has whole seconds
-        return None
-    return ClockDiffers(
-        f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} "
-        f"the aggregator's, and only {tolerance:.0f} s are tolerated",
-        todo="set it, best by NTP on both machines",
-        where=address,
-    )
+    return now - theirs.timestamp()
 
 
 def cut(error: BaseException, address: str) -> FleetError:

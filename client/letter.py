@@ -1,6 +1,7 @@
 """A message as it travels: a tree of small objects, each named by its SHA-256.
 
-Who holds the line passes letters on unopened; `pack` and `unpack` belong to the process that works.
+Who holds the line passes letters on; he opens one only to put a short answer, or to find a short
+question, inside its announcement. The process that works does the rest.
 What the daemon notes of a letter it reads where the worker will: from the tree's root down, and
 never from an object that merely came along, or from the head, which no hash covers.
 
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
@@ -30,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedward.client.fleet_errors import MessageRefused
+from fedward.study.wire import SHORT_MESSAGE
 
 CHUNK_VARIABLE = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
 """Environment variable of whoever packs: the largest piece, in bytes, that an array is cut into."""
@@ -86,6 +88,11 @@ class Letter:
         """Bytes of all objects."""
         return sum(map(len, self.objects.values()))
 
+    @property
+    def short(self) -> bool:
+        """Whether it can go inside its announcement: it has no array beside its table."""
+        return self.size <= SHORT_MESSAGE and self._opened.vector is None
+
     @cached_property
     def kind(self) -> str:
         """What is asked: `train`, `query.advertise`, ..."""
@@ -99,8 +106,7 @@ class Letter:
     @cached_property
     def seconds(self) -> float:
         """How long whoever sent it waits for the answer, from when it was sent; not below 0."""
-        lasts = float(self._opened.message.metadata.ttl)
-        return lasts if lasts > 0 else 0.0  # no number is not above 0 either
+        return waited_for(self._opened.message)
 
     @cached_property
     def terms(self) -> Mapping[str, Term]:
@@ -167,6 +173,49 @@ class Letter:
         return cls(head, tree, {str(name): next_frame() for name in names})
 
 
+def waited_for(message: MessageProto) -> float:
+    """How long an answer to a message is waited for, in seconds from when it was sent; not < 0."""
+    lasts = float(message.metadata.ttl)
+    return lasts if lasts > 0 else 0.0  # no number is not above 0 either
+
+
+def with_content(letter: Letter) -> MessageProto:
+    """The head of a letter from here with all that hangs below it, as one announcement."""
+    head: MessageProto = MessageProto.FromString(letter.head)
+    head.content.CopyFrom(recorddict_to_proto(unpack(letter).content))
+    return head
+
+
+def from_announcement(head: MessageProto) -> Letter:
+    """The letter whose content came with its head; its hashes are made here, of what came.
+
+    Raises:
+        MessageRefused: It is not the letter that the head names.
+    """
+    announced = head.metadata.message_id
+    try:
+        letter = pack(message_from_proto(head))
+    except Exception:  # whoever sent it can have put anything inside
+        letter = None
+    if letter is None or letter.digest != announced:
+        raise MessageRefused(
+            "a message is not what it says (it has another content than it was announced with)",
+            todo="the round goes on without it",
+        )
+    return letter
+
+
+def names_in(tree: ObjectTree) -> list[str]:
+    """Each object once, children first: the order in which they reach the aggregator."""
+    found: dict[str, None] = {}
+    left = [tree]
+    while left:
+        top = left.pop()
+        found[top.object_id] = None
+        left.extend(top.children)
+    return list(reversed(found))
+
+
 def pack(message: Message) -> Letter:
     """Close a message, as an answer that goes out.
 
@@ -179,6 +228,16 @@ def pack(message: Message) -> Letter:
         tree = get_object_tree(message)
         head = message_to_proto(remove_content_from_message(message))
     return Letter(head.SerializeToString(), tree.SerializeToString(), objects)
+
+
+def pack_reply(reply: Message, question: Message) -> Letter:
+    """Close an answer, which is good for as long as its question is, by the asker's own clock.
+
+    Flower reckons a reply's end by the clock here; one that is off lets it end before it is sent.
+    """
+    reply.metadata.created_at = question.metadata.created_at
+    reply.metadata.ttl = question.metadata.ttl
+    return pack(reply)
 
 
 def unpack(letter: Letter) -> Message:
@@ -198,7 +257,8 @@ def reply_to(letter: Letter, content: RecordDict) -> Letter:
     """An answer to a letter that was not opened."""
     proto = MessageProto(metadata=MessageProto.FromString(letter.head).metadata)
     proto.content.SetInParent()  # empty, but there
-    return pack(Message(content, reply_to=message_from_proto(proto)))
+    question = message_from_proto(proto)
+    return pack_reply(Message(content, reply_to=question), question)
 
 
 def _open(root: str, objects: Mapping[str, bytes]) -> _Opened:

@@ -9,21 +9,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, RecordDict
+from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PushMessagesResponse
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
+from flwr.proto.node_pb2 import Node
 
 from fedward.client.fleet import (
     CLOCK_TOLERANCE,
     FleetConnection,
-    _Coming,
     refuse_untested_flower,
 )
 from fedward.client.fleet_errors import (
@@ -38,7 +41,10 @@ from fedward.client.fleet_errors import (
     ServerTrouble,
     UntestedFlower,
 )
-from fedward.client.letter import Letter
+from fedward.client.letter import Letter, from_announcement, names_in, reply_to, with_content
+from fedward.client.messages_under_way import Coming, Faults
+from fedward.study.messages import Masked, MaskedContribution
+from fedward.study.wire import pack_answer
 from tests.client.test_daemon import letter
 from tests.superlink_ward import Authority
 
@@ -233,6 +239,60 @@ def test_a_clock_that_differs_is_named(tmp_path: Path, ahead: float) -> None:
     assert "NTP" in error.todo
 
 
+def whole_request(line: socket.socket) -> bytes:
+    """A request's head, once its body has come too."""
+    came = b""
+    while b"\r\n\r\n" not in came:
+        came += line.recv(65536)
+    head, _, body = came.partition(b"\r\n\r\n")
+    wanted = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < wanted:
+        body += line.recv(65536)
+    return head + b"\r\n"
+
+
+def stamps_at(folder: Path, ahead: float, tries: int) -> list[float]:
+    """How far the signed times are from the server's, at one request after another.
+
+    The server refuses each: what a clock that is followed cannot be blamed for is the key's fault.
+    """
+    heard: list[bytes] = []
+
+    def answer(line: socket.socket) -> None:
+        heard.append(whole_request(line))  # a line closed before that is cut at the other end
+        date = email.utils.formatdate(usegmt=True)
+        said = f"HTTP/1.1 401 X\r\ncontent-length: 0\r\nconnection: close\r\ndate: {date}\r\n\r\n"
+        line.sendall(said.encode())
+
+    with answering(folder, answer) as address:
+        line = FleetConnection(address, AUTHORITY.pem, KEY, now=lambda: time.time() + ahead)
+        for attempt in range(tries):
+            blamed = abs(ahead) > 86_400 or (not attempt and abs(ahead) > CLOCK_TOLERANCE)
+            with pytest.raises(ClockDiffers if blamed else KeyRefused):
+                line.activate()
+        line.close()
+    name = TIMESTAMP_HEADER.lower().encode() + b": "
+    found = [head[head.lower().index(name) + len(name) :].split(b"\r\n")[0] for head in heard]
+    return [datetime.fromisoformat(text.decode()).timestamp() - time.time() for text in found]
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_that_differs_is_put_right_by_the_aggregator_s(
+    tmp_path: Path, ahead: float
+) -> None:
+    first, *later = stamps_at(tmp_path, ahead, 3)
+
+    assert abs(first - ahead + 150) < 20
+    assert all(abs(stamp + 150) < 20 for stamp in later)
+
+
+@pytest.mark.parametrize("ahead", [100.0, 90_000.0])
+def test_a_clock_is_followed_only_where_it_helps_and_never_by_days(
+    tmp_path: Path, ahead: float
+) -> None:
+    assert all(abs(stamp - ahead + 150) < 20 for stamp in stamps_at(tmp_path, ahead, 2))
+
+
 def test_a_clock_that_is_right_is_not_blamed(tmp_path: Path) -> None:
     date = f"date: {email.utils.formatdate(usegmt=True)}\r\n"
     with answering(tmp_path, saying(401, date)) as address:
@@ -287,6 +347,112 @@ def test_a_message_whose_head_lies_is_refused_once() -> None:
     line.close()
 
 
+class Announcing(FleetConnection):
+    """A line at which messages wait inside announcements; it keeps what is asked over it."""
+
+    def __init__(self, *waiting: MessageProto, cut: int = 0) -> None:
+        super().__init__("127.0.0.1:1", AUTHORITY.pem, KEY)
+        self.asked: list[tuple[str, Any]] = []
+        self._waiting = list(waiting)
+        self._cut = cut  # after so many answers, which came
+
+    def _call(self, path: str, asked: Any, kind: Any, **_: Any) -> Any:  # noqa: ANN401
+        self.asked.append((path, asked))
+        if path == "pull-messages" and self._waiting:
+            head = self._waiting.pop(0)
+            tree = ObjectTree(object_id=head.metadata.message_id)
+            return kind(messages_list=[head], message_object_trees=[tree])
+        if path == "push-messages":
+            if self._cut:
+                self._cut -= 1
+                raise ConnectionLost("cut")
+            known = [each for each, _ in self.asked].count("push-messages") > 1
+            names = [] if known else names_in(asked.message_object_trees[0])
+            return PushMessagesResponse(objects_to_push=names, session_id="s")
+        return kind(stored=True) if path == "push-object" else kind()
+
+    def over(self) -> list[str]:
+        """What was asked, once nothing is under way."""
+        self._lines.shutdown(wait=True)
+        return [path for path, _ in self.asked]
+
+
+def test_what_was_asked_inside_an_announcement_is_answered_so() -> None:
+    line = Announcing(with_content(letter()))
+    question = line.receive()
+    assert question == letter()
+    answer = reply_to(question, RecordDict({"terms": ConfigRecord({"hospital": "north"})}))
+    line.send(answer)
+
+    assert line.over() == ["pull-messages", "push-messages", "push-object"]
+    pushed = line.asked[1][1]
+    assert from_announcement(pushed.messages_list[0]) == answer
+    assert [tree.object_id for tree in pushed.message_object_trees] == [answer.digest]
+    assert line.asked[2][1].object_id == answer.digest
+
+
+def test_what_came_inside_an_announcement_is_confirmed_with_the_next() -> None:
+    """Its root comes after it; a SuperLink that has forgotten it by then never closes its books."""
+    forged = with_content(letter(2))
+    forged.content.items.add(key="more")
+    line = Announcing(with_content(letter(1)), forged, with_content(letter(3)))
+    line.receive()
+    assert "confirm-message-received" not in [path for path, _ in line.asked]
+    with pytest.raises(MessageRefused, match="not what it says"):
+        line.receive()
+    assert line.receive() == letter(3)
+
+    line.over()
+    confirmed = [asked for path, asked in line.asked if path == "confirm-message-received"]
+    assert {asked.message_object_id for asked in confirmed} == {
+        letter(1).digest,
+        letter(2).digest,
+    }
+    assert {asked.run_id for asked in confirmed} == {letter().run}
+
+
+def test_an_answer_inside_an_announcement_that_was_cut_off_is_sent_again() -> None:
+    """The aggregator may have it already, and then lacks nothing."""
+    line = Announcing(with_content(letter()), cut=1)
+    question = line.receive()
+    assert question is not None
+    answer = reply_to(question, RecordDict({"terms": ConfigRecord({"hospital": "north"})}))
+    with pytest.raises(ConnectionLost):
+        line.send(answer)
+    line.send(answer)
+
+    assert line.over()[1:] == ["push-messages", "push-messages"]
+
+
+@pytest.mark.parametrize("values", [20_000, 50_000], ids=["short", "long"])
+def test_an_answer_with_an_array_beside_its_table_goes_as_objects(values: int) -> None:
+    line = Announcing(with_content(letter()))
+    question = line.receive()
+    assert question is not None
+    words = np.arange(values, dtype="<u4")
+    masked = Masked(words, {"south": b"share"}, b"c" * 32)
+    answer = reply_to(question, pack_answer(MaskedContribution("north", masked)))
+    line.send(answer)
+
+    line.over()
+    pushed = next(asked for path, asked in line.asked if path == "push-messages")
+    assert bool(pushed.messages_list[0].content.items) == (values == 20_000)
+    assert len(names_in(pushed.message_object_trees[0])) == (1 if values == 20_000 else 6)
+
+
+def test_an_answer_to_a_question_of_objects_goes_as_objects() -> None:
+    line = Announcing(with_content(letter()))
+    line.receive()
+    other = letter(2)
+    answer = reply_to(other, RecordDict({"terms": ConfigRecord({"hospital": "north"})}))
+    line.send(answer)
+
+    assert line.over().count("push-object") == len(answer.objects)
+    pushed = next(asked for path, asked in line.asked if path == "push-messages")
+    assert not pushed.messages_list[0].content.items
+    assert pushed.message_object_trees[0] == ObjectTree.FromString(answer.tree)
+
+
 def test_an_answer_that_was_cut_off_is_sent_to_its_last_object(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -315,27 +481,75 @@ def test_an_answer_that_was_cut_off_is_sent_to_its_last_object(
     assert had == set(answer.objects)
 
 
-def test_an_answer_at_which_the_aggregator_fails_again_and_again_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An aggregator that came back on new state fails at answers to its old runs."""
-    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY)
-    first, second = letter(), letter(2, RecordDict({"another": ConfigRecord({"a": 1})}))
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def failing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FleetConnection:
+    """A line whose aggregator fails at every request about a message."""
+    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY, clock=clock)
+    line._node = Node(node_id=7)
 
     def call(path: str, *_: Any, **__: Any) -> Any:  # noqa: ANN401
         raise ServerFault("it answers with HTTP 500")
 
     monkeypatch.setattr(line, "_call", call)
-    for answer in (first, second):
-        for _ in range(4):
+    return line
+
+
+def test_an_answer_at_which_the_aggregator_fails_for_long_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    line = failing(clock, monkeypatch)
+    first, second = letter(), letter(2, RecordDict({"another": ConfigRecord({"a": 1})}))
+
+    for answer in (first, second):  # each has its own time
+        for passed in (0, 1, 2, 4, 8, 16, 28.9):
+            clock.now += passed
             with pytest.raises(ServerFault):
                 line.send(answer)
-        with pytest.raises(MessageRefused, match="failed 5 times"):
+        clock.now += 0.2
+        with pytest.raises(MessageRefused, match="failed 8 times in 60 s") as error:
             line.send(answer)
+        assert "\n" not in error.value.line()
     line.close()
 
 
-def test_a_message_at_which_the_aggregator_fails_again_and_again_is_given_up() -> None:
+def test_few_failures_are_no_reason_however_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is tried again seldom meets few of them in a minute."""
+    clock = Clock()
+    line = failing(clock, monkeypatch)
+    for _ in range(4):
+        with pytest.raises(ServerFault):
+            line.send(letter())
+        clock.now += 3600
+    with pytest.raises(MessageRefused, match="failed 5 times"):
+        line.send(letter())
+    line.close()
+
+
+def test_an_aggregator_that_lost_its_state_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It knows a hospital by a new number, and none of the old messages."""
+    line = failing(Clock(), monkeypatch)
+    with pytest.raises(ServerFault):
+        line.send(letter())
+    line._node = Node(node_id=8)
+
+    with pytest.raises(MessageRefused, match="lost its state"):
+        line.send(letter())
+    line.close()
+
+
+def test_a_message_at_which_the_aggregator_fails_for_long_is_given_up() -> None:
     class Failing(Handing):
         def _call(self, path: str, *asked: Any, **options: Any) -> Any:  # noqa: ANN401
             if path == "pull-object":
@@ -343,12 +557,65 @@ def test_a_message_at_which_the_aggregator_fails_again_and_again_is_given_up() -
             return super()._call(path, *asked, **options)
 
     line = Failing(letter())
-    for _ in range(4):
+    line._clock = clock = Clock()
+    for _ in range(10):
         with pytest.raises(ServerFault):
             line.receive()
-    with pytest.raises(MessageRefused, match="failed 5 times"):
+    clock.now += 61
+    with pytest.raises(MessageRefused, match="failed 11 times in 61 s"):
         line.receive()
     assert line.receive() is None
+    line.close()
+
+
+@pytest.mark.parametrize("lasts", [600.0, float("nan"), -1.0])
+def test_a_message_whose_time_is_over_before_it_came_is_given_up(lasts: float) -> None:
+    class Failing(Handing):
+        def _call(self, path: str, *asked: Any, **options: Any) -> Any:  # noqa: ANN401
+            if path == "pull-object":
+                raise ServerTrouble("it answers with HTTP 503")
+            return super()._call(path, *asked, **options)
+
+    line = Failing(letter(lasts=lasts))
+    line._clock = clock = Clock()
+    for _ in range(10 if lasts > 0 else 0):
+        with pytest.raises(ServerTrouble):
+            line.receive()
+        clock.now += 59.9
+    clock.now += 2
+    with pytest.raises(MessageRefused, match="before its time was over") as error:
+        line.receive()
+    assert "\n" not in error.value.line()
+    assert line.receive() is None
+    line.close()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_for_work_that_is_refused_is_trouble_of_the_line(
+    tmp_path: Path, status: int
+) -> None:
+    with answering(tmp_path, saying(status)) as address:
+        line = FleetConnection(address, AUTHORITY.pem, KEY)
+        with pytest.raises(ServerTrouble, match=f"HTTP {status}"):  # after which a pause is made
+            line.receive()
+        line.close()
+
+
+def test_an_answer_that_is_not_taken_is_not_called_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower says that it lacks nothing of an answer that came too late: it has forgotten all."""
+    line = FleetConnection("127.0.0.1:1", AUTHORITY.pem, KEY)
+    asked = list[str]()
+
+    def call(path: str, _asked: Any, _kind: Any, **_: int) -> Any:  # noqa: ANN401
+        asked.append(path)
+        return PushMessagesResponse(session_id="s")
+
+    monkeypatch.setattr(line, "_call", call)
+    with pytest.raises(MessageRefused, match="too late"):
+        line.send(letter())
+    assert asked == ["push-messages"]
     line.close()
 
 
@@ -383,7 +650,9 @@ def test_the_parts_of_a_message_are_fetched_in_the_order_in_which_they_come() ->
     array = ObjectTree(object_id="array", children=chunks)
     tree = ObjectTree(object_id="message", children=[array, ObjectTree(object_id="terms")])
 
-    assert _Coming(MessageProto(), tree).missing() == names
+    coming = Coming(1, b"", tree.SerializeToString(), names_in(tree), Faults(0))
+
+    assert coming.missing() == names
 
 
 # --- A hospital's proxy ---------------------------------------------------------------------------

@@ -5,15 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedward.client.fleet_errors import MessageRefused
-from fedward.client.letter import Letter, pack, reply_to, unpack
+from fedward.client.letter import (
+    Letter,
+    from_announcement,
+    pack,
+    reply_to,
+    unpack,
+    with_content,
+)
 from fedward.study.messages import TrainRequest
 from fedward.study.wire import pack_request
 from tests.client.test_daemon import letter
@@ -66,6 +77,19 @@ def rebuilt(found: Letter, kind: str, body: Mapping[str, object]) -> Letter:
     return Letter(found.head, tree.SerializeToString(), objects)
 
 
+def test_an_answer_is_good_for_as_long_as_its_question_by_the_asker_s_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However far off the clock here is: Flower throws away what has ended, without a word."""
+    question = unpack(letter()).metadata
+    for ahead in (3600, -3600):
+        then = datetime.fromtimestamp(question.created_at + ahead, UTC)
+        monkeypatch.setattr("flwr.app.message.message.now", lambda then=then: then)
+        reply = unpack(reply_to(letter(), RecordDict())).metadata
+
+        assert (reply.created_at, reply.ttl) == (question.created_at, question.ttl)
+
+
 def test_a_letter_goes_through_a_pipe() -> None:
     found = Letter(b"head", b"", {"a" * 64: b"one", "b" * 64: b""})
     frames = found.frames()
@@ -101,6 +125,45 @@ def test_what_the_server_s_side_leaves_out_on_the_way_is_no_forgery() -> None:
     found = headed(pack(message), lambda head: setattr(head.metadata, "src_task_id", 0))
 
     found.refuse_forged()
+
+
+TABLE = st.dictionaries(
+    st.text(max_size=8),
+    st.one_of(
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(),
+        st.text(max_size=20),
+        st.binary(max_size=50),
+        st.lists(st.binary(max_size=9), max_size=3),
+        st.lists(st.floats(), max_size=3),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@given(TABLE)
+def test_a_letter_is_the_same_whether_its_content_came_with_its_head_or_beside_it(
+    table: dict[str, Any],
+) -> None:
+    found = holding(RecordDict({"terms": ConfigRecord(table)}))
+    came = MessageProto.FromString(with_content(found).SerializeToString())
+
+    assert from_announcement(came) == found
+
+
+def test_another_content_than_was_announced_is_refused() -> None:
+    announced = with_content(holding(RecordDict({"terms": HARMLESS})))
+    for change in (
+        lambda head: head.content.CopyFrom(with_content(letter()).content),
+        lambda head: setattr(head.metadata, "message_type", "query.advertise"),
+        lambda head: setattr(head.metadata, "message_id", "0" * 64),
+        lambda head: head.content.items.add(key="more"),
+    ):
+        head = MessageProto.FromString(announced.SerializeToString())
+        change(head)
+        with pytest.raises(MessageRefused, match="not what it says"):
+            from_announcement(head)
 
 
 def test_an_answer_is_no_forgery() -> None:

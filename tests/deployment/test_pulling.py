@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import Message as MessageProto
-from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest
 
 from fedward.client.fleet import FleetConnection
+from fedward.client.fleet_errors import FleetError, MessageRefused
 from fedward.client.letter import Letter, reply_to
-from fedward.server.pulling import Pulling, _Quick
-from fedward.study.messages import ADVERTISE, Advertised, AdvertiseQuery
+from fedward.server.exchange import Heard, exchange
+from fedward.server.pulling import TOO_LARGE, Pulling, ReplyTooLarge, Room, _Quick
+from fedward.server.quick_grid import QuickGrid
+from fedward.study.messages import (
+    ADVERTISE,
+    TRAIN,
+    Advertised,
+    AdvertiseQuery,
+    Contribution,
+    TrainRequest,
+)
 from fedward.study.wire import pack_answer, pack_request, unpack_answer
 from tests.superlink_ward import ServerSide, Ward, until
 
@@ -123,6 +135,161 @@ def test_a_stock_node_that_sends_the_root_first_is_waited_for(
     assert found.hospital == "stock"
 
 
+def test_an_answer_that_came_too_late_is_told_as_such(
+    server: ServerSide, lines: tuple[Line, Line]
+) -> None:
+    line = lines[0]
+    server.give(QUERY, ADVERTISE, [line.node], ttl=2.0)
+    letter = answered(line.receive(), "late")
+    time.sleep(2.1)
+
+    with pytest.raises(MessageRefused, match="too late"):
+        line.fleet.send(letter)
+
+
+# --- Short messages inside their announcements ----------------------------------------------------
+
+
+def asked_over(grid: QuickGrid, lines: Iterable[Line], *, deadline: float = 30.0) -> Heard:
+    """One exchange, in which these hospitals answer."""
+    senders = [
+        threading.Thread(target=lambda line=line: line.fleet.send(answered(line.receive(), "x")))
+        for line in lines
+    ]
+    for sender in senders:
+        sender.start()
+    nodes = {line.node: QUERY for line in lines}
+    heard = exchange(grid, nodes, ADVERTISE, lambda *_: None, group="1", deadline=deadline)
+    for sender in senders:
+        sender.join()
+    return heard
+
+
+def test_who_answers_inside_an_announcement_is_asked_so(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, asked = QuickGrid(server.grid), list[str]()
+    call, fetch = FleetConnection._call, _Quick._has
+
+    def noted(line: FleetConnection, path: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401
+        asked.append(path)
+        return call(line, path, *rest, **more)
+
+    def fetched(quick: _Quick, *rest: Any) -> bool:  # noqa: ANN401
+        asked.append("fetched")
+        return fetch(quick, *rest)
+
+    monkeypatch.setattr(FleetConnection, "_call", noted)
+    monkeypatch.setattr(_Quick, "_has", fetched)
+    seen = []
+    for _ in range(3):
+        asked.clear()
+        heard = asked_over(grid, lines)
+        assert sorted(heard.answered) == sorted(line.node for line in lines)
+        until(lambda: asked.count("push-object") >= 2)  # a root each, which nobody waits for
+        seen.append({kind: asked.count(kind) for kind in ("pull-object", "push-object", "fetched")})
+
+    assert seen[0]["pull-object"] >= 6  # the first question is one that everybody understands
+    assert seen[1] == seen[2] == {"pull-object": 0, "push-object": 2, "fetched": 0}
+
+
+def test_a_root_that_comes_late_leaves_nothing_behind(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over a long line: the answer is read before its root has come."""
+    grid, line, stored = QuickGrid(server.grid), lines[0], list[bool]()
+    push = FleetConnection._stored
+
+    def late(fleet: FleetConnection, letter: Letter, name: str, session: str) -> bool:
+        time.sleep(0.3)
+        stored.append(push(fleet, letter, name, session))
+        return stored[-1]
+
+    monkeypatch.setattr(FleetConnection, "_stored", late)
+    for _ in range(3):
+        assert asked_over(grid, [line]).answered == [line.node]
+        time.sleep(0.2)  # over such a line nothing follows at once
+    until(lambda: len(stored) == 3)  # a root each
+
+    assert all(stored)
+    assert list(grid.push_messages([])) == []
+
+
+def test_readers_and_others_are_asked_together(
+    server: ServerSide, lines: tuple[Line, Line]
+) -> None:
+    grid, (reader, other) = QuickGrid(server.grid), lines
+    assert asked_over(grid, [reader]).answered == [reader.node]
+    assert sorted(asked_over(grid, lines).answered) == sorted([reader.node, other.node])
+    assert grid._readers == {reader.node, other.node}
+
+
+def test_a_node_that_was_silent_is_asked_with_objects_again(
+    server: ServerSide, lines: tuple[Line, Line]
+) -> None:
+    grid, line = QuickGrid(server.grid), lines[0]
+    assert asked_over(grid, [line]).answered == [line.node]
+    assert line.node in grid._readers
+    heard = exchange(grid, {line.node: QUERY}, ADVERTISE, lambda *_: None, group="1", deadline=1.0)
+
+    assert heard.silent == [line.node]
+    assert line.node not in grid._readers
+    assert asked_over(grid, [line]).answered == [line.node]
+
+
+def test_an_announcement_larger_than_any_answer_is_that_hospital_s_refusal_alone(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, (liar, honest) = QuickGrid(server.grid), lines
+    monkeypatch.setattr("fedward.client.letter.SHORT_MESSAGE", 1 << 30)
+
+    def lie() -> None:
+        content = RecordDict({"terms": ConfigRecord({"hospital": "x" * (4 << 20)})})
+        liar.fleet.send(reply_to(liar.receive(), content))
+
+    sender = threading.Thread(target=lie)
+    sender.start()
+    other = threading.Thread(target=lambda: honest.fleet.send(answered(honest.receive(), "h")))
+    other.start()
+    nodes = {liar.node: QUERY, honest.node: QUERY}
+    heard = exchange(grid, nodes, ADVERTISE, lambda *_: None, group="1", deadline=30.0)
+    sender.join()
+    other.join()
+
+    assert heard.answered == [honest.node]
+    assert heard.refusals[liar.node].error == "ReplyTooLarge"
+
+
+def test_a_long_message_goes_as_objects(server: ServerSide, lines: tuple[Line, Line]) -> None:
+    grid, line = QuickGrid(server.grid), lines[0]
+    model = np.arange(100_000, dtype=np.float32)
+    question = pack_request(TrainRequest("d" * 64, "run", 1, model))
+    got: list[Letter] = []
+
+    def answer() -> None:
+        got.append(line.receive())
+        line.fleet.send(reply_to(got[0], pack_answer(Contribution("x", model))))
+
+    sender = threading.Thread(target=answer)
+    sender.start()
+    came: list[Any] = []
+    heard = exchange(
+        grid,
+        {line.node: question},
+        TRAIN,
+        lambda _, answer: came.append(answer),
+        group="1",
+        size=len(model),
+        deadline=30.0,
+    )
+    sender.join()
+
+    assert heard.answered == [line.node]
+    assert (came[0].vector == model).all()
+    assert got[0].model == hashlib.sha256(model.tobytes()).hexdigest()
+    assert line.node not in grid._readers
+
+
 # --- Hospitals that send something else -----------------------------------------------------------
 
 
@@ -158,6 +325,122 @@ def test_what_is_no_message_is_that_hospital_s_refusal_and_harms_no_other(
     assert refused.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     assert "no answer to the question" in str(refused.error.reason)
     assert unpack_answer(found[asked[1]].content).hospital == "honest"
+
+
+def large(letter: Letter, monkeypatch: pytest.MonkeyPatch, *, size: int, piece: int) -> Letter:
+    """An answer with an array of so many bytes, in pieces of so many."""
+    name = "flwr.app.message.array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"
+    with monkeypatch.context() as patched:
+        patched.setattr(name, piece)
+        arrays = ArrayRecord(
+            {"vector": Array(np.random.default_rng(1).integers(0, 256, size, np.uint8))}
+        )
+        return reply_to(letter, RecordDict({"terms": ConfigRecord({"n": 1}), "arrays": arrays}))
+
+
+@pytest.mark.parametrize(
+    ("size", "piece", "words"),
+    [(4096, 16, "objects, where"), (4 << 20, 1 << 20, "more than the [0-9]+ bytes")],
+    ids=["too many objects", "too many bytes"],
+)
+def test_a_reply_larger_than_any_honest_one_is_that_hospital_s_refusal_alone(
+    server: ServerSide,
+    lines: tuple[Line, Line],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    piece: int,
+    words: str,
+) -> None:
+    liar, honest = lines
+    pulled: list[str] = []
+    fetch = _Quick._has
+
+    def counted(quick: _Quick, coming: Any, name: str) -> bool:  # noqa: ANN401
+        pulled.append(name)
+        return fetch(quick, coming, name)
+
+    monkeypatch.setattr(_Quick, "_has", counted)
+    announced: list[Letter] = []
+
+    def answer() -> None:
+        announced.append(large(liar.receive(), monkeypatch, size=size, piece=piece))
+        with suppress(FleetError):  # it may be refused before all of it was sent
+            liar.fleet.send(announced[0])
+        honest.fleet.send(answered(honest.receive(), "honest"))
+
+    sender = threading.Thread(target=answer)
+    sender.start()
+    heard = exchange(
+        server.grid,
+        {liar.node: QUERY, honest.node: QUERY},
+        ADVERTISE,
+        lambda node, answer: None,
+        group="1",
+        deadline=30.0,
+    )
+    sender.join()
+
+    assert heard.answered == [honest.node]
+    assert heard.silent == []
+    refusal = heard.refusals[liar.node]
+    assert refusal.error == "ReplyTooLarge"
+    assert re.search(words, refusal.what)
+    if words.startswith("objects"):  # nothing of it was fetched
+        assert not set(pulled) & set(announced[0].objects)
+    until(lambda: all(is_forgotten(server, name) for name in announced[0].objects))
+
+
+def test_a_question_that_nobody_fetched_is_forgotten_with_its_round(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the SuperLink keeps a model for each round that a hospital missed."""
+    silent, honest = lines
+    asked: list[str] = []
+    push = server.grid.push_messages
+
+    def noted(messages: Iterable[Message]) -> list[str]:
+        names = list(push(messages))
+        asked.extend(names)
+        return names
+
+    monkeypatch.setattr(server.grid, "push_messages", noted)
+
+    def ask() -> Heard:
+        begin = threading.Thread(
+            target=lambda: honest.fleet.send(answered(honest.receive(), "honest"))
+        )
+        begin.start()
+        nodes = {silent.node: QUERY, honest.node: QUERY}
+        heard = exchange(
+            *(server.grid, nodes, ADVERTISE, lambda node, answer: None), group="1", deadline=3.0
+        )
+        begin.join()
+        return heard
+
+    for _ in range(2):  # the next has the same content, and so the same objects
+        heard = ask()
+        assert (heard.answered, heard.silent) == ([honest.node], [silent.node])
+    assert len(set(asked)) == 4
+    until(lambda: all(is_forgotten(server, name) for name in asked))
+    assert silent.fleet.receive() is None  # it is not told of what is over
+
+
+def is_forgotten(server: ServerSide, name: str) -> bool:
+    """Whether the SuperLink holds no such object any more."""
+    asked = PullObjectRequest(node=server.grid.node, run_id=server.run, object_id=name)
+    return not server._client.PullObject(asked).object_found
+
+
+def test_every_answer_of_a_study_finds_room() -> None:
+    for size, hospitals in ((0, 1), (4, 3), (10**9, 3), (4 * 10**10, 1000)):
+        room = Room.of(size, hospitals)
+        pieces = -(-size // (5 << 20))  # of a stock SuperNode
+        room.refuse(objects=pieces + 5, size=size + pieces * 80 + hospitals * 2 * (4096 + 400))
+        with pytest.raises(ReplyTooLarge):
+            room.refuse(objects=room.objects + 1)
+        with pytest.raises(ReplyTooLarge):
+            room.refuse(size=room.bytes + 1)
+        assert room.bytes < 1.01 * size + (2 << 20) + hospitals * (32 << 10)
 
 
 def test_nobody_answers_in_another_s_place(server: ServerSide, lines: tuple[Line, Line]) -> None:
@@ -241,6 +524,22 @@ def test_a_hospital_killed_amid_its_upload_holds_nobody_up_and_is_given_up(
     assert QUIET <= passed < 3 * QUIET
 
 
+def test_a_liar_that_holds_the_root_back_is_refused_for_its_size(
+    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = lines[0]
+    asked = server.give(QUERY, ADVERTISE, [liar.node])
+    letter = large(liar.receive(), monkeypatch, size=4 << 20, piece=1 << 20)
+    held = hold(liar, monkeypatch, letter)
+    assert all(send() for send in held[:-1])
+
+    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
+        refused = until_one(pulling, asked)
+
+    assert refused.error.code == TOO_LARGE
+    until(lambda: all(is_forgotten(server, name) for name in letter.objects))
+
+
 def test_a_slow_hospital_is_waited_for_as_long_as_something_comes(
     server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +569,9 @@ def test_a_slow_line_has_time_for_the_objects_on_their_way(server: ServerSide) -
     with closing(Pulling(server.grid, size=4_000_000)) as small:
         assert small._quick is not None
         assert small._quick._quiet == 30 + 32  # a megabit a second
+    with closing(Pulling(server.grid)) as small:
+        assert small._quick is not None
+        assert small._quick._quiet > 30 + 10  # of the hospital's own patience with a silent line
     with closing(Pulling(server.grid, size=10**9)) as large:
         assert large._quick is not None
         assert large._quick._quiet < 300
