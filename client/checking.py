@@ -20,9 +20,10 @@ from fedward.client.data.faults import ListedFaults
 from fedward.client.data.parts import assign
 from fedward.client.data.reading import context_of, read_with
 from fedward.client.device import choose_device
-from fedward.client.hospital import HospitalFile
+from fedward.client.hospital import HospitalFile, models_of
 from fedward.client.machine import choose_precision, within_memory
 from fedward.models.registry import build
+from fedward.models.resampled import resampled_of
 from fedward.models.task import task_of
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
 from fedward.privacy.precision import refuse_imprecise
@@ -78,7 +79,7 @@ def check(hospital: HospitalFile, folder: Path, study: Study, progress: Progress
     found, patients = Found(), None
     with found.telling(), within_memory():
         patients = _data(found, hospital, folder, study, progress)
-    _machine(found, hospital, study)
+    _machine(found, hospital, folder, study)
     if isinstance(study.privacy, LocalPrivacy):
         _privacy(found, hospital, study, study.privacy, patients)
         _budget(found, hospital, folder, study, study.privacy)
@@ -116,7 +117,7 @@ def _data(
 # --- The machine ----------------------------------------------------------------------------------
 
 
-def _machine(found: Found, hospital: HospitalFile, study: Study) -> None:
+def _machine(found: Found, hospital: HospitalFile, folder: Path, study: Study) -> None:
     private = isinstance(study.privacy, LocalPrivacy)
     with found.telling(), within_memory():
         device = choose_device(hospital.device)
@@ -125,9 +126,9 @@ def _machine(found: Found, hospital: HospitalFile, study: Study) -> None:
         if private:
             refuse_imprecise(precision)
     with found.telling():
-        task_of(study)
+        resampled_of(study, task_of(study))
     with found.telling(), within_memory():
-        model = build(study, seed=0)
+        model = build(study, seed=0, models=models_of(hospital, folder))
         if private:
             refuse_unprotected(model, hospital.training.gradients)
 

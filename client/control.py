@@ -34,6 +34,7 @@ from fedward.client.happenings import Happening, Stopped
 from fedward.client.hospital import read_hospital
 from fedward.client.offers import approve, known_studies, revoke
 from fedward.client.report import report
+from fedward.client.socket_address import SocketAddress
 from fedward.client.spent_apart import spent_apart
 from fedward.client.standing import WORKS, Observer
 from fedward.study.errors import DataError, FedwardError, InputError
@@ -44,7 +45,6 @@ _NAME = "fedward.control.v1.Hospital"
 _THREADS = 12
 _WATCHERS = 8  # each holds a thread
 _BEHIND = 1000  # events that a watcher may be behind
-_LONGEST_PATH = 100  # bytes; Linux takes 107, macOS 103
 _CALL_SECONDS = 60.0
 _GRACE = 2.0  # seconds for calls that run when the daemon ends
 
@@ -70,7 +70,8 @@ class ControlServer:
         hospital = read_hospital(hospital_path)
         self._socket = socket_of(hospital_path)
         self._folder = self._socket.parent
-        self._lock = _take(self._folder, self._socket)
+        self._address: SocketAddress | None = None
+        self._lock = _take(self._folder)
         self._desk = _Desk(hospital_path, hospital.name, observer, stop)
         self._health = health.HealthServicer()
         self._server = grpc.server(
@@ -90,7 +91,8 @@ class ControlServer:
         """
         try:
             self._socket.unlink(missing_ok=True)  # of a daemon that is dead: the lock is ours
-            self._server.add_insecure_port(f"unix:{self._socket}")
+            self._address = SocketAddress(self._socket)
+            self._server.add_insecure_port(self._address.target)
             self._socket.chmod(0o600)
         except (OSError, RuntimeError) as error:
             raise _unusable(self._socket, str(error)) from None
@@ -106,6 +108,8 @@ class ControlServer:
         self._desk.tell(Stopped())
         self._health.enter_graceful_shutdown()
         self._server.stop(_GRACE).wait()
+        if self._address is not None:
+            self._address.close()
         self._socket.unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -238,22 +242,27 @@ class _Desk(HospitalServicer):
 class ControlClient:
     """What a program asks of a running daemon."""
 
-    def __init__(self, hospital_path: Path) -> None:
+    def __init__(self, hospital_path: Path, *, seconds: float = _CALL_SECONDS) -> None:
         """Nothing is asked yet.
 
         Args:
             hospital_path: The `hospital.toml`.
+            seconds: That an answer may take.
 
         Raises:
             NotRunning: No daemon runs for this hospital.
         """
-        self._path = hospital_path
+        self._path, self._seconds = hospital_path, seconds
         socket = socket_of(hospital_path)
         if not socket.exists():
             raise self._not_running()
-        self._channel = grpc.insecure_channel(
-            f"unix:{socket}", options=[("grpc.enable_http_proxy", 0)]
-        )
+        try:
+            self._address = SocketAddress(socket)
+        except OSError as error:
+            raise _unusable(socket, str(error.strerror)) from None
+        # A connection of its own: the waiting after one that failed is not to meet the next client.
+        own = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(self._address.target, options=own)
         self._stub: Any = HospitalStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> ControlClient:
@@ -265,6 +274,7 @@ class ControlClient:
     def close(self) -> None:
         """Hang up."""
         self._channel.close()
+        self._address.close()
 
     def status(self) -> pb.StatusReply:
         """How the daemon stands."""
@@ -314,7 +324,7 @@ class ControlClient:
 
     def _ask(self, method: Any, request: Any) -> Any:  # noqa: ANN401
         try:
-            return method(request, timeout=_CALL_SECONDS)
+            return method(request, timeout=self._seconds)
         except grpc.RpcError as error:
             raise self._error(error) from None
 
@@ -364,14 +374,8 @@ def _put(watcher: queue.Queue[pb.Event | None], event: pb.Event | None) -> None:
     watcher.put_nowait(event)
 
 
-def _take(folder: Path, socket: Path) -> int:
+def _take(folder: Path) -> int:
     """Make the folder its owner's alone, and hold the lock in it."""
-    if len(os.fsencode(socket)) > _LONGEST_PATH:
-        raise _unusable(
-            socket,
-            "a socket's path can have about 100 bytes",
-            todo="set a shorter path as state in hospital.toml",
-        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -397,4 +401,4 @@ def _take(folder: Path, socket: Path) -> int:
 def _unusable(
     path: Path, why: str, *, todo: str = "give this account a folder of its own as state"
 ) -> DataError:
-    return DataError(f"the control socket cannot be made ({why})", todo=todo, where=str(path))
+    return DataError(f"the control socket cannot be used ({why})", todo=todo, where=str(path))

@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +44,11 @@ from fedward.study.wire import pack_answer
 
 _LOG = logging.getLogger("fedward.client")
 _SHARE = 0.05  # of the time since the last message that may pass until the next question
+_SPARED = 0.75  # of the shorter of the last two waits for a message: none is expected that early,
+_MOST_SPARED = 0.25  # seconds, and hospitals that ask in vain slow down the aggregator for all
 _NODE = "node"  # file in the folder of state
 _MOST_ROUNDS = 2**31  # a round's number in the control socket's messages, and then some
+_WAITED_FOR_NO_MORE = "nobody waits for its answer any more"
 _FIRST_PAUSE = 0.25  # seconds until the second try to connect, about
 
 
@@ -87,12 +91,21 @@ class Hand(Protocol):
 
 @dataclass(frozen=True)
 class _Due:
-    """An answer that the aggregator does not have yet."""
+    """An answer that the aggregator does not have yet.
+
+    Attributes:
+        asked: What it answers.
+        letter: The answer.
+        since: When the question came, by the daemon's clock.
+        seconds: How long it took to find.
+        over: When nobody waits for it any more, by the same clock.
+    """
 
     asked: Asked
     letter: Letter
     since: float
     seconds: float
+    over: float
 
 
 class Daemon:
@@ -133,6 +146,7 @@ class Daemon:
         self._failures = 0
         self._idle = False
         self._last = clock()  # when something came, or might have, last
+        self._waited: deque[float] = deque([0.0, 0.0], maxlen=2)  # for the last messages, seconds
         self._due: _Due | None = None
 
     def run(self) -> None:
@@ -150,6 +164,7 @@ class Daemon:
                         self._serve()
                     except FleetError as error:
                         self._disconnected(error)
+                        self._drop_what_is_over()
                         self._sleep(self._pause(self._failures))
                         self._failures += 1
         finally:
@@ -180,6 +195,7 @@ class Daemon:
             if letter is None:
                 self._sleep(self._wait())
                 continue
+            self._waited.append(self._clock() - self._last)
             self._answer(letter)
             self._deliver()
             self._last, self._idle = self._clock(), False
@@ -198,7 +214,7 @@ class Daemon:
             return
         left = over - self._clock()
         if left <= 0:
-            self._tell(Dropped(asked, "nobody waits for its answer any more"))
+            self._tell(Dropped(asked, _WAITED_FOR_NO_MORE))
             return
         try:
             answer = self._worker.ask(letter, left)
@@ -210,7 +226,7 @@ class Daemon:
         refused = _printable(answer.terms.get("error"))
         if not self._told(Leaving(asked, answer.size, answer.digest, refused), asked, over):
             return
-        self._due = _Due(asked, answer, since, self._clock() - since)
+        self._due = _Due(asked, answer, since, self._clock() - since, over)
 
     def _told(self, happening: Happening, asked: Asked, over: float) -> bool:
         """Tell what the audit log must hold before anything goes on, as soon as it can.
@@ -257,14 +273,22 @@ class Daemon:
         passed = self._clock() - due.since
         self._tell(Answered(due.asked, due.letter.size, due.letter.digest, passed))
 
+    def _drop_what_is_over(self) -> None:
+        """An answer that is waited for no more is not tried again, whatever keeps it here."""
+        due = self._due
+        if due is not None and self._clock() >= due.over:
+            self._due = None
+            self._tell(Dropped(due.asked, _WAITED_FOR_NO_MORE))
+
     def _wait(self) -> float:
         """Seconds until the next question: a small share of the time since the last message.
 
-        So a wait never lengthens a round by more than that share, and a long one costs the
-        aggregator few questions.
+        So a wait hardly lengthens a round, and a long one costs the aggregator few questions.
         """
         fast, slow = self._settings.poll_seconds, self._settings.idle_seconds
-        wait = max(fast, (self._clock() - self._last) * _SHARE)
+        passed = self._clock() - self._last
+        spared = min(_SPARED * min(self._waited), _MOST_SPARED)
+        wait = max(fast, passed * _SHARE, spared - passed)
         if wait >= slow and not self._idle:
             self._idle = True
             self._tell(Idle())

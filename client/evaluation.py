@@ -43,9 +43,9 @@ def metric_sums(
     """
     model.eval()
     total = np.zeros(task.size)
-    pieces = _judged(model, records, task, precision)
+    pieces = pieces_of(model, records, task, precision)
     if task.whole:
-        pieces = _together(pieces)
+        pieces = as_one(pieces)
     for outputs, truth in pieces:
         total += task.sums(task.bounded(outputs) if bounded else outputs, truth)
     return total
@@ -76,7 +76,7 @@ def patient_sums(
     total = np.zeros(task.size)
     for start in range(0, len(everybody), _PATIENTS):  # nobody's records are torn apart
         here = (start <= chosen.patients) & (chosen.patients < start + _PATIENTS)
-        rows = chosen.records[here].to(records.labels.device)
+        rows = chosen.records[here].to(records.device)
         vectors = _patient_vectors(model, records, rows, chosen.patients[here], task, precision)
         total += clipped_sum(vectors, task.norm)
     return total
@@ -91,7 +91,10 @@ def _patient_vectors(
     task: NoisedClassification,
     precision: Precision,
 ) -> Sums:
-    outputs = [precision.outputs(model, records.inputs[some]) for some in rows.split(_BATCH)]
+    outputs = [
+        precision.outputs(model, records.inputs[some].to(records.device))
+        for some in rows.split(_BATCH)
+    ]
     known = task.bounded(torch.cat(outputs)).cpu()
     return task.patient_vectors(known, records.labels[rows].cpu(), patients)
 
@@ -130,12 +133,12 @@ def mean_loss(
 ) -> float:
     """The mean of the task's loss over these records; 0 if there are none."""
     model.eval()
-    losses = (task.loss(*piece) for piece in _judged(model, records, task, precision))
+    losses = (task.loss(*piece) for piece in pieces_of(model, records, task, precision))
     total = sum(float(loss.double().sum()) for loss in losses)
     return total / max(len(records), 1)
 
 
-def _judged(
+def pieces_of(
     model: nn.Module, records: Records, task: Task, precision: Precision
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs and truth, as many records at a time as there is room for."""
@@ -146,7 +149,7 @@ def _judged(
             yield precision.outputs(model, inputs), task.truth(inputs, labels)
 
 
-def _together(pieces: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def as_one(pieces: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """All pieces as one; none if there are none."""
     found = list(pieces)
     if found:

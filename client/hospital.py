@@ -122,7 +122,7 @@ class DaemonSettings(Frozen):
         metrics_port: Of the figures for Prometheus, on loopback; none if left out.
     """
 
-    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.05
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.02
     idle_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2.0
     longest_pause_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] = 86400.0
@@ -152,6 +152,8 @@ class HospitalFile(Frozen):
         device: `auto` takes CUDA, then MPS, then the CPU.
         studies: Folder of approved study files, relative to this file.
         state: Folder for the ledger and the journal, relative to this file.
+        models: Folder of pretrained models, one in each of its folders, relative to this file; a
+            study names a model by its digest, and none ever comes from the aggregator.
         data: Where the records are.
         limits: What the hospital allows at most.
         training: How its machine trains and judges.
@@ -165,6 +167,7 @@ class HospitalFile(Frozen):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     studies: str = "studies"
     state: str = "state"
+    models: Annotated[str, Field(min_length=1)] | None = None
     data: Annotated[Source, Field(discriminator="format")]
     limits: Limits = Limits()
     training: TrainingSettings = TrainingSettings()
@@ -172,6 +175,16 @@ class HospitalFile(Frozen):
     consortium: Consortium | None = None
     daemon: DaemonSettings = DaemonSettings()
     simulation: Pretended | None = None
+
+
+def models_of(hospital: HospitalFile, folder: Path) -> Path | None:
+    """The hospital's folder of pretrained models.
+
+    Args:
+        hospital: The hospital's file.
+        folder: Folder of that file.
+    """
+    return None if hospital.models is None else folder / hospital.models
 
 
 def read_hospital(path: Path) -> HospitalFile:

@@ -14,11 +14,23 @@ from fedward.client.data.records import Parts, Records
 from fedward.client.population import population_digest
 from fedward.models import flat
 from fedward.models.registry import build
+from fedward.models.resampled import Resampled, resampled_of
 from fedward.models.task import task_of
 from fedward.models.tasks.any_task import Task
+from fedward.models.travelling import travelling
+from fedward.privacy.contribution import Layout
 from fedward.privacy.gradients.source import Gradients
 from fedward.privacy.precision import Precision, refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
+from fedward.privacy.statistics import layout_of
+from fedward.privacy.statistics_table import cells_of
+from fedward.study.messages import (
+    EvaluateRequest,
+    MeasureRequest,
+    Request,
+    TrainRequest,
+    Vector,
+)
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.study import Study
 
@@ -46,11 +58,47 @@ class Loaded:
         """Raise ValueError if it is private, and of nobody: it would be trained plainly."""
         if isinstance(self.study.privacy, LocalPrivacy) and self.patients is None:
             raise ValueError("a private study, and not a word on whose the records are")
+        _ = self.resampled  # what is too much is refused before anything is asked
+        _ = self.fresh  # before a request puts other weights into the model
+
+    @cached_property
+    def resampled(self) -> Resampled | None:
+        """What leaves beside the metric sums of the test part; None where nothing does."""
+        return resampled_of(self.study, self.task)
+
+    @cached_property
+    def travelling(self) -> tuple[str, ...]:
+        """Names of the model's entries that travel."""
+        return travelling(self.study, self.model)
+
+    @cached_property
+    def fresh(self) -> Vector:
+        """The entries that do not travel, as the network was built with them."""
+        return flat.flatten(self.model, set(flat.names(self.model)) - set(self.travelling))
 
     @cached_property
     def size(self) -> int:
-        """Length of the model as a flat vector."""
-        return len(flat.flatten(self.model))
+        """Length of what travels of the model, as a flat vector."""
+        return len(flat.flatten(self.model, set(self.travelling)))
+
+    def size_of(self, request: Request) -> int:
+        """Length of the vector that a request brings; what a round sends back is as long."""
+        several = self.study.aggregation.vectors if isinstance(request, TrainRequest) else 1
+        return several * self.size
+
+    def layout(self, request: Request) -> Layout:
+        """Of what is added to the sum in answer to a request."""
+        if isinstance(request, MeasureRequest):
+            return layout_of(self.study.data, cells=cells_of(self.study))
+        if isinstance(request, TrainRequest):
+            return Layout(self.size_of(request), self.task.size, self.task.reals)
+        judged = Layout(0, self.task.size, self.task.reals).of_models(self.study.judged_models)
+        more = self.resampled_for(request)
+        return judged if more is None else judged.with_more(more.size, more.reals)
+
+    def resampled_for(self, request: EvaluateRequest) -> Resampled | None:
+        """What leaves beside the metric sums in answer to a request."""
+        return self.resampled if request.part == "test" else None
 
 
 def ready(
@@ -61,6 +109,7 @@ def ready(
     device: torch.device,
     precision: Precision,
     gradients: Gradients = "fedward",
+    models: Path | None = None,
 ) -> Loaded:
     """A study and its records on a device.
 
@@ -71,12 +120,13 @@ def ready(
         device: To train on.
         precision: How finely it computes.
         gradients: Who makes each patient's gradient.
+        models: The hospital's folder of pretrained models.
 
     Raises:
         PrivacyError: The study is private, and its model cannot be trained so.
         DataError: The key of the patients' digest cannot be read or made.
     """
-    model, patients = build(study, seed=0), None
+    model, patients = build(study, seed=0, models=models), None
     if isinstance(study.privacy, LocalPrivacy):
         refuse_imprecise(precision)
         refuse_unprotected(model, gradients)

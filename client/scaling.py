@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,8 @@ from fedward.client.data.stored import Stored, in_pieces
 from fedward.privacy.patient_steps import at_most
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.statistics import clipped_sum, means_over, patient_vectors
-from fedward.privacy.statistics_table import norm_with_table, table_rows
+from fedward.privacy.statistics_table import counts_classes, norm_with_table, table_rows
+from fedward.privacy.summaries import summarized
 from fedward.study.data import Data
 from fedward.study.scaling import Scaling
 from fedward.study.study import Study
@@ -23,7 +26,7 @@ Rows = NDArray[np.float64]
 
 def measured_sums(records: Records, study: Study) -> Doubles:
     """What a hospital adds without privacy: its number of patients, and the sums over them."""
-    inputs, labels, patients = _arrays(records)
+    inputs, labels, patients = _arrays(records, study)
     vectors = _vectors(inputs, labels, patients, study)
     return np.concatenate([[len(vectors)], vectors.sum(axis=0)])
 
@@ -49,7 +52,7 @@ def noisy_sums(
         sampling: Source of the choice of records.
         noise: Source of the noise.
     """
-    inputs, labels, patients = _arrays(records)
+    inputs, labels, patients = _arrays(records, study)
     everybody = torch.arange(len(patients))
     _, number = torch.from_numpy(patients).unique(return_inverse=True)
     chosen = at_most(most, everybody, number, sampling)
@@ -67,14 +70,15 @@ def scaled(parts: Parts, data: Data, scaling: Scaling) -> Parts:
 
 def _scaled(records: Records, data: Data, scaling: Scaling) -> Records:
     def change(rows: Tensor) -> Tensor:
-        return _centered(rows, data, scaling)
+        return centered(rows, data, scaling)
 
     inputs = records.inputs
     inputs = inputs.mapped(change) if isinstance(inputs, Stored) else change(inputs)
-    return Records(inputs, records.labels, records.patients, records.people)
+    return replace(records, inputs=inputs)
 
 
-def _centered(rows: Tensor, data: Data, scaling: Scaling) -> Tensor:
+def centered(rows: Tensor, data: Data, scaling: Scaling) -> Tensor:
+    """Rows of features, shape (n, features), with the measured ones centered and scaled."""
     inputs = rows.clone()
     for feature, center, scale in zip(data.measured, scaling.centers, scaling.scales, strict=True):
         values = (inputs[:, feature.place].double() - center) / scale
@@ -93,10 +97,12 @@ def _vectors(
     return np.concatenate([vectors, table], axis=1)
 
 
-def _arrays(records: Records) -> tuple[Rows, NDArray[np.generic], NDArray[np.int64]]:
-    pieces = [piece.astype(np.float64) for piece in in_pieces(records.inputs)]
-    return (
-        np.concatenate(pieces),
-        records.labels.cpu().numpy(),
-        records.patients.long().cpu().numpy(),
+def _arrays(records: Records, study: Study) -> tuple[Rows, NDArray[np.generic], NDArray[np.int64]]:
+    """What is summed up of inputs, labels where they are counted, and patients."""
+    pieces = [summarized(piece, study.data) for piece in in_pieces(records.inputs)]
+    labels: NDArray[np.generic] = (
+        records.whole_labels.cpu().numpy()
+        if counts_classes(study)
+        else np.zeros((len(records), 0))  # masks may be too many for memory
     )
+    return np.concatenate(pieces), labels, records.patients.long().cpu().numpy()

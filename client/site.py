@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedward.client.algorithms.any_algorithm import Algorithm
+from fedward.client.algorithms.choice import algorithm_of
 from fedward.client.approvals import Approval, approved_study, is_approved
 from fedward.client.charging import (
     charge_judging,
@@ -29,28 +32,27 @@ from fedward.client.data.reading import read_parts
 from fedward.client.data.records import Parts, Records
 from fedward.client.device import choose_device
 from fedward.client.evaluation import mean_loss, metric_sums, noised_sums
-from fedward.client.hospital import HospitalFile
+from fedward.client.hospital import HospitalFile, models_of
 from fedward.client.loaded import Loaded, ready
+from fedward.client.local_work import LocalWork, plain_steps
 from fedward.client.machine import choose_precision, within_memory
 from fedward.client.membership import keep_newest_roster, roster_digest
 from fedward.client.offers import file_offer
+from fedward.client.personal_model import keep_personal_model
 from fedward.client.possible import refuse_impossible
 from fedward.client.randomness import generator
 from fedward.client.refusal import refusal_of
 from fedward.client.scaling import measured_sums, noisy_sums, scaled
 from fedward.client.spending import Counted, note_spent
-from fedward.client.summing import Summing, make_summing
-from fedward.client.training import train
-from fedward.models import flat
+from fedward.client.subgroup_sums import subgroup_sums
+from fedward.client.summing import Summing, make_summing, run_folder
 from fedward.models.tasks.any_task import Sums
 from fedward.models.tasks.noised_classification import NoisedClassification
-from fedward.privacy.contribution import Layout, Summand, judged, trained, trained_fairly
+from fedward.privacy.contribution import Summand, judged, trained, trained_fairly
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.precision import Precision
 from fedward.privacy.secret_stream import SecretStream
-from fedward.privacy.statistics import layout_of
-from fedward.privacy.statistics_table import cells_of
-from fedward.privacy.steps import LocalSteps, PlainSteps
+from fedward.privacy.steps import LocalSteps
 from fedward.study.aggregation import QFedAvg
 from fedward.study.errors import RefusedError
 from fedward.study.messages import (
@@ -136,10 +138,13 @@ class Site:
                 return summing.contribute(
                     request,
                     lambda: refuse_impossible(
-                        request, loaded.study, size=loaded.size, hospital=self.hospital
+                        request,
+                        loaded.study,
+                        size=loaded.size_of(request),
+                        hospital=self.hospital,
                     ),
                     lambda: self._work(request, loaded),
-                    self._layout(request, loaded),
+                    loaded.layout(request),
                     np.random.default_rng(self._generator(request, "rounding").initial_seed()),
                 )
 
@@ -157,12 +162,6 @@ class Site:
             if isinstance(request, TrainRequest):
                 return self._train(request, loaded)
             return self._evaluate(request, loaded)
-
-    def _layout(self, request: Request, loaded: Loaded) -> Layout:
-        if isinstance(request, MeasureRequest):
-            return layout_of(loaded.study.data, cells=cells_of(loaded.study))
-        parameters = loaded.size if isinstance(request, TrainRequest) else 0
-        return Layout(parameters, loaded.task.size, loaded.task.reals)
 
     def _summing(self, study: Study, digest: str, run: str) -> Summing:
         """How contributions to a run leave, kept between its requests until the roster changes."""
@@ -209,6 +208,7 @@ class Site:
             device=self.device,
             precision=self.precision,
             gradients=self.hospital.training.gradients,
+            models=models_of(self.hospital, self._folder),
         )
 
     def _measure(self, request: MeasureRequest, loaded: Loaded) -> Summand:
@@ -246,23 +246,20 @@ class Site:
         return kept[2]
 
     def _train(self, request: TrainRequest, loaded: Loaded) -> Summand:
+        study, model, algorithm = loaded.study, loaded.model, self._algorithm(request, loaded)
+        algorithm.receive(model, request)  # first: what fails from here on counts as failed
         parts = self._parts(request, loaded)
-        study, records = loaded.study, parts["train"]
-        model = loaded.model
-        flat.load(model, request.model)
+        records = parts["train"]
         if isinstance(study.privacy, LocalPrivacy):
             model = copy.deepcopy(model)  # private steps hook the network that they train
-        steps = self.steps_for(request, loaded)
+        work = self._local_work(request, loaded, records, self.steps_for(request, loaded))
         sums = np.zeros(loaded.task.size)
         if request.monitor is not None:
             sums = self._sums(request, model, loaded, parts[request.monitor])
         loss = 0.0
         if isinstance(study.aggregation, QFedAvg):
             loss = mean_loss(model, records, loaded.task, precision=self.precision)
-        with torch.random.fork_rng(devices=[]):
-            self._seed_layers(self._generator(request, "layers").initial_seed())
-            train(model, records, study, loaded.task, steps, server_round=request.round)
-        update = flat.flatten(model) - request.model
+        update = algorithm.train(model, request, work)
         if isinstance(study.aggregation, QFedAvg):
             rate = study.training.learning_rate_of(request.round)
             counted = trained_fairly(update, loss, sums, study.aggregation, rate=rate)
@@ -270,14 +267,63 @@ class Site:
             counted = trained(update, self._count(study, records), sums, study.aggregation)
         if counted.clipped:
             _LOG.warning("round %d: the update was clipped to the study's norm", request.round)
-        return counted
+        return replace(counted, left=lambda: algorithm.left(request, counted.update))
 
     def _evaluate(self, request: EvaluateRequest, loaded: Loaded) -> Summand:
-        model = loaded.model
-        flat.load(model, request.model)
-        records = self._parts(request, loaded)[request.part]
+        parts, algorithm = self._parts(request, loaded), self._algorithm(request, loaded)
+        algorithm.receive(loaded.model, request)
         self._charge_judging(request, loaded)
-        return judged(self._sums(request, model, loaded, records))
+        work = self._local_work(request, loaded, parts["train"], None)
+        models = algorithm.judged(loaded.model, request, work)
+        if loaded.study.personal:
+            file = self._run_folder(request, loaded) / "personal-model.safetensors"
+            keep_personal_model(models[-1], loaded.study, request, file)
+        records = parts[request.part]
+        sums = [self._sums(request, m, loaded, records) for m in models]
+        form = loaded.resampled_for(request)
+        if form is not None:
+            draws = np.random.default_rng(self._generator(request, "bootstrap").initial_seed())
+            private = isinstance(loaded.study.privacy, LocalPrivacy)
+            sums.append(
+                subgroup_sums(
+                    models[0], records, form, draws, bounded=private, precision=self.precision
+                )
+            )
+        return judged(np.concatenate(sums))
+
+    def _algorithm(self, request: TrainRequest | EvaluateRequest, loaded: Loaded) -> Algorithm:
+        return algorithm_of(
+            loaded.study,
+            hospital=self.hospital.name,
+            folder=self._run_folder(request, loaded),
+            durable=self.hospital.simulation is None,
+            travelling=loaded.travelling,
+            fresh=loaded.fresh,
+        )
+
+    def _run_folder(self, request: Request, loaded: Loaded) -> Path:
+        return run_folder(self._folder / self.hospital.state, loaded.study, request.run)
+
+    def _local_work(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        loaded: Loaded,
+        records: Records,
+        steps: LocalSteps | None,
+    ) -> LocalWork:
+        def seed_layers(purpose: str) -> None:
+            self._seed_layers(self._generator(request, purpose).initial_seed())
+
+        return LocalWork(
+            study=loaded.study,
+            task=loaded.task,
+            records=records,
+            server_round=request.round,
+            steps=steps,
+            order=lambda purpose: self._generator(request, purpose),
+            seed_layers=seed_layers,
+            precision=self.precision,
+        )
 
     def _charge_judging(self, request: EvaluateRequest, loaded: Loaded) -> None:
         """Judging with noise is paid for before it is done; without noise it costs nothing."""
@@ -325,16 +371,10 @@ class Site:
         A subclass may wrap them, to watch.
         """
         study, patients = loaded.study, loaded.patients
-        training, privacy = study.training, study.privacy
+        privacy = study.privacy
         if not isinstance(privacy, LocalPrivacy) or patients is None:
-            whole = training.batch_size == "all"
-            return PlainSteps(
-                batch_size=None if whole else int(training.batch_size),
-                epochs=training.local_epochs,
-                steps=training.local_steps,
-                generator=self._generator(request, "order"),
-                precision=self.precision,
-            )
+            order = self._generator(request, "order")
+            return plain_steps(study.training, order, self.precision)
         streams = {purpose: self._stream(request, purpose) for purpose in ("sample", "noise")}
         steps = charged_steps(
             request,

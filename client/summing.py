@@ -36,6 +36,7 @@ from fedward.study.messages import (
     TrainRequest,
     Unmasked,
     UnmaskQuery,
+    Vector,
     Words,
 )
 from fedward.study.privacy import LocalPrivacy
@@ -105,11 +106,11 @@ class PlainSumming:
             raise _not_secure()
         allow()
         if self._kept is None or not isinstance(request, self._charged):
-            return Contribution(self._hospital, plain_vector(work()))
+            return Contribution(self._hospital, _plain(work))
         told = told_digest(request)
         words = self._kept.read(request.round, told, size=layout.size)
         if words is None:
-            words = plain_vector(work()).view(np.uint32)
+            words = _plain(work).view(np.uint32)
             self._kept.write(request.round, told, words)
         return Contribution(self._hospital, words.view(np.float32))
 
@@ -193,6 +194,18 @@ class SecureSumming:
         return who.asked if isinstance(request, TrainRequest) else who.hospitals
 
 
+def _plain(work: Work) -> Vector:
+    """What the work gives, for everybody to read.
+
+    Raises:
+        TrainingError: The work failed, or what it gave is NaN or infinite.
+    """
+    summand = work()
+    vector = plain_vector(summand)
+    summand.left()
+    return vector
+
+
 def _encoded(work: Work, code: Encoding, layout: Layout, rng: np.random.Generator) -> Words:
     """What the work gives; of work that fails nothing but that it failed, and that in the sum.
 
@@ -200,10 +213,13 @@ def _encoded(work: Work, code: Encoding, layout: Layout, rng: np.random.Generato
     a metric overflow, declining would tell something about them.
     """
     try:
-        return code.encode(work(), rng=rng)
+        summand = work()
+        words = code.encode(summand, rng=rng)
     except TrainingError as error:
         _LOG.error("counted as failed: %s", error)
         return code.encode(failed(layout), rng=rng)
+    summand.left()
+    return words
 
 
 def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str) -> Summing:
@@ -222,7 +238,7 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
     """
     if not 1 <= len(run) <= _LONGEST_RUN:
         raise BadRequest("no possible name of a run", todo="see the aggregator's log")
-    own = _run_folder(folder / hospital.state, study, run)
+    own = run_folder(folder / hospital.state, study, run)
     durable = hospital.simulation is None
     kept = KeptWords(own, durable=durable)
     if not study.aggregation.secure:
@@ -251,7 +267,8 @@ def make_summing(hospital: HospitalFile, folder: Path, study: Study, *, run: str
     return SecureSumming(membership.name, secure, study, kept)
 
 
-def _run_folder(state: Path, study: Study, run: str) -> Path:
+def run_folder(state: Path, study: Study, run: str) -> Path:
+    """The folder of a run in the hospital's folder of state."""
     return state / "runs" / hashlib.sha256(framed(study.digest(), run)).hexdigest()
 
 

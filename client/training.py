@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from fedward.client.algorithms.correction import Correction, NoCorrection
 from fedward.client.data.records import Records
 from fedward.models.tasks.any_task import Task
 from fedward.privacy.steps import LocalSteps
-from fedward.study.aggregation import FedProx
 from fedward.study.errors import TrainingError
-from fedward.study.study import Study, Training
+from fedward.study.study import Study
+from fedward.study.training import Training
 
 
 def train(
@@ -24,7 +25,8 @@ def train(
     steps: LocalSteps,
     *,
     server_round: int = 1,
-) -> None:
+    correction: Correction | None = None,
+) -> int:
     """Train a model in place for one round.
 
     Args:
@@ -34,14 +36,17 @@ def train(
         task: Gives the loss.
         steps: Makes each step's gradient, plainly or privately.
         server_round: From 1; the learning rate may depend on it.
+        correction: What the study's algorithm adds to each gradient; nothing if None.
+
+    Returns:
+        How many steps it took.
 
     Raises:
         TrainingError: A step failed.
         PrivacyError: The guarantee of private steps would not hold.
     """
     optimizer = make_optimizer(model, study.training, server_round)
-    pull = _proximal_mu(study)
-    start = [parameter.detach().clone() for parameter in model.parameters()] if pull else []
+    correction, taken = correction or NoCorrection(), 0
     model.train()
     steps.prepare(model, optimizer)
     try:
@@ -49,15 +54,16 @@ def train(
             inputs, labels = records.batch(batch.records)
             labels = task.truth(inputs, labels)
             steps.gradient(task.loss, inputs, labels, batch.patients)
-            if pull:
-                _pull_towards(start, model, pull)
+            correction.correct(model)
             optimizer.step()
+            taken += 1
         steps.finish()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"out of memory on {records.labels.device}",
+            f"out of memory on {records.device}",
             todo='lower [training] batch_size, or set device = "cpu" in hospital.toml',
         ) from error
+    return taken
 
 
 def make_optimizer(model: nn.Module, training: Training, server_round: int = 1) -> Optimizer:
@@ -80,18 +86,3 @@ def make_optimizer(model: nn.Module, training: Training, server_round: int = 1) 
             return AdamW(trainable, lr=rate, weight_decay=decay)
         case "rmsprop":
             return RMSprop(trainable, lr=rate, weight_decay=decay)
-
-
-def _proximal_mu(study: Study) -> float:
-    return study.aggregation.proximal_mu if isinstance(study.aggregation, FedProx) else 0.0
-
-
-@torch.no_grad()
-def _pull_towards(start: list[Tensor], model: nn.Module, mu: float) -> None:
-    """Add the gradient of mu/2 |w - w_t|^2 (Li et al. 2020, equation 2).
-
-    It is added after clipping and noise: it depends on no record.
-    """
-    for before, parameter in zip(start, model.parameters(), strict=True):
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter - before, alpha=mu)

@@ -19,13 +19,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fedward.client.letter import CHUNK_VARIABLE, Letter, pack, reply_to, unpack
+from fedward.client.letter import CHUNK_VARIABLE, Letter, pack_reply, reply_to, unpack
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
 from fedward.study.messages import Refusal
@@ -71,12 +71,28 @@ class Worker:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process, if there is none; it gets ready while others go on."""
+        """Start the process, if there is none; it gets ready while others go on.
+
+        If it cannot be started now (no memory, no process left), that is logged; `ask` tries again.
+        """
+        try:
+            self._begin()
+        except OSError as error:
+            _LOG.error("the worker cannot be started (%s)", error.strerror)
+
+    def _begin(self) -> None:
+        """Start the process, if there is none.
+
+        Raises:
+            OSError: The system gives none.
+        """
         if self.pid is not None:
             return
         self._drop()
+        self._process = None
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as unless_begun:
+            unless_begun.callback(ours.close)
             self._process = subprocess.Popen(  # noqa: S603 - this program itself
                 [
                     *(sys.executable, "-P", "-m", "fedward.client.worker"),
@@ -84,8 +100,9 @@ class Worker:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={CHUNK_VARIABLE: str(_CHUNK), **os.environ},
+                env={**os.environ, CHUNK_VARIABLE: str(_CHUNK)},
             )
+            unless_begun.pop_all()
         self._pipe = Connection(ours.detach())
         self._why, self._ready = "", False
 
@@ -97,11 +114,12 @@ class Worker:
             seconds: For how long anybody waits for it, above 0; the deadline may be shorter.
 
         Raises:
-            WorkerLost: It ended, or was ended because it took longer than it may.
+            WorkerLost: It ended, or was ended because it took longer than it may, or cannot be
+                started.
         """
         most = min(self._deadline, seconds)
-        self.start()
         try:
+            self._begin()
             with self._alarm(_START, "it needed longer to start"):
                 pipe = self._await_ready()
             began = time.monotonic()
@@ -112,7 +130,10 @@ class Worker:
                 self.kill(f"it took longer than {most:g} s")
                 raise EOFError
             return answer
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
+            if self._process is None:
+                what = f"the worker cannot be started ({error})"
+                raise WorkerLost(what, todo="see this hospital's log") from None
             raise WorkerLost(self._end(), todo="see this hospital's log") from None
 
     @contextmanager
@@ -134,7 +155,7 @@ class Worker:
             if self._why:
                 raise
             _LOG.warning("%s while it was idle", self._end())
-            self.start()
+            self._begin()
             pipe = self._await_ready()
             _send(letter, pipe)
         return pipe
@@ -207,7 +228,7 @@ def serve(hospital: Path, pipe: Connection) -> None:
         try:
             message = unpack(letter)
             node, run = message.metadata.dst_node_id, message.metadata.run_id
-            return pack(app(message, Context(run, node, {}, RecordDict(), {})))
+            return pack_reply(app(message, Context(run, node, {}, RecordDict(), {})), message)
         except Exception as error:
             _reraise_exhausted(error)
             _LOG.error("%s: %s", type(error).__name__, error)

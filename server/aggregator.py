@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fedward.privacy.address import is_host, split_address
 from fedward.privacy.certificates import LARGEST_PEM, check_server, request_certificate
@@ -25,6 +25,7 @@ from fedward.privacy.public_file import read_public
 from fedward.privacy.roster import LARGEST_ROSTER, Roster, is_name, read_roster
 from fedward.server.durable import write_aside
 from fedward.server.lost_rounds import DEPLOYED
+from fedward.server.tracker_targets import Targets
 from fedward.study.errors import AggregatorError, DataError, InputError
 from fedward.study.frozen import Fault, Frozen, read_toml, validate
 
@@ -55,6 +56,35 @@ class RunSettings(Frozen):
     wait_seconds: Annotated[float, Field(ge=0.1, le=86400)] = DEPLOYED.wait_seconds
 
 
+def _listed(value: object) -> object:
+    """A single text is a list of one: never an error that prints an address."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+class TrackingSettings(Frozen):
+    """Where the figures of runs go, beside the runs' own folders.
+
+    Attributes:
+        to: Each `tensorboard:FOLDER` or `mlflow:URI`, looked at when the service starts.
+        token_file: With MLflow's token, its owner's alone; none if left out.
+    """
+
+    to: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    token_file: Annotated[str, Field(min_length=1)] | None = None
+
+
+class PageSettings(Frozen):
+    """The page that the service shows on its own machine.
+
+    Attributes:
+        port: On loopback.
+    """
+
+    port: Port
+
+
 class AggregatorFile(Frozen):
     """A whole aggregator file, read and checked. Paths are relative to it.
 
@@ -64,6 +94,7 @@ class AggregatorFile(Frozen):
         port: The one public port.
         listen: Address that the public port is opened on; empty for every one.
         state: Folder of the SuperLink's state and of the runs.
+        models: Folder of pretrained models, which studies name by digest; none if left out.
         coordinator: The coordinator's public key, 64 hexadecimal digits; none before enrolment.
         roster: File of the members' names and public keys, signed by the coordinator.
         ca: The consortium's certificate authority, PEM.
@@ -71,10 +102,12 @@ class AggregatorFile(Frozen):
         key: Its private key, which never leaves it.
         metrics: Port on loopback for Prometheus; none if left out.
         superlink: Port on loopback for the SuperLink; a free one if left out.
-        messages: Where the SuperLink keeps messages under way: in `memory`, or, several times as
-            slow, on `disk`, for models that together are larger than the memory. Neither outlives
+        messages: Where the SuperLink keeps messages under way: in `memory`, or, half as
+            fast, on `disk`, for models that together are larger than the memory. Neither outlives
             a SuperLink that ended: every run is taken up from its own folder.
         runs: How patient runs are.
+        tracking: Where the figures of runs go.
+        page: The page for whoever runs the aggregator; none if left out.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -82,6 +115,7 @@ class AggregatorFile(Frozen):
     port: Port = 9443
     listen: str = ""
     state: str = "state"
+    models: Annotated[str, Field(min_length=1)] | None = None
     coordinator: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     roster: str = "roster.json"
     ca: str = "ca.pem"
@@ -91,6 +125,8 @@ class AggregatorFile(Frozen):
     superlink: Port | None = None
     messages: Literal["memory", "disk"] = "memory"
     runs: RunSettings = RunSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    page: PageSettings | None = None
 
 
 def read_aggregator(path: Path) -> AggregatorFile:
@@ -133,6 +169,19 @@ class Aggregator:
         folder = self.path.parent / self.file.state
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
+
+    @property
+    def models(self) -> Path | None:
+        """Folder of pretrained models, if it has one."""
+        models = self.file.models
+        return None if models is None else self.path.parent / models
+
+    @property
+    def tracking(self) -> Targets:
+        """Where the figures of runs go."""
+        wanted, here = self.file.tracking, self.path.parent
+        token = None if wanted.token_file is None else str(here / wanted.token_file)
+        return Targets(wanted.to, str(here), token)
 
     @property
     def roster_path(self) -> Path:
@@ -260,16 +309,20 @@ class Aggregator:
         write_aggregator(self.file, self.path)
 
     def install_roster(self, document: bytes) -> Roster:
-        """Put a newer roster in the place of the one that is there.
+        """Put a newer roster in the place of the one that is there; the same one stays.
 
         Raises:
-            InputError: It is not newer.
+            InputError: It is older, or another one of the same version.
             ProtocolError: It is no roster of this coordinator.
         """
         new = read_roster(document, self.coordinator)
-        if self.roster_path.exists() and new.version <= (has := self.roster().version):
+        has = self.roster() if self.roster_path.exists() else None
+        if has == new:
+            return new
+        if has is not None and new.version <= has.version:
             raise _NotNewer(
-                f"this is roster {new.version}, and roster {has} is installed",
+                f"this is {'another ' * (new.version == has.version)}roster {new.version}, "
+                f"and roster {has.version} is installed",
                 todo="ask the coordinator for the newest one",
             )
         write_aside(self.roster_path, document)
@@ -277,7 +330,7 @@ class Aggregator:
 
 
 class _NotNewer(InputError):  # noqa: N818 - reads as the fact that it states
-    """A roster that is as old as the one that is there, or older."""
+    """A roster that is older than the one that is there, or another one as old."""
 
 
 def found_aggregator(path: Path, *, name: str, host: str, port: int) -> Aggregator:

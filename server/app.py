@@ -16,10 +16,11 @@ from fedward.models.registry import read_settled
 from fedward.server.events import Listener
 from fedward.server.federation import Federation
 from fedward.server.lost_rounds import DEPLOYED, LostRounds
-from fedward.server.registered_run import run_registered
+from fedward.server.quick_grid import quick
 from fedward.server.run_folder import write_results
 from fedward.server.run_registry import RunFolder
 from fedward.server.sentences import log_event
+from fedward.server.tracked_run import run_tracked
 from fedward.study.errors import OptionError
 
 Config = Mapping[str, object]
@@ -31,31 +32,45 @@ def make_app(listener: Listener = log_event, config: Config | None = None) -> Se
     Args:
         listener: Is told what happens; writes to Flower's log by default.
         config: Either `folder` (a run's folder in the registry, which holds everything else) with
-            `repeats` and `wait_seconds` for rounds that too few answered, or
+            `repeats` and `wait_seconds` for rounds that too few answered, `tracking` (trackers,
+            see `fedward.server.tracked_run`), or
             `study` (path of the study file), `out` (folder for the results; none are written if it
-            is empty), `seed` and `run` (the run's name); the run's own configuration if None.
+            is empty), `seed` and `run` (the run's name); both may have `models` (folder of
+            pretrained models); the run's own configuration if None.
     """
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         given = context.run_config if config is None else config
-        _run(grid, {"run": str(context.run_id), **{k: v for k, v in given.items() if v}}, listener)
+        named = {"run": str(context.run_id), **{k: v for k, v in given.items() if v}}
+        with quick(grid) as line:
+            _run(line, named, listener)
 
     return server_app
 
 
 def _run(grid: Grid, config: Config, listener: Listener) -> None:
+    models = _path(config, "models") if config.get("models") else None
     if "folder" in config:
         folder = _path(config, "folder")
         with _logged(RunFolder(folder).log):
-            run_registered(folder, grid, listener, lost_rounds=_patience(config))
+            run_tracked(
+                folder,
+                grid,
+                listener,
+                str(config.get("tracking", "")),
+                lost_rounds=_patience(config),
+                models=models,
+            )
         return
     study = read_settled(_path(config, "study"))
     seed, run = int(str(config.get("seed", 0))), str(config["run"])
-    outcome = Federation(study, grid, run=run, seed=seed, listener=listener).train_and_judge()
+    outcome = Federation(
+        study, grid, run=run, seed=seed, listener=listener, models=models
+    ).train_and_judge()
     if "out" in config:
-        write_results(study, outcome, _path(config, "out"))
+        write_results(study, outcome, _path(config, "out"), models=models)
 
 
 def _patience(config: Config) -> LostRounds:

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,24 @@ _ASIDE = "new"
 _PARTS: tuple[Part, ...] = ("validation", "test")
 
 
+class Best(NamedTuple):
+    """The best model so far, of a study that stops early.
+
+    Attributes:
+        rounds: After which it was.
+        value: Its metric on the validation part.
+        waited: Measured rounds since then that brought no improvement.
+        model: Shape (d,), float32.
+        sums: That the metric is of.
+    """
+
+    rounds: int
+    value: float
+    waited: int
+    model: Vector
+    sums: Sums
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A run after an exchange.
@@ -53,12 +71,15 @@ class Checkpoint:
         model: Shape (d,), float32.
         optimizer: What the server's optimizer remembers.
         rounds: Each round so far.
-        refusals: Each refusal so far.
+        refusals: The newest refusals, in the order in which they came.
         judged: Metric sums of the final model; None for a part that could not be judged.
         scaling: What was measured before the first round; None before that, and in a study that
             measures nothing.
+        counted: Each hospital's last round that came into a sum, by its name; only where the
+            study's algorithm has to know.
         roster: Version of the consortium's roster; 0 where there is none.
         seconds: That the run has taken.
+        best: The best model so far, where the study stops early.
     """
 
     study: str
@@ -71,8 +92,16 @@ class Checkpoint:
     refusals: tuple[Refused, ...] = ()
     judged: Mapping[Part, Sums | None] = field(default_factory=dict)
     scaling: Scaling | None = None
+    counted: Mapping[str, int] = field(default_factory=dict)
     roster: int = 0
     seconds: float = 0.0
+    best: Best | None = None
+
+    @property
+    def last_finished(self) -> int:
+        """Number of the round that the model is of: a lost one leaves it as it was; 0 at first."""
+        finished = (record.round for record in self.rounds if isinstance(record, RoundFinished))
+        return max(finished, default=0)
 
 
 class Checkpoints:
@@ -136,6 +165,9 @@ def _packed(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
     arrays |= {f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()}
     sums = {part: found for part, found in checkpoint.judged.items() if found is not None}
     arrays |= {f"judged.{part}": found for part, found in sums.items()}
+    best = checkpoint.best
+    if best is not None:
+        arrays |= {"best.model": best.model, "best.sums": best.sums}
     packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     state = {
         "version": _VERSION,
@@ -147,8 +179,10 @@ def _packed(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
         "seconds": checkpoint.seconds,
         "judged": list(checkpoint.judged),
         "scaling": None if checkpoint.scaling is None else asdict(checkpoint.scaling),
+        "counted": dict(checkpoint.counted),
         "rounds": [packed_round(record) for record in checkpoint.rounds],
         "refusals": [asdict(refused) for refused in checkpoint.refusals],
+        "best": None if best is None else [best.rounds, best.value, best.waited],
         "arrays": hashlib.sha256(packed).hexdigest(),
     }
     return packed, json.dumps(state, indent=1).encode() + b"\n"
@@ -176,9 +210,18 @@ def _unpacked(arrays: dict[str, NDArray[Any]], state: dict[str, Any]) -> Checkpo
         ),
         judged=judged,
         scaling=_scaling(state.get("scaling")),  # a run that was begun before has none
+        counted={str(k): int(v) for k, v in state.get("counted", {}).items()},
         roster=int(state["roster"]),
         seconds=float(state["seconds"]),
+        best=_best(state.get("best"), arrays),
     )
+
+
+def _best(values: list[float] | None, arrays: Mapping[str, NDArray[Any]]) -> Best | None:
+    if values is None:
+        return None
+    rounds, value, waited = values
+    return Best(int(rounds), float(value), int(waited), arrays["best.model"], arrays["best.sums"])
 
 
 def _scaling(values: dict[str, list[float]] | None) -> Scaling | None:

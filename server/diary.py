@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -33,8 +34,9 @@ class Diary:
         line = json.dumps({"at": at, "event": event, **fields}, ensure_ascii=False)
         _emit(self._file, line)
         if self._stream is not None:
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+            with contextlib.suppress(OSError, ValueError):  # a full disk, a pipe that was closed
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedward.models.tasks.any_task import Sums
 from fedward.study.messages import Part, Refusal, Vector
 
 Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HospitalsAwaited:
+    """Too few hospitals are there to begin.
+
+    Attributes:
+        ready: Those that are connected and have approved the study.
+        wanted: By the study.
+        why: What the others do not do, as far as they said; may be empty.
+    """
+
+    ready: int
+    wanted: int
+    why: str
+
+    @property
+    def words(self) -> str:
+        """In a clause."""
+        return f"for hospitals, {self.ready} of {self.wanted} are ready" + (
+            f" ({self.why})" if self.why else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -117,11 +140,17 @@ class Outcome:
         curve: Metrics on `part` after 0, 1, ... rounds; None where nothing was measured.
         part: The part that the curve was measured on.
         rounds: Each round.
-        refusals: Every refusal or failure with its round.
+        refusals: The newest refusals and failures, each with its round.
         seconds: The whole federation.
         scaling: Center and scale of each measured feature; None in a study that measures nothing.
+        personal: Metrics of the hospitals' personal models on their own test parts, all records
+            together; None in a study without such models beside the global one.
         noise: Of every evaluation, at each hospital: its multiplier, the largest norm of what one
             patient adds, and the standard deviation in each sum; None where there is none.
+        sums: What the figures are computed from, by part; see `fedward.models.judged`.
+        early_stopping: The `metric` and its `value` on the validation part, the `round` whose model
+            this is, and how many were `trained`; None in a study that trains all its rounds.
+        on_test: All that judging on the test part added up; None where nobody could judge.
     """
 
     model: Vector
@@ -135,9 +164,22 @@ class Outcome:
     seconds: float = 0.0
     scaling: dict[str, dict[str, float]] | None = None
     noise: dict[str, float] | None = None
+    personal: Metrics | None = None
+    early_stopping: dict[str, Any] | None = None
+    sums: Mapping[Part, Sums] = field(default_factory=dict)
+    on_test: Sums | None = None
 
 
-Event = RoundStarted | Answered | Refused | RoundFinished | RoundLost | RoundDelayed | Outcome
+Event = (
+    HospitalsAwaited
+    | RoundStarted
+    | Answered
+    | Refused
+    | RoundFinished
+    | RoundLost
+    | RoundDelayed
+    | Outcome
+)
 Listener = Callable[[Event], None]
 
 

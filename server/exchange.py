@@ -11,13 +11,14 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedward.server.pulling import Pulling
-from fedward.study.errors import FedwardError, TrainingError
+from fedward.server.pulling import TOO_LARGE, Pulling, ReplyTooLarge
+from fedward.study.errors import FedwardError, TrainingError, printable
 from fedward.study.messages import Answer, Refusal
 from fedward.study.wire import unpack_answer
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _SHARE = 0.05  # of the time since the last answer that may pass until the next look
+_LONGEST_REASON = 500  # characters; a hospital says it, and it stays in logs and checkpoints
 _UNREACHABLE = {
     ErrorCode.MESSAGE_UNAVAILABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
@@ -59,7 +60,7 @@ def exchange(
     deadline: float,
     heed: Heed = go_on,
 ) -> Heard:
-    """Ask nodes, and hand over each answer as it comes; no two are ever held.
+    """Ask nodes, and hand over each answer as it comes; no two long ones are ever held.
 
     Args:
         grid: The way to the hospitals.
@@ -84,7 +85,7 @@ def exchange(
         # Not the reply's own source: what a SuperLink says of a lost node comes from itself.
         node = asked[reply.metadata.reply_to_message_id]
         missing.discard(node)
-        if reply.has_error() and reply.error.code in _UNREACHABLE:
+        if _is_unreachable(reply):
             heard.silent.append(node)
             continue
         refusal = _take(node, reply, take, size)
@@ -99,22 +100,30 @@ def exchange(
 def _replies(
     grid: Grid, pushed: list[str], size: int, deadline: float, heed: Heed
 ) -> Iterator[Message]:
-    """Each reply once. They are pulled one by one: a vector is dropped before the next comes."""
+    """Each reply once. Long ones are pulled one by one: each is dropped before the next comes."""
     waiting = dict.fromkeys(pushed)
+    unheard: list[str] = []
     latest = time.monotonic()
     last = latest + deadline
-    with closing(Pulling(grid, size=size * 4)) as pulling:
+    with closing(Pulling(grid, size=size * 4, hospitals=len(pushed))) as pulling:
         while waiting and time.monotonic() < last:
             heed()
             before = len(waiting)
             for reply in pulling.replies(list(waiting)):
                 if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
                     del waiting[reply.metadata.reply_to_message_id]
+                    if _is_unreachable(reply):
+                        unheard.append(reply.metadata.reply_to_message_id)
                     yield reply
             if len(waiting) < before:
                 latest = time.monotonic()
             else:
                 _pause(time.monotonic() - latest)
+        pulling.forget([*unheard, *waiting])
+
+
+def _is_unreachable(reply: Message) -> bool:
+    return reply.has_error() and reply.error.code in _UNREACHABLE
 
 
 def _pause(passed: float) -> None:
@@ -126,7 +135,8 @@ def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
     """Hand one reply over, or say why not. A reply that cannot be used harms no other."""
     name = f"node {node}"
     if reply.has_error():
-        return Refusal(name, "Error", _last_line(reply.error.reason), "")
+        kind = ReplyTooLarge.__name__ if reply.error.code == TOO_LARGE else "Error"
+        return Refusal(name, kind, _last_line(reply.error.reason), "")
     try:
         answer = unpack_answer(reply.content, size=size)
         if isinstance(answer, Refusal):
@@ -137,7 +147,7 @@ def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
         what, todo = (
             (error.what, error.todo) if isinstance(error, FedwardError) else (str(error), "")
         )
-        return Refusal(name, TrainingError.__name__, what, todo)
+        return Refusal(name, TrainingError.__name__, printable(what[:_LONGEST_REASON]), todo)
     finally:
         for record in reply.content.values():
             record.clear()  # Flower's messages outlive their last use
@@ -146,4 +156,5 @@ def _take(node: int, reply: Message, take: Take, size: int) -> Refusal | None:
 
 def _last_line(reason: str | None) -> str:
     lines: Iterable[str] = [line for line in (reason or "").splitlines() if line.strip()]
-    return next(reversed(list(lines)), "failed without a reason").strip()
+    last = next(reversed(list(lines)), "failed without a reason").strip()
+    return printable(last[:_LONGEST_REASON])

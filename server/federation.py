@@ -7,10 +7,10 @@ model. Hospitals are looked up anew for every round.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,22 @@ from flwr.serverapp import Grid
 
 from fedward.models import flat
 from fedward.models.registry import build, settled
+from fedward.models.resampled import resampled_of
 from fedward.models.task import task_of
 from fedward.models.tasks.any_task import Sums
-from fedward.models.tasks.noised_classification import NoisedClassification
+from fedward.models.travelling import travelling
 from fedward.privacy.contribution import Layout
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of, scaling_of
 from fedward.privacy.statistics_table import TableSums, cells_of, table_of
 from fedward.server.asked import AskedBefore
 from fedward.server.checkpoint import Checkpoint, Checkpoints
+from fedward.server.early_stopping import stopping_of
 from fedward.server.events import (
     Answered,
     Event,
+    HospitalsAwaited,
     Listener,
-    Metrics,
     Outcome,
     Refused,
     RoundDelayed,
@@ -42,14 +44,16 @@ from fedward.server.events import (
     nobody,
 )
 from fedward.server.exchange import Heed, go_on
+from fedward.server.giving_up import GivingUp
+from fedward.server.judgement import monitored, outcome_of
 from fedward.server.lost_rounds import SIMULATED, LostRounds
 from fedward.server.members import Members
 from fedward.server.offering import NoOffer, Offering
-from fedward.server.optimizer import ServerOptimizer
-from fedward.server.run_errors import RunPaused
+from fedward.server.optimizers import optimizer_of
+from fedward.server.presence import Presence
 from fedward.server.secure_summing import SecureSumming
 from fedward.server.summing import Gathered, PlainSumming, Summing
-from fedward.study.errors import FederationError, OptionError, RefusedError
+from fedward.study.errors import FederationError, OptionError
 from fedward.study.messages import (
     EvaluateRequest,
     MeasureRequest,
@@ -60,8 +64,10 @@ from fedward.study.messages import (
     Vector,
 )
 from fedward.study.privacy import LocalPrivacy
+from fedward.study.scaling import Scaling
 from fedward.study.study import Study
 
+_MOST_REFUSALS = 1000  # the newest; every checkpoint holds them, and every event was logged
 _LOOK_AGAIN = 0.2  # seconds between looks at who is connected
 
 
@@ -85,6 +91,7 @@ class Federation:
         members: Callable[[], Members | None] = _everybody,
         offering: Offering | None = None,
         heed: Heed = go_on,
+        models: Path | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -99,6 +106,7 @@ class Federation:
             members: Who may take part, asked before every exchange; everybody if it gives None.
             offering: Puts the study before the hospitals; without it they approved it beforehand.
             heed: Called again and again; what it raises ends the run, which can be taken up later.
+            models: The aggregator's folder of pretrained models.
         """
         self._study = study = settled(study)
         self._grid = grid
@@ -107,14 +115,15 @@ class Federation:
         self._tell = listener
         self._lost_rounds = lost_rounds
         self._members = members
-        self._offering: Offering = offering or NoOffer()
         self._heed = heed
+        self._models = models
         self._digest = study.digest()
         self._task = task_of(study)
-        self._fewest = study.participation.fewest
-        self._optimizer = ServerOptimizer(study.aggregation)
+        self._resampled = resampled_of(study, self._task)
+        self._optimizer = optimizer_of(study, seed=seed)
+        self._stopping = stopping_of(study.training.early_stopping, partial(monitored, self._task))
+        self._giving_up = GivingUp(lost_rounds, fewest=study.participation.fewest)
         self._checkpoints = None if folder is None else Checkpoints(folder)
-        self._nodes: list[int] = []
         asked = AskedBefore(None if folder is None else folder / "asked.json")
         self._summing: Summing = (
             SecureSumming(study, grid, run=run, asked=asked, heed=heed)
@@ -122,7 +131,16 @@ class Federation:
             else PlainSumming(study, grid, heed=heed)
         )
         self._so_far = Checkpoint(self._digest, run, seed, 0, np.zeros(0, np.float32))
-        self._looked = False
+        self._present = Presence(
+            study.participation,
+            grid,
+            self._summing,
+            seed=seed,
+            members=members,
+            offering=offering or NoOffer(),
+            heed=heed,
+            note=self._note,
+        )
         self._started = time.monotonic()
 
     def train_and_judge(self) -> Outcome:
@@ -137,19 +155,21 @@ class Federation:
             OptionError: The checkpoints are another run's.
         """
         self._started = time.monotonic()
-        network = build(self._study, seed=self._seed)
+        network = build(self._study, seed=self._seed, models=self._models)
         if isinstance(self._study.privacy, LocalPrivacy):
             refuse_unprotected(network)
-        self._restore_or_begin(flat.flatten(network))
+        self._restore_or_begin(flat.flatten(network, travelling(self._study, network)))
         monitor, rounds = self._monitored_part(), self._study.training.rounds
         if self._so_far.exchange < self._study.judging_round("test"):
             self._wait_for_hospitals()
-        self._stop_if_hopeless(taken_up=True)
+        self._giving_up.stop_if_hopeless(self._so_far.rounds, taken_up=True)
         if self._study.data.measured and self._so_far.scaling is None:
             self._measure()
         for server_round in range(self._so_far.exchange + 1, rounds + 1):
+            if self._stopping.over(self._so_far):
+                break
             self._round(server_round, monitor)
-            self._stop_if_hopeless()
+            self._giving_up.stop_if_hopeless(self._so_far.rounds)
         outcome = self._judge(monitor)
         self._tell(outcome)
         return outcome
@@ -170,6 +190,35 @@ class Federation:
         self._keep(exchange=0)
         self._wait_for_hospitals()
         return table_of(self._measured_sums(), self._study)
+
+    def judged_again(self, model: Vector, scaling: Scaling | None) -> Sums:
+        """Wait for the hospitals, and only judge a finished run's model on the test part.
+
+        Args:
+            model: What travels of it, shape (d,), float32.
+            scaling: The constants that its run measured; None where it measured none.
+
+        Returns:
+            All sums of the exchange, in the form of the run's own judging.
+
+        Raises:
+            OptionError: Each hospital has a part of the model for itself, under the run's name.
+            FederationError: Too few hospitals came, or too few answered.
+        """
+        if self._study.personal:
+            raise OptionError(
+                "the hospitals keep parts of this study's model for themselves, by their run",
+                todo="use the table of the run's own end",
+            )
+        self._started = time.monotonic()
+        self._keep(exchange=0)
+        self._wait_for_hospitals()
+        found = self._judged_on("test", model, scaling)
+        if found is None:
+            raise self._giving_up.stop(
+                "judging on test: no hospital could", todo="see the hospitals' own logs"
+            )
+        return found
 
     def _restore_or_begin(self, first: Vector) -> None:
         latest = None if self._checkpoints is None else self._checkpoints.latest()
@@ -220,21 +269,25 @@ class Federation:
         layout = layout_of(study.data, cells=cells_of(study))
         total = self._ask(request, "measuring over all hospitals", layout).total
         if total is None or not total.metrics[0]:
-            raise self._stop(
+            raise self._giving_up.stop(
                 "measuring over all hospitals: no hospital could",
                 todo="see the hospitals' own logs",
             )
         return total.metrics
 
-    def _round(self, server_round: int, monitor: Part | None) -> None:
+    def _round(self, server_round: int, monitor: Part) -> None:
         started, rounds = time.monotonic(), self._study.training.rounds
-        model = self._so_far.model
+        so_far, model = self._so_far, self._so_far.model
         request = TrainRequest(
-            *(self._digest, self._run, server_round, model, monitor), scaling=self._so_far.scaling
+            *(self._digest, self._run, server_round, self._optimizer.asked(model), monitor),
+            scaling=so_far.scaling,
+            counted=so_far.counted,
         )
-        gathered = self._ask(request, f"round {server_round}", self._layout(len(model)))
+        gathered = self._ask(request, f"round {server_round}", self._layout(len(request.model)))
         total = gathered.total
         record: RoundFinished | RoundLost
+        measured = None if total is None else total.metrics
+        best = self._stopping.watched(so_far.best, so_far.last_finished, model, measured)
         if total is None:
             seconds = time.monotonic() - started
             record = RoundLost(server_round, rounds, seconds, gathered.attempts, gathered.why)
@@ -253,56 +306,44 @@ class Federation:
                 answered=len(gathered.answered),
                 silent=gathered.silent,
                 part=monitor,
-                metrics=self._metrics(total.metrics) if monitor else None,
+                metrics=monitored(self._task, total.metrics),
                 attempts=gathered.attempts,
                 clipped=total.clipped,
                 capped=total.capped,
                 failed=total.failed,
             )
         records = (*self._so_far.rounds, record)
-        self._keep(exchange=server_round, model=model, rounds=records)
+        counted = self._counted(server_round, [] if total is None else gathered.answered)
+        self._keep(exchange=server_round, model=model, rounds=records, counted=counted, best=best)
         self._tell(record)
 
-    def _judge(self, monitor: Part | None) -> Outcome:
+    def _counted(self, server_round: int, answered: Sequence[str]) -> Mapping[str, int]:
+        """Each hospital's last round in a sum, for an algorithm that sends more than the model."""
+        if self._study.aggregation.vectors == 1:
+            return {}
+        return {**self._so_far.counted, **dict.fromkeys(answered, server_round)}
+
+    def _judge(self, monitor: Part) -> Outcome:
         """The final model on validation, where the threshold may be chosen, and then on test."""
         for part in self._study.judged_parts:
             number = self._study.judging_round(part)
             if self._so_far.exchange >= number:
                 continue
-            request = EvaluateRequest(
-                *(self._digest, self._run, number, self._so_far.model, part),
-                scaling=self._so_far.scaling,
-            )
-            where = f"judging the final model on {part}"
-            total = self._ask(request, where, self._layout(0)).total
-            found = None if total is None else total.metrics
+            model = self._stopping.delivered(self._so_far).model
+            found = self._judged_on(part, model, self._so_far.scaling)
             self._keep(exchange=number, judged={**self._so_far.judged, part: found})
-        sums, done = self._so_far.judged, self._so_far
-        validation, test = sums.get("validation"), sums.get("test")
-        threshold = self._task.threshold(validation)
-        nothing = np.zeros(self._task.size)
-        last = sums.get(monitor) if monitor else None
-        curve = [None if isinstance(r, RoundLost) else r.metrics for r in done.rounds]
-        return Outcome(
-            model=done.model,
-            test=self._task.metrics(nothing if test is None else test, threshold),
-            validation=None if validation is None else self._task.metrics(validation, threshold),
-            threshold=threshold,
-            part=monitor,
-            curve=[*curve, None if last is None else self._metrics(last)],
-            rounds=list(done.rounds),
-            refusals=list(done.refusals),
-            seconds=done.seconds,
-            scaling=None if done.scaling is None else done.scaling.named(self._study.data),
-            noise=self._noise(),
-        )
+        final = self._stopping.delivered(self._so_far)
+        return outcome_of(self._study, self._task, self._so_far, monitor, final)
 
-    def _noise(self) -> dict[str, float] | None:
-        """What noise is in the metrics; None where there is none."""
-        noise, task = self._study.evaluation_noise, self._task
-        if noise is None or not isinstance(task, NoisedClassification):
-            return None
-        return {"multiplier": noise, "norm": task.norm, "deviation": task.deviation}
+    def _judged_on(self, part: Part, model: Vector, scaling: Scaling | None) -> Sums | None:
+        """All that a part's judging adds up to; None where nobody could judge."""
+        number = self._study.judging_round(part)
+        request = EvaluateRequest(self._digest, self._run, number, model, part, scaling=scaling)
+        layout = self._layout(0).of_models(self._study.judged_models)
+        if part == "test" and self._resampled is not None:
+            layout = layout.with_more(self._resampled.size, self._resampled.reals)
+        total = self._ask(request, f"judging the final model on {part}", layout).total
+        return None if total is None else total.metrics
 
     def _layout(self, parameters: int) -> Layout:
         return Layout(parameters, self._task.size, self._task.reals)
@@ -326,30 +367,28 @@ class Federation:
             training = isinstance(request, TrainRequest)
             if gathered.hopeless and policy.pauses:
                 return gathered
-            self._stop_if_refused(gathered, where, asked)
+            self._giving_up.stop_if_refused(gathered, where, asked)
             if repeat == policy.repeats:
                 return self._give_up(gathered, where, training=training)
             repeat += 1
             wait = policy.wait_seconds
             self._tell(RoundDelayed(request.round, rounds, repeat, wait, gathered.why))
-            self._sleep(wait)
+            self._present.sleep(wait)
 
     def _give_up(self, gathered: Gathered, where: str, *, training: bool) -> Gathered:
         """A round may be lost where the next can be better; the final model is judged once."""
         if training and not self._lost_rounds.pauses:
             return gathered
-        there = [node for node in self._nodes if node not in gathered.absent]
+        there = [node for node in self._present.nodes if node not in gathered.absent]
         if training and gathered.fixed and not self._summing.lacking(there):
             return gathered  # those who were asked do not come back, and the others are enough
-        raise _too_few(self._kind, where, gathered.why)
+        raise self._giving_up.too_few(where, gathered.why)
 
     def _ask_once(self, request: Request, layout: Layout) -> tuple[Gathered, int]:
         """What came of it, and how many were asked."""
         training = isinstance(request, TrainRequest)
-        if not self._looked:
-            self._look_around(request.round)
-        self._looked = False
-        nodes = self._invite(request.round) if training else self._nodes
+        self._present.look(request.round)
+        nodes = self._present.invited(request.round) if training else self._present.nodes
         why = self._summing.lacking(nodes) if self._lost_rounds.pauses else ""
         if why and not self._summing.begun(request.round):
             return Gathered(why=why), len(nodes)  # whoever were asked now would work for nothing
@@ -366,124 +405,36 @@ class Federation:
         self._note(request.round, gathered.refusals)
         return gathered, len(nodes)
 
-    def _look_around(self, number: int) -> None:
-        """Who is connected and may take part, as it is now."""
-        members = self._members()
-        if members is not None:
-            self._summing.allow(members.names)
-        present = self._approving()
-        self._note(number, self._summing.begin(present))
-        wanted = self._study.participation.hospitals
-        able = present if len(present) <= wanted else self._summing.able(present)
-        others = [node for node in present if node not in able]
-        self._nodes = sorted([*able, *others][:wanted])
-
-    def _approving(self) -> list[int]:
-        """Those that are connected and whose hospital has approved the study."""
-        return self._offering.approving(sorted(self._grid.get_node_ids()))
-
     def _note(self, server_round: int, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
             event = Refused(server_round, refusal)
-            self._so_far = replace(self._so_far, refusals=(*self._so_far.refusals, event))
+            kept = (*self._so_far.refusals, event)[-_MOST_REFUSALS:]
+            self._so_far = replace(self._so_far, refusals=kept)
             self._tell(event)
-
-    def _invite(self, server_round: int) -> list[int]:
-        asked = self._study.participation.asked
-        if asked >= len(self._nodes):
-            return self._nodes
-        chosen = random.Random(f"{self._seed}/{server_round}").sample(self._nodes, asked)  # noqa: S311 - who is invited is no secret
-        return sorted(chosen)
 
     def _wait_for_hospitals(self) -> None:
         """All of them before the first round; a run that is taken up waits for a moment only."""
-        wanted, patience = self._study.participation.hospitals, self._lost_rounds.wait_seconds
-        taken_up = self._so_far.exchange > 0 or any(map(self._summing.begun, (0, 1)))
-        wait = self._study.participation.wait_seconds
-        last = time.monotonic() + (min(wait, patience) if taken_up else wait)
-        while (count := len(self._approving())) < wanted:
-            if time.monotonic() > last and taken_up:
-                break
-            if time.monotonic() > last:
-                waits = self._offering.waiting_for
-                raise self._stop(
-                    f"{count} of {wanted} hospitals are ready{f' ({waits})' if waits else ''}",
-                    todo="start the others, have the study approved there, or raise "
-                    "[participation] wait_seconds",
-                )
-            self._sleep(_LOOK_AGAIN)
-        self._look_around(self._so_far.exchange)
-        self._looked = True
+        who, patience = self._study.participation, self._lost_rounds.wait_seconds
+        first = (0, 1, self._study.judging_round("test"))  # that a run can begin with
+        taken_up = self._so_far.exchange > 0 or any(map(self._summing.begun, first))
+        most = min(who.wait_seconds, patience) if taken_up else who.wait_seconds
 
-    def _sleep(self, seconds: float) -> None:
-        last = time.monotonic() + seconds
-        self._heed()
-        while (left := last - time.monotonic()) > 0:
-            time.sleep(min(left, _LOOK_AGAIN))
-            self._heed()
+        def awaited(ready: int, why: str) -> None:
+            self._tell(HospitalsAwaited(ready, who.hospitals, why))
+
+        number = self._so_far.exchange
+        count = self._present.wait(number, most=most, enough=taken_up, awaited=awaited)
+        if count < who.hospitals and not taken_up:
+            waits = self._present.waiting_for
+            raise self._giving_up.stop(
+                f"{count} of {who.hospitals} hospitals are ready{f' ({waits})' if waits else ''}",
+                todo="start the others, have the study approved there, or raise "
+                "[participation] wait_seconds",
+            )
 
     def _monitored_part(self) -> Part:
         """Validation; the test part, for the curve only, where a study has no validation part."""
         return "validation" if self._study.data.validated else "test"
-
-    def _metrics(self, sums: Sums) -> Metrics | None:
-        threshold = self._task.threshold(sums)
-        return self._task.metrics(sums, threshold) if np.any(sums) else None
-
-    def _stop_if_refused(self, gathered: Gathered, where: str, asked: int) -> None:
-        """Asking again does not help where so many hospitals said no that too few are left.
-
-        In a deployment only a person's no counts; what went wrong by itself may go well again.
-        """
-        said = gathered.refusals
-        if self._lost_rounds.pauses:
-            said = [refusal for refusal in said if refusal.error in _says_no()]
-        if asked - len(said) >= self._fewest:
-            return
-        if not said:
-            return
-        others = len(said) - 1
-        more = f" (and {others} more refusals)" if others else ""
-        raise self._stop(
-            f"{where}: {said[0].what}{more}",
-            todo=said[0].todo or "see that hospital's log",
-            where=f"hospital {said[0].hospital}",
-        )
-
-    def _stop_if_hopeless(self, *, taken_up: bool = False) -> None:
-        """A run whose last rounds were all lost does not get better by going on."""
-        rounds, most = self._so_far.rounds, self._lost_rounds.most_lost
-        latest = [record for record in rounds[-most:] if isinstance(record, RoundLost)]
-        if not latest or len(latest) < len(rounds[-most:]):
-            return
-        last = latest[-1]
-        if last.round == last.rounds and len(latest) == len(rounds):
-            raise _too_few(FederationError, f"round {last.round}", last.why)
-        at_the_end = last.round == last.rounds and not self._lost_rounds.pauses
-        if at_the_end or (len(latest) == most and not taken_up and last.round != last.rounds):
-            raise _too_few(self._kind, f"round {last.round}", last.why)
-
-    @property
-    def _kind(self) -> type[FederationError]:
-        return RunPaused if self._lost_rounds.pauses else FederationError
-
-    def _stop(self, what: str, *, todo: str, where: str = "") -> FederationError:
-        return self._kind(what, todo=todo, where=where)
-
-
-def _says_no() -> set[str]:
-    """Names of the errors that say that a hospital will not."""
-    kinds: list[type[Exception]] = [RefusedError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    return {kind.__name__ for kind in kinds}
-
-
-def _too_few(kind: type[FederationError], where: str, why: str) -> FederationError:
-    return kind(
-        f"{where}: {why}",
-        todo="raise [participation] deadline_seconds, or lower min_hospitals",
-    )
 
 
 def _ignore(hospital: str) -> None:

@@ -1,36 +1,34 @@
 """The one public port: TLS, and nothing behind it but the hospitals' API.
 
-A request passes only if its target is, byte for byte, one plain path below the prefix: nothing is
-decoded or normalised, so there is nothing to disagree about with the server behind. What goes on is
-built anew from the parts that are known, never copied. Everything else is answered 404 with an
-empty body, and the connection is closed.
+A request passes only if its target is, byte for byte, one path of a fixed table: nothing is decoded
+or normalised, so there is nothing to disagree about with the server behind. What goes on is a call
+over gRPC, built anew from the parts that are known, never copied. Everything else is answered 404
+with an empty body, and the connection is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import h11
 
 from fedward.server.allowance import Allowance, NoRoom
-from fedward.server.http_sides import CHUNK, Behind, Caller, Limits
+from fedward.server.fleet_methods import CARRIES_OBJECTS, METHODS
+from fedward.server.grpc_side import Behind, NobodyThere
+from fedward.server.http_sides import CHUNK, Caller, Limits
 from fedward.server.lobby import Lobby, Visit, network_of
 from fedward.study.errors import ServiceError
 
 Headers = Mapping[bytes, bytes]
 Who = bytes | bool | None
 
-_FRESH_SECONDS = 2.0  # the server behind closes an idle connection after 5 s
 _SHUT_SECONDS = 2.0  # for the end of TLS
-_ONE_PLAIN_STEP = rb"[a-z]+(?:-[a-z]+)*"
 _AT_MOST_ONCE = (b"content-length", b"content-type", b"host")
 _NEVER = {b"expect", b"transfer-encoding", b"upgrade"}
 
@@ -40,17 +38,13 @@ class Route:
     """What is behind the gate.
 
     Attributes:
-        address: Host and port.
-        tls: How to know that server.
-        prefix: Where the paths begin that may pass; ends in `/`.
-        forwarded: Beginnings of the names, in small letters, of the headers that are passed on.
+        address: Host and port of its fleet API, in gRPC.
+        certificate: What that server is known by, PEM.
         admits: Asked with a request's headers who sends it; 401 if that is nobody.
     """
 
     address: tuple[str, int]
-    tls: ssl.SSLContext
-    prefix: bytes
-    forwarded: tuple[bytes, ...]
+    certificate: bytes
     admits: Callable[[Headers], Who]
 
 
@@ -106,20 +100,20 @@ def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
 
 def verdict(request: h11.Request, route: Route, limits: Limits) -> tuple[int | None, Who]:
     """The status of a refusal, or None if the request may pass; and who sends it."""
-    status, headers = _form(request, route), dict(request.headers)
+    status, headers = _form(request), dict(request.headers)
     if status is not None:
         return status, None
     who = route.admits(headers)
     if not who:
         return 401, None
-    return (413 if int(headers[b"content-length"]) > limits.body else None), who
+    most = limits.body if request.target == CARRIES_OBJECTS else limits.words
+    return (413 if int(headers[b"content-length"]) > most else None), who
 
 
-def _form(request: h11.Request, route: Route) -> int | None:
+def _form(request: h11.Request) -> int | None:
     headers = dict(request.headers)
     names = [name for name, _ in request.headers]
-    path = re.escape(route.prefix) + _ONE_PLAIN_STEP
-    if request.method != b"POST" or not re.fullmatch(path, request.target):
+    if request.method != b"POST" or request.target not in METHODS:
         return 404
     if request.http_version != b"1.1" or _NEVER & headers.keys():
         return 404
@@ -152,7 +146,9 @@ class Gate:
         self._limits = limits or Limits()
         self._listener = listener
         self._bodies = Allowance(self._limits.bodies, self._limits.bodies_each)
-        self._idle: deque[tuple[Behind, Route, float]] = deque()
+        self._behind: Behind | None = None
+        self._leads_to: object = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._lobby = Lobby(self._limits)
         self._callers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -193,8 +189,10 @@ class Gate:
         for task in self._callers:
             task.cancel()
         await asyncio.gather(*self._callers, return_exceptions=True)
-        while self._idle:
-            self._idle.pop()[0].close()
+        if self._behind is not None:
+            self._leave(self._behind, grace=None)
+            self._behind = self._leads_to = None
+        await asyncio.gather(*self._ending)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection from before its handshake until it is closed.
@@ -239,30 +237,28 @@ class Gate:
         if not visit.admit():
             return await self._refuse(caller, 503)
         patience.reschedule(None)
-        return await self._pass_on(caller, request, route, who)
+        return await self._pass_on(caller, request, who)
 
-    async def _pass_on(self, caller: Caller, request: h11.Request, route: Route, who: Who) -> bool:
-        began = time.monotonic()
-        headers = dict(request.headers)
-        size, sent = int(headers[b"content-length"]), 0
-        kept = [
-            (name, value) for name, value in headers.items() if name.startswith(route.forwarded)
-        ]
+    async def _pass_on(self, caller: Caller, request: h11.Request, who: Who) -> bool:
+        began, headers = time.monotonic(), dict(request.headers)
+        size = int(headers[b"content-length"])
         try:
-            async with self._room(who, size), self._borrowed(route) as behind:
+            async with self._room(who, size):
                 try:
-                    await behind.ask(request.target, kept, size, caller.body())
-                    answer = await behind.answer()
+                    body = await caller.body()
                 except (OSError, h11.RemoteProtocolError):
                     return await self._refuse(caller, 503)
-                await caller.answer(answer)
-                async for data in behind.body():
-                    sent += len(data)
-                    await caller.send(data)
-        except (ConnectionRefusedError, NoRoom):
+                route = self.route  # a body takes its time: the server behind may be another one
+                if route is None:
+                    return await self._refuse(caller, 503)
+                answer = await self._reached(route).answer(request.target, headers, body)
+                del body
+                again = await caller.answer(answer.status, answer.kind, answer.body)
+        except (NoRoom, NobodyThere):
             return await self._refuse(caller, 503)
-        self._listener(Passage(answer.status_code, size, sent, time.monotonic() - began))
-        return await caller.end()
+        passed = time.monotonic() - began
+        self._listener(Passage(answer.status, size, len(answer.body), passed))
+        return again
 
     async def _refuse(self, caller: Caller, status: int) -> bool:
         self._listener(Passage(status))
@@ -270,38 +266,24 @@ class Gate:
         return False
 
     def _room(self, who: Who, size: int) -> AbstractAsyncContextManager[None]:
-        """A place for a body, which the server behind holds whole; a sign of life never waits."""
+        """A place for a body, which is held whole; a sign of life never waits."""
         if size <= CHUNK:
             return nullcontext()
         return self._bodies.taken(who, size, seconds=self._limits.idle_seconds)
 
-    @asynccontextmanager
-    async def _borrowed(self, route: Route) -> AsyncIterator[Behind]:
-        """A connection to the server behind; kept for the next request if this one went well."""
-        behind = await self._connected(route)
-        try:
-            yield behind
-        finally:
-            if behind.again():
-                self._idle.append((behind, route, time.monotonic()))
-            else:
-                behind.close()
+    def _reached(self, route: Route) -> Behind:
+        """The line to the server behind; one for all requests, as long as it is the same server."""
+        server = route.address, route.certificate
+        if self._behind is None or self._leads_to != server:
+            if self._behind is not None:
+                self._leave(self._behind, grace=self._limits.answer_seconds)
+            seconds = self._limits.answer_seconds
+            self._behind = Behind(*server, answer_seconds=seconds)
+            self._leads_to = server
+        return self._behind
 
-    async def _connected(self, route: Route) -> Behind:
-        while self._idle:
-            behind, its_route, since = self._idle.pop()
-            fresh = time.monotonic() - since < _FRESH_SECONDS
-            same = its_route.address == route.address and its_route.tls is route.tls
-            if fresh and same and behind.usable:
-                return behind
-            behind.close()
-        try:
-            reader, writer = await asyncio.open_connection(
-                *route.address,
-                ssl=route.tls,
-                limit=CHUNK,
-                ssl_handshake_timeout=self._limits.head_seconds,
-            )
-        except (OSError, TimeoutError) as error:
-            raise ConnectionRefusedError(str(error)) from None
-        return Behind(reader, writer, self._limits)
+    def _leave(self, behind: Behind, *, grace: float | None) -> None:
+        """End a line; what is under way on it has its time."""
+        ending = asyncio.create_task(behind.close(grace))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)

@@ -23,16 +23,20 @@ from fedward.privacy.contribution import Total
 from fedward.study.aggregation import (
     Aggregation,
     Bulyan,
+    Ditto,
     FedAdagrad,
     FedAdam,
     FedAvg,
     FedAvgM,
+    FedBN,
     FedMedian,
+    FedPer,
     FedProx,
     FedTrimmedAvg,
     FedYogi,
     Krum,
     QFedAvg,
+    Scaffold,
 )
 from fedward.study.errors import FederationError
 from fedward.study.messages import Vector
@@ -52,6 +56,10 @@ class ServerOptimizer:
         """Make the strategy that the study names."""
         self._strategy = _flower_strategy(aggregation)
         self._grid = _MeanOnlyGrid()
+
+    def asked(self, model: Vector) -> Vector:
+        """What hospitals are sent of a model with shape (d,); for most strategies the model."""
+        return model
 
     def step(self, server_round: int, model: Vector, each: Sequence[Total]) -> Vector:
         """The next model, shape (d,), float32.
@@ -75,10 +83,7 @@ class ServerOptimizer:
             arrays, _ = self._strategy.aggregate_train(server_round, replies)
         after: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
         if after is None or not np.isfinite(after).all():
-            raise FederationError(
-                f"round {server_round}: the server's optimizer made no finite model",
-                todo="lower [aggregation] server_learning_rate or [training] learning_rate",
-            )
+            raise not_finite(server_round)
         return after.astype(np.float32)
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -112,6 +117,14 @@ class ServerOptimizer:
             strategy.v_t = None if second is None else {_MODEL: np.array(second)}
 
 
+def not_finite(server_round: int) -> FederationError:
+    """The error for a step that came to no numbers."""
+    return FederationError(
+        f"round {server_round}: the server's optimizer made no finite model",
+        todo="lower [aggregation] server_learning_rate or [training] learning_rate",
+    )
+
+
 @contextmanager
 def _without_flower_log() -> Iterator[None]:
     """A strategy would log that one node took part: the mean."""
@@ -138,7 +151,8 @@ def _record(model: NDArray[Any]) -> ArrayRecord:
 def _flower_strategy(aggregation: Aggregation) -> flower.FedAvg:
     alone: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
     match aggregation:
-        case FedAvg() | FedProx() | QFedAvg():  # the others differ in the hospitals only
+        case FedAvg() | FedProx() | QFedAvg() | Scaffold() | FedBN() | FedPer() | Ditto():
+            # beside the mean they differ elsewhere: in the hospitals, and in what travels
             return flower.FedAvg(**alone)
         case FedAvgM():
             return flower.FedAvgM(

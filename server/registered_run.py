@@ -12,8 +12,10 @@ from flwr.serverapp import Grid
 from fedward.privacy.small_cells import shown_for
 from fedward.server.checkpoint import Checkpoints, packed_round
 from fedward.server.durable import write_durably, write_json
+from fedward.server.evaluated import write_evaluated
 from fedward.server.events import (
     Event,
+    HospitalsAwaited,
     Listener,
     Outcome,
     RoundDelayed,
@@ -22,16 +24,23 @@ from fedward.server.events import (
     RoundStarted,
 )
 from fedward.server.federation import Federation
+from fedward.server.judgement import finished
 from fedward.server.lost_rounds import DEPLOYED, LostRounds
+from fedward.server.model_registry import ModelRegistry
 from fedward.server.offering import SignedOffer
 from fedward.server.run_errors import RunPaused, RunStopped
 from fedward.server.run_folder import write_results
 from fedward.server.run_registry import STATISTICS, RunFolder, State, line_of
-from fedward.study.errors import FedwardError
+from fedward.study.errors import DataError, FedwardError
 
 
 def run_registered(
-    folder: Path, grid: Grid, listener: Listener, *, lost_rounds: LostRounds = DEPLOYED
+    folder: Path,
+    grid: Grid,
+    listener: Listener,
+    *,
+    lost_rounds: LostRounds = DEPLOYED,
+    models: Path | None = None,
 ) -> None:
     """Begin a run, or take it up where it was; when this returns its state says how it ended.
 
@@ -40,6 +49,7 @@ def run_registered(
         grid: The way to the hospitals.
         listener: Is told what happens, too.
         lost_rounds: How patient the run is.
+        models: The aggregator's folder of pretrained models.
 
     Raises:
         DataError: The folder is no run's.
@@ -52,7 +62,7 @@ def run_registered(
         return
     try:
         with run.taken():
-            _run(run, grid, listener, lost_rounds)
+            _run(run, grid, listener, lost_rounds, models)
     except RunStopped:
         run.clear_stop()
         run.mark("stopped")
@@ -73,7 +83,13 @@ def _mark(run: RunFolder, state: State, reason: str) -> None:
         run.mark(state, reason)
 
 
-def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds) -> None:
+def _run(
+    run: RunFolder,
+    grid: Grid,
+    listener: Listener,
+    lost_rounds: LostRounds,
+    models: Path | None,
+) -> None:
     record, study = run.record, run.study
     before = Checkpoints(run.checkpoint).latest()
     rounds = [] if before is None else list(before.rounds)
@@ -85,6 +101,8 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
 
     def listen(event: Event) -> None:
         match event:
+            case HospitalsAwaited():
+                run.mark("waiting", event.words)
             case RoundStarted():
                 run.mark("running")
             case RoundDelayed():
@@ -111,14 +129,33 @@ def _run(run: RunFolder, grid: Grid, listener: Listener, lost_rounds: LostRounds
         members=run.members,
         offering=offer,
         heed=heed,
+        models=models,
     )
     if record.wants == "statistics":
         found = shown_for(study, federation.statistics())
         write_json(found.model_dump(mode="json"), run.folder / STATISTICS)
+    elif record.wants == "evaluation":
+        _judge_again(run, federation)
     else:
         federation.train_and_judge()
-        write_results(study, outcomes[0], run.folder)
+        write_results(study, outcomes[0], run.folder, models=models)
+        ModelRegistry(run.folder.parent).enter(run)
     run.mark("finished")
+
+
+def _judge_again(run: RunFolder, federation: Federation) -> None:
+    """Another run's model, by the hospitals that are there now; that run stays as it is."""
+    study, other = run.study, RunFolder(run.folder.parent / run.record.of)
+    done = Checkpoints(other.checkpoint).latest()
+    if done is None or done.study != study.digest():
+        raise DataError(
+            "is no finished run of the same study",
+            todo="see fedward aggregator runs",
+            where=str(other.folder),
+        )
+    outcome = finished(study, done)
+    sums = federation.judged_again(outcome.model, done.scaling)
+    write_evaluated(study, sums, outcome.threshold, run.folder)
 
 
 def _write_history(run: RunFolder, rounds: Sequence[RoundFinished | RoundLost]) -> None:

@@ -2,6 +2,7 @@
 
 runs/
 ├── roster.json            who may take part, as the coordinator signed it
+├── models.sqlite          which models may be used, and who said so; beside it its head
 └── <run>/
     ├── run.json           name, study, seed, state and its reason
     ├── study.json         the study as the coordinator signed it
@@ -32,6 +33,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedward.privacy.model_log import LOG
 from fedward.server.durable import alone_in, cannot_write, write_durably
 from fedward.server.events import Event, Outcome
 from fedward.server.members import Members
@@ -39,7 +41,7 @@ from fedward.study.errors import DataError, OptionError
 from fedward.study.study import Study
 
 State = Literal["submitted", "waiting", "running", "paused", "stopped", "finished", "failed"]
-Wanted = Literal["model", "statistics"]
+Wanted = Literal["model", "statistics", "evaluation"]
 
 BY_ITSELF: frozenset[State] = frozenset({"submitted", "waiting", "running"})
 """States in which a run without a process is begun, or taken up, without being told to."""
@@ -48,6 +50,7 @@ STATISTICS = "statistics.json"
 """The table of a run that wants nothing else."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TAKEN = {"roster.json", LOG, f"{LOG}.head", f"{LOG}-journal"}
 
 
 class RunRecord(BaseModel):
@@ -62,7 +65,9 @@ class RunRecord(BaseModel):
         created: When that was, UTC.
         state: `waiting` is for hospitals, `paused` for a person.
         reason: Why it is in this state; may be empty.
-        wants: A model; or only the study's table of statistics, and nothing is trained.
+        wants: A model; or only the study's table of statistics, or only that another run's model
+            is judged again, and nothing is trained.
+        of: Name of that other run; empty where there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +81,7 @@ class RunRecord(BaseModel):
     state: State = "submitted"
     reason: str = ""
     wants: Wanted = "model"
+    of: str = ""
 
 
 class RunFolder:
@@ -256,6 +262,7 @@ class RunRegistry:
         roster: int = 0,
         name: str = "",
         wants: Wanted = "model",
+        of: str = "",
     ) -> RunFolder:
         """A new run.
 
@@ -266,6 +273,7 @@ class RunRegistry:
             roster: Version of the roster now.
             name: Of the run; one from the study's name and the time if it is empty.
             wants: What is to come of it.
+            of: The run whose model is judged again.
 
         Raises:
             OptionError: There is such a run, or the name is none.
@@ -273,7 +281,7 @@ class RunRegistry:
         """
         now = datetime.now(UTC)
         name = name or f"{_slug(study.study.name)}-{now:%Y%m%d-%H%M%S-%f}"
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or name in _TAKEN:
             raise OptionError(
                 f"{name!r} is no possible name of a run", todo="use letters, digits, dots, dashes"
             )
@@ -296,6 +304,7 @@ class RunRegistry:
             roster=roster,
             created=now.isoformat(timespec="microseconds"),
             wants=wants,
+            of=of,
         )
         write_durably(run.folder / "run.json", _json(record.model_dump()))  # last: now it is one
         return run

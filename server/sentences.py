@@ -43,9 +43,19 @@ def sentence(event: Event) -> str | None:
             again = f"asked again in {event.seconds:.0f} s"
             return f"round {event.round}/{event.rounds}  {again}: {event.why}"
         case Outcome():
-            return "  ".join(["final model, test part:", *known_figures(event.test)])
+            which = kept_sentence(event)
+            return "  ".join([f"final model{which}, test part:", *known_figures(event.test)])
         case _:
             return None
+
+
+def kept_sentence(event: Outcome) -> str:
+    """Which round's model a run with early stopping came to; nothing for another run."""
+    kept = event.early_stopping
+    if kept is None:
+        return ""
+    value = "" if kept["value"] is None else f", {kept['metric']} {kept['value']:.3f}"
+    return f" (of round {kept['round']}, {kept['trained']} trained{value} on validation)"
 
 
 def lost_sentence(event: RoundLost) -> str:

@@ -144,6 +144,11 @@ class PlainSumming:
                     "is not in the consortium's roster; its answer was left out",
                     todo="ask the consortium's coordinator",
                 )
+            if answer.hospital in answered:
+                raise FederationError(
+                    "has answered already under this name; a second answer was left out",
+                    todo="ask who runs two hospitals of one name",
+                )
             running.add(answer.vector)
             answered.append(answer.hospital)
             heard(answer.hospital)

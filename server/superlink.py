@@ -1,11 +1,13 @@
-"""A stock Flower SuperLink on loopback: its process, its hospitals' keys, its runs.
+"""A stock Flower SuperLink on loopback: its process.
 
-On the aggregator's side Flower's private names stand here, in `doorkeeper.py` and in `pulling.py`.
-They were read in Flower 1.41 and are tested against that version; another one is refused with one
-line.
+On the aggregator's side Flower's private names stand here, in `superlink_control.py`,
+`doorkeeper.py`, `fleet_methods.py`, `pulling.py`, `exchange.py` and `optimizer.py`, and nowhere
+else (`tests/test_architecture.py`). They were read in Flower 1.41 and are tested against that
+version; another one is refused with one line.
 
-The SuperLink listens on 127.0.0.1 alone. Whoever reaches that port can start programs as this user,
-so only the gate stands between it and the world, and no other person belongs on the machine.
+The SuperLink listens on 127.0.0.1 alone, with TLS, on two ports: HTTP for everything, and gRPC for
+the hospitals' API, which the gate leads to. Whoever reaches the first can start programs as this
+user, so only the gate stands between it and the world, and no other person belongs on the machine.
 """
 
 from __future__ import annotations
@@ -18,77 +20,27 @@ import ssl
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 import flwr
 import httpx
 import psutil
-import tomli_w
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_public_key,
-)
-from flwr.cli.build import build_fab_from_files
-from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    UnregisterNodeRequest,
-)
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from fedward.privacy.transport import transport_pem
 from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
-from fedward.server.lost_rounds import DEPLOYED
+from fedward.server.superlink_control import SuperLinkControl
 from fedward.study.errors import ServiceError
 
 TESTED = "1.41."
 HOST = "127.0.0.1"
-FLEET = b"/v1/fleet/"
-"""Where the paths of the hospitals' API begin; everything else is for the aggregator alone."""
-
-FORWARDED = (b"accept", b"content-type", b"flwr-")
-"""Beginnings of the request headers that the hospitals' API reads."""
-
 _CHUNK = 8 << 20  # bytes of an array in one object, and so in one request; hospitals do the same
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 _EXECUTOR = "flower-superexec"
 _OUR_PROGRAMS = ("flower-superlink", _EXECUTOR, "flwr-serverapp")
-_GONE = "unregistered"
 _IN_MEMORY = Path(FLWR_IN_MEMORY_DB_NAME)
-
-RunState = Literal["waiting", "running", "completed", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class Node:
-    """A hospital as the SuperLink knows it.
-
-    Attributes:
-        number: Given by the SuperLink.
-        key: Public transport key, EC P-384, SubjectPublicKeyInfo in DER.
-        name: As in the roster; empty if the SuperLink was not told.
-        online: Whether it gave a sign of life lately.
-    """
-
-    number: int
-    key: bytes
-    name: str
-    online: bool
 
 
 def check_version() -> None:
@@ -104,41 +56,11 @@ def check_version() -> None:
         )
 
 
-def app_bundle() -> bytes:
-    """The app bundle of every run: a pyproject.toml that names installed code, and nothing else."""
-    project = {
-        "project": {
-            "name": "fedward",
-            "version": version("fedward"),
-            "description": "Names installed code only.",
-            "license": "Apache-2.0",
-        },
-        "tool": {
-            "flwr": {
-                "app": {
-                    "publisher": "fedward",
-                    "components": {
-                        "serverapp": "fedward.server.app:app",
-                        "clientapp": "fedward.client.app:app",
-                    },
-                    "config": {
-                        **{"folder": "", "repeats": DEPLOYED.repeats},
-                        **{"wait_seconds": DEPLOYED.wait_seconds},
-                        **{"study": "", "hospitals": "", "out": "", "seed": 0},
-                    },
-                }
-            }
-        },
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Flower's, of the way it uses pathspec
-        return build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})[0]
-
-
 def child_environment(home: Path) -> dict[str, str]:
     """This process's environment for Flower's: without its settings, proxies and chatter.
 
-    A setting such as FLWR_INTERNAL_GRPC_CONTROL_API, inherited, would open another port.
+    A setting such as FLWR_INTERNAL_GRPC_CONTROL_API, inherited, would open another port. The one of
+    that kind that is set here opens the fleet API's.
     """
     kept = {
         name: value
@@ -152,6 +74,7 @@ def child_environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_INTERNAL_GRPC_FLEET_API": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(_CHUNK),
         "PYTHONUNBUFFERED": "1",
@@ -159,14 +82,14 @@ def child_environment(home: Path) -> dict[str, str]:
 
 
 class SuperLink:
-    """One SuperLink process and its Control API.
+    """One SuperLink process, and what can be asked of it (`control`).
 
     Args:
         folder: For its state, its certificate and Flower's own files; kept between starts.
         output: Where the process writes what it has to say.
-        port: On loopback; a free one if None.
+        port: Of its HTTP API, on loopback; a free one if None. That of its gRPC API always is one.
         on_disk: Whether messages under way, nodes and runs are in SQLite, or else in memory, which
-            is several times as fast and loses nothing that whoever starts it does not know.
+            is about twice as fast and loses nothing that whoever starts it does not know.
     """
 
     def __init__(
@@ -180,17 +103,32 @@ class SuperLink:
         check_version()
         self.folder = folder.absolute()
         self.port = 0
+        self.fleet_port = 0
         self._wanted_port = port
         self._on_disk = on_disk
         self._output = subprocess.DEVNULL if output is None else output
         self._process: subprocess.Popen[bytes] | None = None
         self._executor: psutil.Process | None = None
-        self._control: ControlHttpClient | None = None
+        self.control = SuperLinkControl()
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the running process."""
+        """Host and port of the running process, for HTTP."""
         return HOST, self.port
+
+    @property
+    def fleet_address(self) -> tuple[str, int]:
+        """Host and port of its fleet API in gRPC."""
+        return HOST, self.fleet_port
+
+    @property
+    def certificate(self) -> bytes:
+        """What both ports are known by, PEM.
+
+        Raises:
+            OSError: The process was never started here.
+        """
+        return (self.folder / "loopback.pem").read_bytes()
 
     @property
     def pid(self) -> int | None:
@@ -206,6 +144,33 @@ class SuperLink:
         if self._process is None or self._process.poll() is not None:
             return False
         return self._executor is None or _runs(self._executor)
+
+    def answers(self, seconds: float) -> bool:
+        """Whether the process answers a question for its health within so many seconds.
+
+        It must take a connection on the port of the fleet API too, which has no such question.
+        """
+        try:
+            with httpx.Client(verify=self.trust(), trust_env=False, timeout=seconds) as client:
+                healthy = client.get(f"https://{HOST}:{self.port}/health").is_success
+            return healthy and self._speaks_grpc(seconds)
+        except (httpx.HTTPError, OSError):  # OSError: its certificate is gone
+            return False
+
+    def _speaks_grpc(self, seconds: float) -> bool:
+        trust = self.trust()
+        trust.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection(self.fleet_address, timeout=seconds) as plain,
+            trust.wrap_socket(plain, server_hostname=HOST) as tls,
+        ):
+            return tls.selected_alpn_protocol() == "h2"
+
+    def kill(self) -> None:
+        """End the process at once, as one that does not hear anything any more needs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def trust(self) -> ssl.SSLContext:
         """TLS settings for a connection to this SuperLink: its own certificate and no other."""
@@ -225,8 +190,9 @@ class SuperLink:
         self.folder.chmod(0o700)
         self._end_leftovers()
         certificate, key = write_loopback_certificate(self.folder, HOST)
-        self.port = self._wanted_port or _free_port()
-        write_aside(self.folder / "port.json", json.dumps({"port": self.port}).encode())
+        self.port, self.fleet_port = _free_ports(self._wanted_port)
+        ports = {"port": self.port, "fleet_port": self.fleet_port}
+        write_aside(self.folder / "port.json", json.dumps(ports).encode())
         # start_new_session: Ctrl-C on the supervisor's terminal is the supervisor's to handle.
         self._process = subprocess.Popen(  # noqa: S603
             self._command(certificate, key),
@@ -244,18 +210,11 @@ class SuperLink:
         except BaseException:
             self.stop()
             raise
-        self._control = _LoopbackControl.from_server_address(
-            f"{HOST}:{self.port}",
-            insecure=False,
-            root_certificates=certificate.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-        )
+        self.control.open(f"{HOST}:{self.port}", certificate.read_bytes())
 
     def stop(self) -> None:
         """End the process and all that it started; nothing happens if there is none."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        self.control.close()
         self._executor = None
         if self._process is None:
             return
@@ -268,115 +227,6 @@ class SuperLink:
         self._process = None
         self._end_leftovers()
 
-    def register(self, name: str, key: bytes) -> int:
-        """Let a hospital in.
-
-        Args:
-            name: As in the roster, for people who read the SuperLink's lists.
-            key: Public transport key, EC P-384, SubjectPublicKeyInfo in DER.
-
-        Returns:
-            The number that the SuperLink gave it.
-
-        Raises:
-            ServiceError: The SuperLink refused the key, or does not answer.
-        """
-        answer = self._ask("RegisterNode", RegisterNodeRequest(public_key=_pem(key), name=name))
-        return int(answer.node_id)
-
-    def remove(self, number: int) -> None:
-        """Let a hospital in no longer.
-
-        Raises:
-            ServiceError: There is no such node, or the SuperLink does not answer.
-        """
-        self._ask("UnregisterNode", UnregisterNodeRequest(node_id=number))
-
-    def nodes(self) -> list[Node]:
-        """Every hospital that may come in.
-
-        Raises:
-            ServiceError: The SuperLink does not answer.
-        """
-        answer = self._ask("ListNodes", ListNodesRequest())
-        return [
-            Node(int(node.node_id), _der(node.public_key), node.name, node.status == "online")
-            for node in answer.nodes_info
-            if node.status != _GONE
-        ]
-
-    def start_run(self, config: Mapping[str, str | int | float]) -> int:
-        """Start the installed apps.
-
-        Args:
-            config: The run's configuration: `folder`, `repeats` and `wait_seconds`, or `study`,
-                `hospitals`, `out` and `seed`.
-
-        Returns:
-            The run's number.
-
-        Raises:
-            ServiceError: The SuperLink refused the configuration, or does not answer.
-        """
-        bundle = app_bundle()
-        request = StartRunRequest(
-            fab=fab_to_proto(Fab("", bundle, {})),
-            override_config=user_config_to_proto(dict(config)),
-        )
-        answer = self._ask("StartRun", request)
-        if not answer.HasField("run_id"):
-            raise ServiceError("the SuperLink started no run", todo="look into its log")
-        return int(answer.run_id)
-
-    def stop_run(self, number: int) -> None:
-        """End a run at once; nothing happens if it has ended.
-
-        Raises:
-            ServiceError: There is no such run, or the SuperLink does not answer.
-        """
-        if self.run_state(number)[0] in {"waiting", "running"}:
-            self._ask("StopRun", StopRunRequest(run_id=number))
-
-    def run_state(self, number: int) -> tuple[RunState, str]:
-        """How a run stands, and why it ended if it failed.
-
-        Raises:
-            ServiceError: There is no such run, or the SuperLink does not answer.
-        """
-        found = self._states(ListRunsRequest(run_id=number))
-        if number not in found:
-            raise ServiceError(f"the SuperLink knows no run {number}", todo="look into its log")
-        return found[number]
-
-    def runs(self) -> dict[int, tuple[RunState, str]]:
-        """The newest runs, at most 200, by number.
-
-        Raises:
-            ServiceError: The SuperLink does not answer.
-        """
-        return self._states(ListRunsRequest(limit=200))
-
-    def _states(self, request: ListRunsRequest) -> dict[int, tuple[RunState, str]]:
-        answer = self._ask("ListRuns", request)
-        return {int(number): _state(run.status) for number, run in answer.run_dict.items()}
-
-    def _ask(self, call: str, request: object) -> Any:  # noqa: ANN401 - protobuf's own classes
-        if self._control is None:
-            raise ServiceError("the SuperLink does not run", todo="start the aggregator")
-        try:
-            return getattr(self._control, call)(request)
-        except httpx.HTTPStatusError as error:
-            said = " ".join(error.response.text.split())
-            raise ServiceError(
-                f"the SuperLink refused {call} ({error.response.status_code} {said:.300})",
-                todo="look into its log",
-            ) from None
-        except (httpx.HTTPError, ValueError) as error:
-            raise ServiceError(
-                f"the SuperLink does not answer {call} ({type(error).__name__})",
-                todo="look into its log",
-            ) from None
-
     def _command(self, certificate: Path, key: Path) -> list[str]:
         program = Path(sys.executable).with_name("flower-superlink")
         paths = {
@@ -388,6 +238,7 @@ class SuperLink:
         return [
             str(program),
             *("--host", HOST, "--port", str(self.port)),
+            *("--fleet-api-address", f"{HOST}:{self.fleet_port}"),
             *(str(word) for pair in paths.items() for word in pair),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
@@ -395,19 +246,17 @@ class SuperLink:
 
     def _wait_until_ready(self) -> None:
         last = time.monotonic() + _READY_SECONDS
-        with httpx.Client(verify=self.trust(), trust_env=False, timeout=5) as client:
-            while time.monotonic() < last:
-                if not self.alive:
-                    code = self._process.returncode if self._process else None
-                    raise ServiceError(
-                        f"the SuperLink ended at its start (exit code {code})",
-                        todo="look into its log",
-                        where=str(self.folder),
-                    )
-                with contextlib.suppress(httpx.HTTPError):
-                    if client.get(f"https://{HOST}:{self.port}/health").is_success:
-                        return
-                time.sleep(0.1)
+        while time.monotonic() < last:
+            if not self.alive:
+                code = self._process.returncode if self._process else None
+                raise ServiceError(
+                    f"the SuperLink ended at its start (exit code {code})",
+                    todo="look into its log",
+                    where=str(self.folder),
+                )
+            if self.answers(5.0):
+                return
+            time.sleep(0.1)
         raise ServiceError(
             f"the SuperLink did not answer within {_READY_SECONDS:.0f} s",
             todo="look into its log",
@@ -447,53 +296,6 @@ class SuperLink:
         psutil.wait_procs(found, timeout=_STOP_SECONDS)
 
 
-class _LoopbackControl(ControlHttpClient):
-    """Flower's client, which would send loopback requests through a proxy of the environment."""
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        verify: ssl.SSLContext | bool | str = True,
-        timeout: float = 30.0,
-        **others: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(base_url, verify=verify, timeout=timeout, **others)
-        self._client.close()
-        self._client = httpx.Client(verify=verify, timeout=timeout, trust_env=False)
-
-
-def _state(status: Any) -> tuple[RunState, str]:  # noqa: ANN401 - protobuf's own class
-    states: dict[str, RunState] = {
-        "pending": "waiting",
-        "starting": "waiting",
-        "running": "running",
-        "completed": "completed",
-        "stopped": "stopped",
-        "failed": "failed",
-    }
-    found = status.sub_status if status.status == "finished" else status.status
-    return states.get(found, "failed"), str(status.details)
-
-
-def _pem(key: bytes) -> bytes:
-    """A public transport key in the one form that Flower knows it by.
-
-    Raises:
-        ServiceError: It is no EC P-384 key in DER.
-    """
-    try:
-        return transport_pem(key)
-    except ValueError:
-        raise ServiceError(
-            "a hospital's transport key is no EC P-384 key", todo="ask for its enrolment again"
-        ) from None
-
-
-def _der(key: bytes) -> bytes:
-    return load_pem_public_key(key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def _is_ours(process: psutil.Process, marks: set[str]) -> bool:
     if not _is_program(process, *_OUR_PROGRAMS):
         return False
@@ -518,7 +320,12 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as door:
-        door.bind((HOST, 0))
-        return int(door.getsockname()[1])
+def _free_ports(wanted: int | None) -> tuple[int, int]:
+    """The port that is wanted, or a free one; and another free one."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind((HOST, 0))  # also if it is not needed: both are held until they are known
+        second.bind((HOST, 0))
+        free = [int(door.getsockname()[1]) for door in (first, second)]
+    if wanted is None:
+        return free[0], free[1]
+    return wanted, next(port for port in free if port != wanted)

@@ -8,7 +8,6 @@ order things happened, or that one of them was killed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -25,14 +24,16 @@ from fedward.server.durable import write_json
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
 from fedward.server.gauges import Gauges
+from fedward.server.page.overview import last_seen
 from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
-from fedward.server.superlink import FLEET, FORWARDED, SuperLink
+from fedward.server.state_lock import only_one
+from fedward.server.superlink import SuperLink
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
 _WARN_DAYS = 30
 _RENEW = "send request.csr to the coordinator again, then: fedward aggregator enroll --answer FILE"
-_PROBE_SECONDS = 0.5  # whoever asks whether it runs holds the lock for less
+_LEAST_PROBES = 3  # a machine that slept has not asked, however long it took
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Pace:
         deaths: How often a run's process may die without getting on before the run is paused for
             a person.
         stop: Seconds that a run has to stop by itself.
+        probe: Seconds between two questions whether the SuperLink answers.
+        silent: Seconds without an answer, and no fewer than three questions, after which a
+            SuperLink counts as hung: it is killed, and another one is started. One question waits
+            for a third of that: one that is slow is not one that hangs.
     """
 
     look: float = 0.5
@@ -57,43 +62,8 @@ class Pace:
     longest_wait: float = 60.0
     deaths: int = 3
     stop: float = 60.0
-
-
-@contextlib.contextmanager
-def only_one(state: Path) -> Iterator[None]:
-    """Hold an aggregator's state folder alone.
-
-    Raises:
-        ServiceError: Another process holds it.
-    """
-    with (state / "lock").open("a") as lock:
-        last = time.monotonic() + _PROBE_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() < last:
-                    time.sleep(0.05)
-                    continue
-                raise ServiceError(
-                    "an aggregator runs on this folder already",
-                    todo="see fedward aggregator status",
-                    where=str(state),
-                ) from None
-        yield
-
-
-def is_running(state: Path) -> bool:
-    """Whether a supervisor holds the state folder."""
-    try:
-        with (state / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another who asks is not it
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    probe: float = 5.0
+    silent: float = 60.0
 
 
 class Supervisor:
@@ -113,6 +83,7 @@ class Supervisor:
     ) -> None:
         aggregator.roster()
         self._certificate_ends = aggregator.check_certificate()
+        aggregator.tracking.trackers()
         self._aggregator = aggregator
         self._pace = pace or Pace()
         self._state = aggregator.state
@@ -127,9 +98,12 @@ class Supervisor:
         self._stop_since: dict[str, float] = {}
         self._known: dict[str, Stamp] = {}
         self._hospitals: dict[str, bool] = {}
+        self._seen = last_seen(self._state)
         self._said: dict[str, str] = {}
         self._roster_version = 0
         self._due: dict[str, float] = {}
+        self._heard = 0.0  # when the SuperLink last answered
+        self._unheard = 0  # how often it has not answered since
         self._wait = 0.0
         self._port = 0
 
@@ -156,12 +130,24 @@ class Supervisor:
             )
             open_things.callback(link.stop)
             self._diary.tell("started", port=gate.port, pid=os.getpid())
+            if file.page is not None:
+                self._show_page(open_things, file.page.port)
             while not stop.is_set():
                 self._look(link, gate)
                 stop.wait(self._pace.look)
             gate.lead_to(None)
             self._diary.tell("stopping")
             self._write_status(link, running=False)
+
+    def _show_page(self, open_things: contextlib.ExitStack, port: int) -> None:
+        """A page that cannot be shown is told, and the service works all the same."""
+        from fedward.server.page.application import application  # who shows no page needs none
+        from fedward.web.served_page import ServedPage
+
+        with self._told("page"):
+            page = ServedPage(application(self._aggregator), self._state, port=port, name="hub")
+            open_things.enter_context(page)
+            self._diary.tell("page", port=page.port, address=str(page.address_file))
 
     def _look(self, link: SuperLink, gate: GateThread) -> None:
         if not link.alive:
@@ -170,6 +156,7 @@ class Supervisor:
         if link.alive:
             with self._told("certificate"):
                 self._keep_certificate()
+        if link.alive and self._answers(link):
             with self._told("roster"):
                 self._keep_roster(link, gate)
             with self._told("hospitals"):
@@ -202,14 +189,36 @@ class Supervisor:
         self._wait = min(2 * self._wait or self._pace.first_wait, self._pace.longest_wait)
         self._due["superlink"] = time.monotonic() + self._wait
         link.start()
-        for number, (state, _) in link.runs().items():
+        for number, (state, _) in link.control.runs().items():
             if state in {"waiting", "running"}:
-                link.stop_run(number)  # of an earlier process: each run is begun anew
+                link.control.stop_run(number)  # of an earlier process: each run is begun anew
         self._numbers.clear()
         self._taken.clear()
         self._known.pop("roster", None)
+        self._heard, self._unheard = time.monotonic(), 0
         self._gauges.superlink.set(1)
         self._diary.tell("superlink started", port=link.port, pid=link.pid)
+
+    def _answers(self, link: SuperLink) -> bool:
+        """Whether the SuperLink answers; one that is silent for too long is killed.
+
+        A process that hangs is there for the system, and nothing of it is for hospitals and runs.
+        Nothing else is asked of one that is silent: each question would wait for long.
+        """
+        if not self._is_due("probe"):
+            return self._unheard == 0
+        answers = link.answers(self._pace.silent / _LEAST_PROBES)
+        self._gauges.superlink.set(answers)
+        self._due["probe"] = time.monotonic() + self._pace.probe
+        if answers:
+            self._heard, self._unheard = time.monotonic(), 0
+            return True
+        self._unheard += 1
+        silent = time.monotonic() - self._heard
+        if silent >= self._pace.silent and self._unheard >= _LEAST_PROBES:
+            self._diary.tell("superlink hangs", seconds=int(silent), pid=link.pid)
+            link.kill()
+        return False
 
     # --- Hospitals --------------------------------------------------------------------------------
 
@@ -237,19 +246,19 @@ class Supervisor:
 
     def _gates_for(self, link: SuperLink, gate: GateThread, keys: dict[str, bytes]) -> None:
         door = Doorkeeper(keys.values())
-        gate.lead_to(Route(link.address, link.trust(), FLEET, FORWARDED, door))
+        gate.lead_to(Route(link.fleet_address, link.certificate, door))
 
     def _register(self, link: SuperLink, wanted: dict[str, bytes]) -> None:
-        there = {node.key: node for node in link.nodes()}
+        there = {node.key: node for node in link.control.nodes()}
         for key, node in there.items():
             if key not in wanted.values():
-                link.remove(node.number)
+                link.control.remove(node.number)
                 self._diary.tell("hospital removed", hospital=node.name)
         for name, key in wanted.items():
             if key in there:
                 continue
             try:
-                link.register(name, key)
+                link.control.register(name, key)
                 self._diary.tell("hospital registered", hospital=name)
             except ServiceError as error:  # one bad key must not keep the others out
                 self._diary.tell("hospital refused", hospital=name, why=error.line())
@@ -258,7 +267,9 @@ class Supervisor:
         if not self._is_due("nodes"):
             return
         self._due["nodes"] = time.monotonic() + self._pace.nodes
-        self._hospitals = {node.name: node.online for node in link.nodes()}
+        self._hospitals = {node.name: node.online for node in link.control.nodes()}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._seen |= {name: now for name, online in self._hospitals.items() if online}
         self._gauges.online.set(sum(self._hospitals.values()))
         self._gauges.callers.set(self._gate.connections)
         self._wait = self._pace.first_wait  # it answers: the next death is a first one again
@@ -300,12 +311,14 @@ class Supervisor:
             return
         if not self._is_due(f"begin {name}"):
             return
-        patience = self._aggregator.file.runs
-        self._numbers[name] = link.start_run(
+        patience, models = self._aggregator.file.runs, self._aggregator.models
+        self._numbers[name] = link.control.start_run(
             {
                 "folder": str(run.folder.absolute()),
                 "repeats": patience.repeats,
                 "wait_seconds": patience.wait_seconds,
+                "models": "" if models is None else str(models),
+                "tracking": self._aggregator.tracking.document(),
             }
         )
         self._diary.tell("run started", run=name, number=str(self._numbers[name]))
@@ -317,12 +330,12 @@ class Supervisor:
         if run.is_taken:
             self._taken.add(name)
         elif name in self._taken and run.record.state in BY_ITSELF:
-            link.stop_run(number)  # its process was killed: Flower would notice in a minute
+            link.control.stop_run(number)  # its process was killed: Flower would notice in a minute
             self._due.pop(f"run {name}", None)
         if not self._is_due(f"run {name}"):
             return
         self._due[f"run {name}"] = time.monotonic() + self._pace.runs
-        state, details = link.run_state(number)
+        state, details = link.control.run_state(number)
         if state in {"waiting", "running"}:
             return
         del self._numbers[name]
@@ -362,7 +375,7 @@ class Supervisor:
         elif time.monotonic() - self._stop_since.setdefault(name, time.monotonic()) > (
             self._pace.stop
         ):
-            link.stop_run(number)
+            link.control.stop_run(number)
             self._due.pop(f"run {name}", None)
 
     # --- What is told -----------------------------------------------------------------------------
@@ -381,14 +394,16 @@ class Supervisor:
         if running and not self._is_due("status"):
             return
         self._due["status"] = time.monotonic() + 1
+        answers = link.alive and self._unheard == 0
         status: dict[str, Any] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "running": running,
             "pid": os.getpid(),
             "port": self._port,
-            "superlink": {"alive": running and link.alive, "pid": link.pid, "port": link.port},
+            "superlink": {"alive": running and answers, "pid": link.pid, "port": link.port},
             "roster": self._roster_version,
             "hospitals": self._hospitals,
+            "seen": {name: at for name, at in self._seen.items() if name in self._hospitals},
         }
         write_json(status, self._state / "status.json")
 

@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from fedward.client import control_pb2 as pb
+from fedward.client import socket_address
 from fedward.client.control import ControlClient, ControlServer, NotRunning, socket_of
 from fedward.client.happenings import (
     Answered,
@@ -58,7 +59,7 @@ class Service:
 
 @pytest.fixture
 def north() -> Iterator[Enrolled]:
-    """In a short path: a socket's name has 100 bytes."""
+    """In a short path, which every system can call by its name."""
     with TemporaryDirectory() as folder:
         yield enrol(Path(folder), "north")[0]
 
@@ -88,6 +89,23 @@ def test_the_socket_is_its_owners_alone(service: Service) -> None:
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
 
 
+def test_a_socket_in_a_deep_folder_answers_as_any_other(tmp_path: Path) -> None:
+    """Linux takes 107 bytes as a socket's address: the path of this one is far longer."""
+    folder = tmp_path / ("a" * 60) / ("b" * 60)
+    folder.mkdir(parents=True)
+    running = Service(enrol(folder, "north")[0].path)
+    running.server.start()
+    try:
+        for _ in range(3):  # each with a descriptor of its own
+            with ControlClient(running.path) as asking:
+                assert asking.healthy("alive")
+                assert asking.status().hospital == "north"
+        assert mode(socket_of(running.path)) == 0o600
+    finally:
+        running.server.close()
+    assert not socket_of(running.path).exists()
+
+
 def test_a_folder_that_others_could_enter_is_closed_to_them(north: Enrolled) -> None:
     folder = socket_of(north.path).parent
     folder.mkdir(parents=True)
@@ -103,17 +121,22 @@ def test_a_folder_that_leads_elsewhere_is_refused(north: Enrolled, tmp_path: Pat
     folder.parent.mkdir(parents=True)
     folder.symlink_to(tmp_path)
 
-    with pytest.raises(DataError, match="control socket cannot be made"):
+    with pytest.raises(DataError, match="control socket cannot be used"):
         Service(north.path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_no_socket_can_have_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_path_that_no_socket_can_have_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a system that cannot name a folder by its descriptor."""
     (far := tmp_path / ("x" * 100)).mkdir()
-    (north,) = enrol(far, "north")
+    running = Service(enrol(far, "north")[0].path)
+    monkeypatch.setattr(socket_address, "_DESCRIPTORS", tmp_path / "nowhere")
 
-    with pytest.raises(DataError, match="shorter path"):
-        Service(north.path)
+    with pytest.raises(DataError, match="set a shorter path as state"):
+        running.server.start()
+    running.server.close()
 
 
 def test_two_daemons_cannot_both_hold_it(service: Service, client: ControlClient) -> None:
@@ -128,13 +151,12 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced(north: Enrolled) -> None:
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with ControlClient(north.path) as client, pytest.raises(NotRunning):
-        client.status()
-
     running = Service(north.path)
-    running.server.start()
-    with ControlClient(north.path) as client:
-        assert client.status().state == "starting"
+    with ControlClient(north.path) as early, ControlClient(north.path) as client:
+        with pytest.raises(NotRunning):
+            early.status()
+        running.server.start()
+        assert client.status().state == "starting"  # it need not wait as the early one would
     running.server.close()
     assert not path.exists()
 

@@ -11,7 +11,13 @@ from flwr.common.serde import metadata_from_proto  # type: ignore[attr-defined]
 from flwr.proto.message_pb2 import Metadata as MetadataProto
 
 from fedward.client.daemon import Daemon
-from fedward.client.fleet_errors import CertificateRefused, ConnectionLost, FleetError, RunOver
+from fedward.client.fleet_errors import (
+    CertificateRefused,
+    ConnectionLost,
+    FleetError,
+    RunOver,
+    ServerTrouble,
+)
 from fedward.client.happenings import (
     Answered,
     Asked,
@@ -195,6 +201,32 @@ def test_an_answer_is_kept_until_the_aggregator_has_it() -> None:
     assert len(play.sent) == 1
 
 
+@pytest.mark.parametrize("error", [ConnectionLost("cut"), ServerTrouble("HTTP 503")])
+def test_an_answer_whose_time_is_over_is_not_sent_for_ever(error: FleetError) -> None:
+    hopeless = letter(1, lasts=600)
+
+    class Failing(Play):
+        def send(self, letter: Letter, seconds: float = 0.0) -> None:
+            assert self.now < 730
+            if unpack(letter).metadata.reply_to_message_id == hopeless.digest:
+                raise error
+            super().send(letter, seconds)
+
+    play = Failing([hopeless, letter(2)], longest_pause_seconds=60)
+
+    names = play.run()
+    assert names == [
+        *("Connected", "Asked", "Leaving", "Disconnected", "Dropped", "Connected"),
+        *("Asked", "Leaving", "Answered", "Stopped"),
+    ]
+    dropped = next(what for what in play.happened if isinstance(what, Dropped))
+    assert dropped.asked is not None
+    assert dropped.asked.round == 1
+    assert "\n" not in dropped.reason
+    assert 600 <= play.now < 730  # not before; at most a pause after, and one more
+    assert [unpack(sent).metadata.reply_to_message_id for sent in play.sent] == [letter(2).digest]
+
+
 def test_an_answer_that_nobody_wants_any_more_is_dropped() -> None:
     play = Play([letter(1), letter(2)])
     play.sendings = [RunOver("this run has ended")]
@@ -251,9 +283,30 @@ def test_a_question_wakes_it_up() -> None:
     play = Play([*[None] * 400, letter(), None, None])
     names = play.run()
 
-    assert play.slept[-2] == pytest.approx(0.05)
+    assert play.slept[-2] == pytest.approx(0.02)
     assert names == ["Connected", "Idle", "Asked", "Leaving", "Answered", "Stopped"]
     assert any(isinstance(what, Idle) for what in play.happened)
+
+
+def test_it_does_not_ask_when_no_message_ever_came_so_early() -> None:
+    """Many hospitals that ask in vain would slow down the round that they wait for."""
+    waits = [None] * 10  # 0.2 s
+    play = Play([*waits, letter(1), *waits, letter(2), *waits, letter(3), *[None] * 4])
+    play.run()
+
+    first, second, third = (play.slept[k] for k in (10, 20, 30))
+    assert first == pytest.approx(0.02)  # one wait says nothing yet
+    assert second == pytest.approx(0.15)  # of 0.2 s that both took
+    assert third > 0.15
+    assert play.slept[31] == pytest.approx(0.02)
+
+
+def test_it_never_waits_long_for_a_message_that_comes_sooner_than_the_last_ones() -> None:
+    waits = [None] * 300
+    play = Play([*waits, letter(1), *waits, letter(2), None, None])
+    play.run()
+
+    assert play.slept[600] == pytest.approx(0.25)
 
 
 def test_what_cannot_be_told_is_not_done() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -98,7 +99,7 @@ def test_the_parts_of_medmnist_archives_are_kept_apart(read: Read) -> None:
 
     assert raw.parts is not None
     assert raw.parts.tolist() == ["train"] * 5 + ["validation"] * 2 + ["test"] * 3
-    assert raw.labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
+    assert raw.whole_labels.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
     assert raw.whole[5, 0] == pytest.approx(entries["val_images"][0] / 127.5 - 1, abs=1e-6)
     assert len(np.unique(raw.patients)) == 10
 
@@ -129,7 +130,7 @@ def test_patients_are_read_by_their_key(read: Read) -> None:
 def test_labels_may_be_names(read: Read) -> None:
     raw = read({"images": pixels(2, 4, 6), "labels": ["malignant", "benign"]})
 
-    assert raw.labels.tolist() == [1, 0]
+    assert raw.whole_labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_pneumoniamnist_has_its_published_counts(study_with: StudyWith) -> None:
         "validation": 524,
         "test": 624,
     }
-    assert int(raw.labels.sum()) == 3494 + 389 + 390
+    assert int(raw.whole_labels.sum()) == 3494 + 389 + 390
     assert -1 <= raw.whole.min() < raw.whole.max() <= 1
 
 
@@ -308,7 +309,7 @@ def by_table(tmp_path: Path) -> Path:
 def test_a_folder_a_class_is_read_in_sorted_order(by_class: Path, study_with: StudyWith) -> None:
     raw = read_folder(by_class, study_with)
 
-    assert raw.labels.tolist() == [0, 0, 0, 1, 1]
+    assert raw.whole_labels.tolist() == [0, 0, 0, 1, 1]
     expected = [pixels(1, 4, 6, seed=number) / 127.5 - 1 for number in (0, 2, 4, 1, 3)]
     assert raw.inputs == pytest.approx(np.stack(expected), abs=1e-6)
     assert len(np.unique(raw.patients)) == 5
@@ -348,7 +349,7 @@ def test_a_table_of_labels_gives_class_patient_and_part(
 ) -> None:
     raw = read_folder(by_table, study_with, labels="labels.csv", patient="patient")
 
-    assert raw.labels.tolist() == [0, 1, 0, 1]
+    assert raw.whole_labels.tolist() == [0, 1, 0, 1]
     assert raw.patients.tolist() == [0, 1, 0, 2]
     assert len(set(raw.names.tolist())) == 3
     assert raw.parts is not None
@@ -451,6 +452,39 @@ def test_an_empty_or_missing_folder_is_named(tmp_path: Path, study_with: StudyWi
 
 
 @pytest.mark.parametrize(
+    ("folder", "task"),
+    [
+        (".", "binary"),
+        ("malignant", "binary"),
+        ("images", "segmentation"),
+        ("masks", "segmentation"),
+    ],
+)
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    folder: str,
+    task: str,
+    by_class: Path,
+    study_with: StudyWith,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if task == "segmentation":
+        (by_class / "benign").rename(by_class / "images")
+        (by_class / "malignant").rename(by_class / "masks")
+    study = study_with({"data": GREY, "task": {"kind": task, "classes": ["benign", "malignant"]}})
+    really, forbidden = os.listdir, str(by_class / folder)
+
+    def listing(at: str | Path) -> list[str]:  # whoever tests may be allowed everything
+        if str(at) == forbidden:
+            raise PermissionError(13, "Permission denied", forbidden)
+        return really(at)
+
+    monkeypatch.setattr(os, "listdir", listing)
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        read_all(FolderSource(format="folder", path="images"), study, by_class.parent)
+    assert caught.value.where == forbidden
+
+
+@pytest.mark.parametrize(
     ("table", "says"),
     [
         ("file,kind\n0.png,0\n", "label"),
@@ -528,7 +562,7 @@ def test_a_hospital_decodes_its_images_once(
     for kind, (_, records) in found.items():
         assert isinstance(records.inputs, Stored) == (kind in {"on disk", "without room"})
         assert np.array_equal(records.whole.numpy(), train)
-        assert records.labels.tolist() == [0, 0]
+        assert records.whole_labels.tolist() == [0, 0]
     assert len([e for e in caplog.records if "for the first time: 100 %" in e.getMessage()]) == 2
     save(by_table / "2.png", pixels(1, 4, 6, seed=9)[0])
     again = read_parts(read_hospital(file), study, file.parent)["train"].whole

@@ -395,7 +395,7 @@ def test_a_run_judges_the_patients_that_it_began_with(
     vector_from(site, training(noised, 1))
     other = house.site(**SEED, **DECLARED)
     parts = copy.copy(other.load(noised.digest()).parts)
-    labels = parts[part].labels.clone()
+    labels = parts[part].whole_labels.clone()
     labels[0] = 1 - labels[0]
     parts[part] = Records(parts[part].inputs, labels, parts[part].patients, parts[part].people)
     other.keep(noised, parts)

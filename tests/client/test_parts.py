@@ -72,7 +72,7 @@ def test_no_patient_is_on_two_sides_and_no_record_is_lost(
     assert len(found["train"]) > 0
     assert len(found["test"]) > 0
     for part in found.values():
-        for value, label, patient in zip(part.whole, part.labels, part.patients, strict=True):
+        for value, label, patient in zip(part.whole, part.whole_labels, part.patients, strict=True):
             assert (labels[int(value)], patients[int(value)]) == (label, patient)
 
 
@@ -100,7 +100,7 @@ def test_classes_keep_their_shares() -> None:
         raw(list(range(200)), [int(k < 40) for k in range(200)]), StratifiedParts(), where="here"
     )
 
-    assert [int(part.labels.sum()) for part in found.values()] == [28, 4, 8]
+    assert [int(part.whole_labels.sum()) for part in found.values()] == [28, 4, 8]
 
 
 def test_the_seed_decides_the_division() -> None:

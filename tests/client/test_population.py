@@ -48,6 +48,17 @@ def test_one_record_less_is_another_digest(tmp_path: Path) -> None:
     assert population_digest(records().first(2), tmp_path) != population_digest(records(), tmp_path)
 
 
+def test_a_mask_of_bytes_counts_as_the_wide_one_that_it_was(tmp_path: Path) -> None:
+    masks = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
+    one, wide, other = (
+        population_digest(records(labels=labels), tmp_path)
+        for labels in (masks, masks.long(), masks + 1)
+    )
+
+    assert one == wide
+    assert one != other
+
+
 def test_whoever_knows_the_records_and_not_the_key_cannot_try_them(tmp_path: Path) -> None:
     one, other = (population_digest(records(), tmp_path / name) for name in ("one", "other"))
 

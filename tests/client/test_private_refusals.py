@@ -329,7 +329,7 @@ def mixing() -> nn.Module:
 def refused_model(site: Site, study: Study, model: nn.Module, patch: Patch) -> tuple[str, str]:
     """The name and the words of the refusal to train it; then the study's own model is back."""
     with patch.context() as patched:
-        patched.setattr("fedward.client.loaded.build", lambda study, seed: model)
+        patched.setattr("fedward.client.loaded.build", lambda study, seed, models: model)
         refusal = refusal_from(site, training(study, 1, model=flat.flatten(model)))
     site.keep(study, site.load(study.digest()).parts)
     return refusal.error, refusal.what

@@ -48,7 +48,7 @@ def test_numbers_are_scaled_and_categories_spread_as_the_study_says(read: Read) 
     assert raw.inputs.dtype == np.float32
     assert raw.whole.tolist() == [[1, 1, 0], [-1, 0, 1], [0, 1, 0], [0.5, 0, 1]]
     assert raw.labels.dtype == np.int64
-    assert raw.labels.tolist() == [0, 1, 0, 1]
+    assert raw.whole_labels.tolist() == [0, 1, 0, 1]
     assert raw.rows.tolist() == [0, 1, 2, 3]
     assert raw.patients.tolist() == [0, 1, 2, 3]
     assert (raw.parts, raw.dropped) == (None, 0)
@@ -70,7 +70,7 @@ def test_the_same_table_written_in_another_way_is_the_same(text: str, read: Read
     one, other = read(GOOD), read(text)
 
     assert np.array_equal(one.whole, other.whole)
-    assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(one.whole_labels, other.whole_labels)
 
 
 def test_a_file_without_header_is_read_by_its_columns(read: Read) -> None:
@@ -94,7 +94,7 @@ def test_a_number_that_means_absent_becomes_zero_and_a_mark(read: Read) -> None:
 def test_one_class_may_be_written_in_many_ways(label: str, read: Read) -> None:
     raw = read(f"age,sex,diagnosis\n65,f,{label}\n45,m,0\n")
 
-    assert raw.labels.tolist() == [1, 0]
+    assert raw.whole_labels.tolist() == [1, 0]
 
 
 def test_class_values_say_what_a_label_means(read: Read) -> None:
@@ -102,7 +102,7 @@ def test_class_values_say_what_a_label_means(read: Read) -> None:
 
     raw = read(f"age,sex,diagnosis\n{rows}", {"data.class_values": [[0], [1, 2, 3, 4]]})
 
-    assert raw.labels.tolist() == [0, 1, 1, 1, 1, 0]
+    assert raw.whole_labels.tolist() == [0, 1, 1, 1, 1, 0]
 
 
 def test_class_values_take_the_place_of_names(read: Read) -> None:
@@ -177,7 +177,7 @@ def test_rows_that_lack_a_value_are_dropped_and_counted_where_the_study_says_so(
     )
 
     assert raw.rows.tolist() == [0, 2]
-    assert raw.labels.tolist() == [0, 1]
+    assert raw.whole_labels.tolist() == [0, 1]
     assert raw.dropped == 3
 
 
@@ -274,7 +274,7 @@ def test_only_the_hospital_s_rows_are_taken(tmp_path: Path, study_with: StudyWit
     raw = read_all(CsvSource(format="csv", path="t.csv", rows="rows.npy"), study_with({}), tmp_path)
 
     assert raw.rows.tolist() == [1, 3]
-    assert raw.labels.tolist() == [1, 1]
+    assert raw.whole_labels.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_the_bundled_breast_cancer_data_is_whole(study_with: StudyWith, tmp_path
     raw = read_all(BundledSource(format="bundled", name="breast-cancer"), study, tmp_path)
 
     assert raw.inputs.shape == (569, 30)
-    assert np.bincount(raw.labels).tolist() == [357, 212]
+    assert np.bincount(raw.whole_labels).tolist() == [357, 212]
     assert np.allclose(raw.whole, bunch.data, rtol=1e-6)
 
 
@@ -353,4 +353,4 @@ def test_the_heart_data_has_the_records_of_flamby(
 
     raw = read_all(source, study, DATA)
 
-    assert (len(raw), int(raw.labels.sum())) == (records, ill)
+    assert (len(raw), int(raw.whole_labels.sum())) == (records, ill)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from fedward.client.algorithms.correction import ProximalPull, weights_of
 from fedward.client.data.records import Records
 from fedward.client.evaluation import metric_sums
 from fedward.client.training import make_optimizer, train
@@ -19,6 +20,7 @@ from fedward.models.task import task_of
 from fedward.privacy.patient_steps import PatientSteps
 from fedward.privacy.privacy_errors import NotThePoissonSample, StepsMismatch, UntrainableLayer
 from fedward.privacy.steps import Batch, LocalSteps, PlainSteps
+from fedward.study.aggregation import FedProx
 from fedward.study.errors import TrainingError
 from fedward.study.study import Study
 from tests.privacy.private_networks import private
@@ -57,7 +59,10 @@ def trained(
         training.local_steps,
         seeded(),
     )
-    train(model, data or records(), study, task_of(study), steps)
+    pull = None
+    if isinstance(study.aggregation, FedProx):
+        pull = ProximalPull(study.aggregation.proximal_mu, weights_of(model))
+    train(model, data or records(), study, task_of(study), steps, correction=pull)
     return model
 
 
@@ -71,7 +76,7 @@ def full_batch_loop(study: Study, optimizer_of: Callable[[nn.Module], Optimizer]
     data = records()
     for _ in range(6):
         optimizer.zero_grad()
-        functional.cross_entropy(model(data.inputs), data.labels).backward()
+        functional.cross_entropy(model(data.inputs), data.whole_labels).backward()
         optimizer.step()
     return model
 
@@ -171,7 +176,9 @@ def test_fedprox_is_sgd_on_the_loss_and_the_pull_together(study_with: StudyWith)
             ((p - before) ** 2).sum()
             for p, before in zip(expected.parameters(), start, strict=True)
         )
-        (functional.cross_entropy(expected(data.inputs), data.labels) + 0.35 * pull).backward()
+        (
+            functional.cross_entropy(expected(data.inputs), data.whole_labels) + 0.35 * pull
+        ).backward()
         optimizer.step()
 
     assert torch.allclose(parameters(trained(study)), parameters(expected), atol=1e-6)
@@ -240,7 +247,7 @@ def test_a_patient_with_many_records_weighs_as_much_as_one_with_few(study_with: 
     optimizer = SGD(expected.parameters(), lr=0.3)
     for _ in range(6):
         optimizer.zero_grad()
-        each = functional.cross_entropy(expected(data.inputs), data.labels, reduction="none")
+        each = functional.cross_entropy(expected(data.inputs), data.whole_labels, reduction="none")
         (each[:39].mean() / 2 + each[39] / 2).backward()
         optimizer.step()
 
@@ -332,7 +339,7 @@ def test_judging_in_pieces_is_judging_at_once(study_with: StudyWith) -> None:
     found = metric_sums(model, data, task)
 
     with torch.no_grad():
-        expected = task.sums(model(data.inputs), data.labels)
+        expected = task.sums(model(data.inputs), data.whole_labels)
     assert found[0] == 1300
     assert found == pytest.approx(expected, rel=1e-5)
 

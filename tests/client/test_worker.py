@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from fedward.client.letter import Letter, reply_to, unpack
+from fedward.client.letter import CHUNK_VARIABLE, Letter, reply_to, unpack
 from fedward.client.worker import Worker, WorkerLost
 from fedward.study.messages import Advertised, Refusal
 from fedward.study.wire import unpack_answer
@@ -125,3 +127,31 @@ def test_answers_are_no_pickles(worker: Worker) -> None:
     assert not any(content.startswith(b"\x80") for content in answer.objects.values())
     assert not isinstance(unpack_answer(unpack(answer).content), Advertised)
     assert ConfigRecord(dict(answer.terms))["hospital"] == "north"
+
+
+def test_a_process_that_cannot_be_started_costs_the_question_only(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    open_files = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr("subprocess.Popen", full)
+        worker.start()  # as the daemon does at its own start
+        with pytest.raises(WorkerLost, match="cannot be started"):
+            worker.ask(letter())
+        assert worker.pid is None
+        assert len(os.listdir("/proc/self/fd")) == open_files
+
+    refusal_of(worker.ask(letter()))
+
+
+def test_the_size_of_pieces_is_ours_whatever_the_environment_says(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CHUNK_VARIABLE, "1")
+    worker.start()
+
+    assert worker.pid is not None
+    assert psutil.Process(worker.pid).environ()[CHUNK_VARIABLE] == str(8 << 20)

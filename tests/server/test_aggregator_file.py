@@ -76,12 +76,22 @@ def test_a_renewal_never_puts_an_older_roster_back(hub: Aggregator) -> None:
 @pytest.mark.parametrize("version", [1, 4, 5])
 def test_only_a_newer_roster_is_installed(hub: Aggregator, version: int) -> None:
     hub.enroll(answer(hub, version=5), TOLD)
+    others = Roster(version, {"Another": COORDINATOR.public})
 
     with pytest.raises(InputError, match="roster 5 is installed"):
-        hub.install_roster(roster(version))
+        hub.install_roster(sign_roster(others, COORDINATOR))
     hub.install_roster(roster(6))
 
     assert hub.roster().version == 6
+
+
+def test_the_roster_that_is_installed_may_be_installed_again(hub: Aggregator) -> None:
+    hub.enroll(answer(hub, version=5), TOLD)
+    before = hub.roster_path.stat().st_mtime_ns
+
+    assert hub.install_roster(roster(5)) == hub.roster()
+
+    assert hub.roster_path.stat().st_mtime_ns == before
 
 
 def test_what_is_forged_or_for_another_changes_nothing(hub: Aggregator, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def checkpoint(number: int) -> Checkpoint:
         ),
         refusals=(Refused(1, Refusal("a", "RefusedError", "no", "ask")),),
         judged={"validation": np.full(4, number + 0.1), "test": None},
+        counted={"a": number, "ä": 1},
         roster=number,
         seconds=1.25,
     )

@@ -251,6 +251,18 @@ def test_an_app_that_raises_becomes_a_refusal_that_names_the_node() -> None:
     assert refusal.what == "is full"
 
 
+@pytest.mark.parametrize("ends", ["\x1b]0;owned\x07\x1b[2J\x1b[31m", "\u202e\x9b2J" + "x" * 10_000])
+def test_a_reason_cannot_move_a_terminal_s_cursor_and_is_short(ends: str) -> None:
+    error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "Traceback\nit failed " + ends)
+    came = ask(PostBox(with_liar(lambda m: [Message(error, reply_to=m)]), nodes=3))
+
+    assert_only_honest(came)
+    what = refusal_of_the_liar(came).what
+    assert what.startswith("it failed \ufffd")
+    assert what.isprintable()
+    assert len(what) <= 500
+
+
 def test_a_typed_refusal_arrives_as_it_was_said() -> None:
     said = Refusal("Charite", "RefusedError", "the budget is spent", "ask again next year")
     grid = PostBox(with_liar(lambda m: [Message(pack_answer(said), reply_to=m)]), nodes=3)

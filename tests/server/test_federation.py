@@ -27,6 +27,7 @@ from fedward.server.federation import Federation
 from fedward.server.run_folder import COLUMNS, write_model, write_rounds
 from fedward.simulation.grid import InProcessGrid
 from fedward.study.errors import FedwardError, OptionError
+from fedward.study.messages import Refusal
 from fedward.study.study import Study, parse_study
 from tests.server.conftest import (
     SEED,
@@ -329,6 +330,7 @@ def test_a_run_leaves_these_files_and_no_half_ones(finished: tuple[Outcome, Path
 
     assert {path.name for path in folder.iterdir()} == {
         "federation.json",
+        "judged.safetensors",
         "model.safetensors",
         "rounds.csv",
     }
@@ -435,3 +437,17 @@ def test_an_outcome_without_metrics_still_makes_a_table(tmp_path: Path) -> None:
 
     lines = (tmp_path / "rounds.csv").read_text(encoding="utf-8").splitlines()
     assert lines[1:] == ["0,,,validation,,", "1,0.5000,2,validation,,"]
+
+
+def test_a_run_keeps_the_newest_refusals_and_not_all_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedward.server.federation._MOST_REFUSALS", 3)
+    told: list[Event] = []
+    with InProcessGrid([]) as grid:
+        federation = Federation(study_of(), grid, run="run", seed=SEED, listener=told.append)
+        for number in range(5):
+            federation._note(number, [Refusal("A", "RefusedError", "no", "")])
+
+    assert [refused.round for refused in federation._so_far.refusals] == [2, 3, 4]
+    assert len(told) == 5

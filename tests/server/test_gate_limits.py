@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from fedward.server.gate import Gate, Route, public_tls
@@ -20,33 +21,41 @@ from fedward.server.http_sides import CHUNK, Limits
 from fedward.server.lobby import network_of
 from tests.server.flower_hospital import Files, make_certificates
 
+SIGNED = (  # nobody behind looks at it
+    "content-type: application/protobuf\r\n"
+    "flwr-public-key: a2V5\r\nflwr-signature: c2ln\r\nflwr-timestamp: now\r\n"
+)
 BIG = CHUNK + 1  # smaller bodies are not counted
 Open = Callable[[Limits], "House"]
 
 
-class _Yes(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Yes(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Says "ok" to every method."""
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"ok")
 
-    def log_message(self, *_: Any) -> None:  # noqa: ANN401
-        pass
+
+@contextlib.contextmanager
+def behind_it(files: Files) -> Iterator[int]:
+    """The port of a server over TLS that says yes."""
+    options = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(16), handlers=[_Yes()], options=options)
+    pair = files.key.read_bytes(), files.certificate.read_bytes()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    yield port
+    server.stop(None).wait()
 
 
 class House:
     """A gate that lets in whoever says `who`."""
 
-    def __init__(self, files: Files, limits: Limits, behind: ThreadingHTTPServer) -> None:
+    def __init__(self, files: Files, limits: Limits, behind: int) -> None:
         self.trust = ssl.create_default_context(cafile=str(files.ca))
         self.inner = Gate(public_tls(files.certificate, files.key), limits=limits)
         self.gate = GateThread(self.inner, "127.0.0.1", 0)
-        address = ("127.0.0.1", behind.server_address[1])
-        self.route = Route(address, self.trust, b"/v1/fleet/", (), self.who)
+        self.route = Route(("127.0.0.1", behind), files.ca.read_bytes(), self.who)
 
     @staticmethod
     def who(headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -66,7 +75,8 @@ class House:
 
 def head(who: str, size: int) -> bytes:
     return (
-        f"POST /v1/fleet/x HTTP/1.1\r\nhost: x\r\nwho: {who}\r\ncontent-length: {size}\r\n\r\n"
+        f"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\nwho: {who}\r\n{SIGNED}"
+        f"content-length: {size}\r\n\r\n"
     ).encode()
 
 
@@ -94,13 +104,8 @@ def is_closed(line: socket.socket, *, seconds: float) -> bool:
 @pytest.fixture
 def open_(tmp_path: Path) -> Iterator[Open]:
     files = make_certificates(tmp_path)
-    behind = ThreadingHTTPServer(("127.0.0.1", 0), _Yes)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(files.certificate, files.key)
-    behind.socket = tls.wrap_socket(behind.socket, server_side=True)
-    thread = threading.Thread(target=behind.serve_forever, daemon=True)
-    thread.start()
     with contextlib.ExitStack() as opened:
+        behind = opened.enter_context(behind_it(files))
 
         def open_house(limits: Limits) -> House:
             house = House(files, limits, behind)
@@ -108,9 +113,6 @@ def open_(tmp_path: Path) -> Iterator[Open]:
             return house
 
         yield open_house
-    behind.shutdown()
-    behind.server_close()
-    thread.join()
 
 
 def begin(house: House, who: str) -> ssl.SSLSocket:
@@ -143,6 +145,19 @@ def test_a_body_that_found_no_room_is_answered_503(open_: Open) -> None:
         assert status(other) == 503
         with house.connect() as another:
             assert house.ask(another, "b", BIG) == 200
+
+
+def test_a_body_goes_to_the_server_that_is_there_when_it_has_come(open_: Open) -> None:
+    house = open_(Limits())
+    house.gate.lead_to(dataclasses.replace(house.route, address=("127.0.0.1", 1)))  # nobody
+    with begin(house, "a") as slow:
+        house.gate.lead_to(house.route)
+        slow.sendall(bytes(BIG - 10))
+        assert status(slow) == 200
+    with begin(house, "a") as slow:
+        house.gate.lead_to(None)
+        slow.sendall(bytes(BIG - 10))
+        assert status(slow) == 503
 
 
 # --- Connections ----------------------------------------------------------------------------------
@@ -178,7 +193,9 @@ def test_a_stranger_who_is_refused_gives_the_place_back(open_: Open) -> None:
     house = open_(Limits(strangers_each=1))
     for _ in range(3):
         with house.connect() as line:
-            line.sendall(b"POST /v1/fleet/x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+            line.sendall(
+                b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+            )
             assert status(line) == 401
         time.sleep(0.3)
 

@@ -49,6 +49,9 @@ STRATEGIES: list[dict[str, Any]] = [
     {"strategy": "fedadam"},
     {"strategy": "fedyogi"},
     {"strategy": "fedadagrad"},
+    {"strategy": "scaffold", "weighting": "uniform"},
+    {"strategy": "fedper"},
+    {"strategy": "ditto", "proximal_lambda": 0.5},
 ]
 
 MOMENTS: dict[str, Moment] = {
@@ -118,6 +121,7 @@ def test_every_optimizer_remembers(
         training={"rounds": 4},
         aggregation={**aggregation, "secure": secure},
         privacy={"mode": "off"},
+        model={"hidden": [3]},  # so that something travels beside the head
     )
     with fast_folder() as folder:
         outcome, _ = whole(study, folder)

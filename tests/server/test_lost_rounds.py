@@ -13,6 +13,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedward.client.app import app as hospital_app
+from fedward.models.tasks.any_task import Sums
+from fedward.server.checkpoint import Best
+from fedward.server.early_stopping import StoppingEarly
 from fedward.server.events import (
     Answered,
     Event,
@@ -27,6 +30,7 @@ from fedward.server.run_folder import write_rounds
 from fedward.simulation.consortium import found_consortium
 from fedward.simulation.grid import InProcessGrid
 from fedward.study.errors import FederationError
+from fedward.study.messages import Vector
 from fedward.study.study import Study, parse_study
 from tests.server.conftest import (
     SEED,
@@ -123,6 +127,42 @@ def test_the_curve_has_a_gap_where_a_round_was_lost(tmp_path: Path) -> None:
 
     # The third round began with the model after the first, the fourth with that after the second.
     assert gap.curve == [whole.curve[0], None, *whole.curve[1:4]]
+
+
+@pytest.mark.parametrize(
+    ("lost", "measured"), [([2], [0, 1, 3]), ([1], [0, 2, 3]), ([2, 3], [0, 1]), ([], [0, 1, 2, 3])]
+)
+def test_early_stopping_knows_which_round_s_model_was_measured(
+    lost: list[int], measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost round leaves the model of the last one that was finished."""
+    found, real = [], StoppingEarly.watched
+
+    def watched(
+        self: StoppingEarly, best: Best | None, rounds: int, model: Vector, sums: Sums | None
+    ) -> Best | None:
+        if sums is not None:
+            found.append(rounds)
+        return real(self, best, rounds, model, sums)
+
+    monkeypatch.setattr(StoppingEarly, "watched", watched)
+    early = {"metric": "loss", "patience": 20}
+    values = study_values(training={"rounds": 4, "early_stopping": early})
+    files = opened(tmp_path, [ward(n, train=10) for n in (1, 2)], values)
+    lossy(parse_study(values), files, silent_in(lost, A, B))
+
+    assert found == measured
+
+
+def test_the_last_round_s_number_is_that_of_its_model(tmp_path: Path) -> None:
+    early = {"metric": "loss", "patience": 20, "keep": "last"}
+    values = study_values(training={"rounds": 3, "early_stopping": early})
+    files = opened(tmp_path, [ward(n, train=10) for n in (1, 2)], values)
+
+    outcome = lossy(parse_study(values), files, silent_in([3], A, B))
+
+    assert outcome.early_stopping is not None
+    assert (outcome.early_stopping["round"], outcome.early_stopping["trained"]) == (2, 3)
 
 
 def test_a_lost_round_is_a_row_without_hospitals(tmp_path: Path) -> None:

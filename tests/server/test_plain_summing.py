@@ -104,7 +104,8 @@ def test_metrics_travel_without_a_model() -> None:
     def judged(message: Message) -> list[Message]:
         assert message.metadata.message_type == "evaluate"
         assert message.metadata.group_id == "6"
-        return [contribution(message, vector(0, 0, 0, 0, 5, 7))]
+        name = f"h{message.metadata.dst_node_id}"
+        return [contribution(message, vector(0, 0, 0, 0, 5, 7), name)]
 
     request = EvaluateRequest("digest", "run", 6, vector(1, 2), "test")
     gathered = gather(PostBox(judged, nodes=3), request, Layout(parameters=0, metrics=2))
@@ -119,8 +120,9 @@ def test_thousands_of_small_contributions_lose_no_digit() -> None:
     """In single precision 2**24 + 1 is 2**24: the sum must be in double."""
 
     def answers(message: Message) -> list[Message]:
-        first = message.metadata.dst_node_id == 1
-        return [contribution(message, vector(0, 0, 1, 0, 0, 0, 2.0**24 if first else 1))]
+        node = message.metadata.dst_node_id
+        counts = 2.0**24 if node == 1 else 1
+        return [contribution(message, vector(0, 0, 1, 0, 0, 0, counts), f"h{node}")]
 
     gathered = gather(PostBox(answers, nodes=1000, batch=100))
 
@@ -220,3 +222,20 @@ def test_nothing_is_asked_before_a_run() -> None:
     summing = PlainSumming(study_of(participation={"hospitals": 3}), grid)
 
     assert summing.begin(list(grid.get_node_ids())) == []
+
+
+def test_a_second_answer_under_one_name_is_left_out() -> None:
+    def answers(message: Message) -> list[Message]:
+        node = message.metadata.dst_node_id
+        name = "h1" if node == 2 else f"h{node}"
+        return [contribution(message, vector(10 * node, 0, 1, 0, 0, 0, 1), name)]
+
+    gathered = gather(PostBox(answers, nodes=3), min_hospitals=2)
+
+    assert sorted(gathered.answered) == ["h1", "h3"]
+    (refused,) = gathered.refusals
+    assert refused.hospital == "h1"
+    assert "already" in refused.what
+    assert gathered.total is not None
+    assert gathered.total.weight == 2
+    assert gathered.total.update.tolist() == [20, 0]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
+import json
+import signal
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedward.privacy.certificates import Authority
@@ -19,11 +25,13 @@ from fedward.privacy.roster import Roster, sign_roster
 from fedward.server.aggregator import Aggregator, found_aggregator
 from fedward.server.durable import write_aside
 from fedward.server.run_registry import RunFolder, RunRegistry
-from fedward.server.supervisor import Pace, Supervisor, is_running, only_one
+from fedward.server.state_lock import is_running, only_one
+from fedward.server.supervisor import Pace, Supervisor
 from fedward.study.errors import ServiceError
 from tests.server.cut_off import private_study
+from tests.superlink_ward import free_port, until
 
-PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0)
+PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0, probe=0)
 
 
 class Link:
@@ -35,6 +43,20 @@ class Link:
         self.started: list[str] = []
         self.state = ("running", "")
         self.down = False
+        self.hangs = False
+        self.killed = 0
+
+    def answers(self, seconds: float) -> bool:
+        assert seconds >= 0
+        return not self.hangs
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    @property
+    def control(self) -> Link:
+        """It answers by itself what is asked of it."""
+        return self
 
     def nodes(self) -> list[Any]:
         if self.down:
@@ -178,6 +200,88 @@ def test_a_run_that_died_is_begun_again_only_after_a_while(hub: Aggregator) -> N
     post.look()
     assert run.record.state == "stopped"
     post.supervisor._diary.close()
+
+
+# --- A SuperLink that hangs -----------------------------------------------------------------------
+
+
+def said_to_answer(post: Post, hub: Aggregator) -> tuple[bool, float | None]:
+    """What the file of the status and the gauge say of the SuperLink."""
+    post.supervisor._due.pop("status")
+    post.look()
+    alive = json.loads((hub.state / "status.json").read_bytes())["superlink"]["alive"]
+    registry = post.supervisor._gauges.registry
+    return alive, registry.get_sample_value("fedward_superlink_up")
+
+
+def test_a_superlink_that_is_silent_for_too_long_is_killed(hub: Aggregator) -> None:
+    post = Post(hub, replace(PACE, silent=0.2))
+    run = post.submit("a")
+    post.look()
+    assert post.link.started == ["a"]
+    assert said_to_answer(post, hub) == (True, 1.0)
+    run.mark("submitted", "anew")
+    post.submit("b")
+    post.link.hangs = True
+
+    post.look(10)
+    assert post.link.killed == 0
+    assert post.link.started == ["a"]  # nothing is asked of one that is silent
+    assert said_to_answer(post, hub) == (False, 0.0)
+    time.sleep(0.2)
+    post.look()
+    assert post.link.killed == 1
+    assert post.log.getvalue().count("superlink hangs") == 1
+    post.supervisor._diary.close()
+
+
+def test_a_superlink_that_answers_late_and_a_machine_that_slept_are_no_reason(
+    hub: Aggregator,
+) -> None:
+    post = Post(hub, replace(PACE, silent=0.1))
+    post.look()
+    for _ in range(4):
+        time.sleep(0.15)  # far longer than allowed
+        post.link.hangs = True
+        post.look(2)  # but not asked often enough
+        post.link.hangs = False
+        post.look()
+
+    assert post.link.killed == 0
+    post.supervisor._diary.close()
+
+
+@pytest.mark.slow
+def test_a_real_superlink_that_is_stopped_is_killed_and_started_again(tmp_path: Path) -> None:
+    hub = enrolled(tmp_path)
+    hub.file = hub.file.model_copy(update={"port": free_port(), "listen": "127.0.0.1"})
+    log, stop = io.StringIO(), threading.Event()
+    supervisor = Supervisor(hub, pace=Pace(first_wait=0.1, probe=0.5, silent=3.0), stream=log)
+    thread = threading.Thread(target=supervisor.run, args=[stop], daemon=True)
+    thread.start()
+
+    def pid() -> int:
+        with contextlib.suppress(OSError, ValueError):
+            link = json.loads((hub.state / "status.json").read_bytes())["superlink"]
+            return int(link["pid"] or 0) if link["alive"] else 0
+        return 0
+
+    try:
+        until(pid, seconds=120, what="the SuperLink")
+        hung = psutil.Process(pid())
+        hung.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        until(lambda: "superlink hangs" in log.getvalue(), seconds=60, what=log.getvalue)
+        assert time.monotonic() - began >= 2  # what it answered last was just before
+        until(lambda: pid() not in {0, hung.pid}, seconds=120, what=log.getvalue)
+        assert not hung.is_running()
+        time.sleep(2)
+        assert log.getvalue().count("superlink hangs") == 1  # the new one answers
+        assert log.getvalue().count('"superlink started"') == 2
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
 
 
 # --- Certificate and lock -------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The hospital's side of federated algorithms, one a file."""
