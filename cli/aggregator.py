@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedward.cli import aggregator_models
 from fedward.cli.console import messages, output
 from fedward.cli.fingerprint import confirm
 from fedward.cli.given_file import faults_of
-from fedward.study.errors import OptionError
+from fedward.study.errors import OptionError, printable
 
 if TYPE_CHECKING:
     from fedward.server.aggregator import Aggregator
@@ -87,15 +88,17 @@ def roster(
     *,
     aggregator: _File = _HERE,
 ) -> None:
-    """Install a newer roster; a running aggregator follows it at once."""
+    """Install a newer roster, or the same again; a running aggregator follows it at once."""
     from fedward.privacy.public_file import read_public
     from fedward.privacy.roster import LARGEST_ROSTER
 
     document = read_public(file, what="roster", largest=LARGEST_ROSTER)
     service = _aggregator(aggregator)
     with faults_of(file):
+        had = service.roster() if service.roster_path.exists() else None
         new = service.install_roster(document)
-    output.print(f"roster {new.version}: {len(new.members)} members")
+    already = " (it was installed already)" if new == had else ""
+    output.print(f"roster {new.version}: {len(new.members)} members{already}")
 
 
 @app.command()
@@ -119,10 +122,11 @@ def status(
     aggregator: _File = _HERE,
 ) -> None:
     """Show whether the service runs, and which hospitals are there; exit code 1 if it does not."""
-    from fedward.server.supervisor import is_running
+    from fedward.server.page.overview import status_of
+    from fedward.server.state_lock import is_running
 
     state = _aggregator(aggregator).state
-    found = _status(state / "status.json")
+    found = status_of(state)
     found["running"] = running = is_running(state)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -134,6 +138,29 @@ def status(
             output.print(f"{hospital}: {'online' if online and alive else 'away'}")
     if not running:
         raise typer.Exit(1)
+
+
+@app.command()
+def page(
+    *,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any that is free.")
+    ] = 0,
+    aggregator: _File = _HERE,
+) -> None:
+    """Show the aggregator's page on this machine: hospitals, runs, the live round, curves, files.
+
+    Where the service shows it already ([page] port in aggregator.toml), only its address is told.
+    """
+    from fedward.cli.page import show, told_address
+    from fedward.server.page.application import application
+    from fedward.server.state_lock import is_running
+
+    service = _aggregator(aggregator)
+    if service.file.page is not None and is_running(service.state):
+        told_address(service.state)
+        return
+    show(application(service), service.state, port=port, name="hub")
 
 
 @app.command()
@@ -224,12 +251,60 @@ def statistics(run: _Run, *, aggregator: _File = _HERE) -> None:
 
 
 @app.command()
+def evaluate(
+    run: _Run,
+    *,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Have the hospitals judge the run's model again, as a run."),
+    ] = False,
+    name: Annotated[str, typer.Option(help="Of that run; one is made up if none.")] = "",
+    aggregator: _File = _HERE,
+) -> None:
+    """Show a run's figures with subgroups and intervals, where its study asks for them.
+
+    With --again the hospitals that are connected judge the same model once more, in a run of its
+    own, whose table is shown when it is finished.
+    """
+    from fedward.cli.evaluate import read_evaluated, show
+
+    service = _aggregator(aggregator)
+    runs = _runs(service)
+    found = runs.get(run)
+    if not again:
+        show(read_evaluated(found.folder, found.record.state), found.record.title)
+        return
+    study = found.study
+    refused = ""
+    if found.record.wants != "model" or found.record.state != "finished":
+        refused = f"has no finished model ({found.record.state})"
+    elif study.evaluation is None:
+        refused = "is of a study without a table [evaluation]"
+    elif study.personal:
+        refused = "is of a study whose hospitals keep parts of the model for themselves"
+    if refused:
+        raise OptionError(refused, todo="see docs/evaluation.md", where=run)
+    made = runs.create(
+        study,
+        found.document,
+        seed=found.record.seed,
+        roster=service.roster().version,
+        name=name,
+        wants="evaluation",
+        of=run,
+    )
+    output.print(f"submitted: {made.folder.name}")
+
+
+@app.command()
 def logs(run: _Run, *, aggregator: _File = _HERE) -> None:
     """Print what happened in a run: a JSON line for each event, then what its process said."""
     found = _runs(_aggregator(aggregator)).get(run)
     for path in (found.folder / "events.jsonl", found.log):
         if path.exists():
-            typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:  # hospitals wrote some of it
+                    typer.echo(printable(line.rstrip("\n")))
 
 
 @app.command()
@@ -256,6 +331,11 @@ def resume(run: _Run, *, aggregator: _File = _HERE) -> None:
     output.print(f"{run} goes on")
 
 
+app.command()(aggregator_models.models)
+app.command()(aggregator_models.approve)
+app.command()(aggregator_models.retire)
+
+
 def _aggregator(path: Path) -> Aggregator:
     from fedward.server.aggregator import Aggregator
 
@@ -266,11 +346,3 @@ def _runs(aggregator: Aggregator) -> RunRegistry:
     from fedward.server.run_registry import RunRegistry
 
     return RunRegistry(aggregator.state / "runs")
-
-
-def _status(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -26,6 +26,7 @@ for command in (
     hospital_daemon.status,
     hospital_daemon.watch,
     hospital_daemon.stop,
+    hospital_daemon.page,
     hospital_studies.studies,
     hospital_studies.approve,
     hospital_studies.revoke,

@@ -68,6 +68,24 @@ def watch(*, hospital: File = HERE, as_json: _Json = False) -> None:
                 output.print(f"{event.at}  {event.text}")
 
 
+def page(
+    *,
+    hospital: File = HERE,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any that is free.")
+    ] = 0,
+) -> None:
+    """Show the hospital's page on this machine: studies to approve, budget, audit log, GPU."""
+    from fedward.cli.page import show
+    from fedward.client.hospital import read_hospital
+    from fedward.client.page.application import application
+
+    path = hospital.resolve()
+    state = path.parent / read_hospital(hospital).state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    show(application(path), state, port=port, name="hospital")
+
+
 def stop(*, hospital: File = HERE) -> None:
     """End the daemon; a message that it is at may take up to a minute more."""
     from fedward.client.control import ControlClient

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from fedward.cli.console import output
 from fedward.cli.hospital_daemon import HERE, File
-from fedward.cli.study_words import words_of
 from fedward.study.errors import OptionError
 
 if TYPE_CHECKING:
@@ -76,10 +75,10 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Show what a study asks of this hospital, and approve it."""
-    from fedward.client.control import ControlClient, NotRunning
+    from fedward.client.decisions import approve as approve_study
     from fedward.client.hospital import read_hospital
-    from fedward.client.offers import approve as approve_here
     from fedward.client.offers import find_study
+    from fedward.client.study_words import words_of
 
     found = read_hospital(hospital)
     folder = hospital.parent / found.studies
@@ -91,31 +90,20 @@ def approve(
         return
     if not yes and not _agreed():
         raise typer.Exit(1)
-    try:
-        with ControlClient(hospital) as client:
-            file = client.approve(known.digest)
-    except NotRunning:
-        file = approve_here(known.digest, found, folder)
-    output.print(f"approved: {file}")
+    output.print(f"approved: {approve_study(known.digest, hospital)}")
 
 
 def revoke(*, digest: _Digest, hospital: File = HERE) -> None:
     """Withdraw an approval: it holds from the next message on; the offer stays."""
-    from fedward.client.control import ControlClient, NotRunning
-    from fedward.client.hospital import read_hospital
-    from fedward.client.offers import revoke as revoke_here
+    from fedward.client.decisions import revoke as revoke_study
 
-    found = read_hospital(hospital)
-    try:
-        with ControlClient(hospital) as client:
-            file = client.revoke(digest)
-    except NotRunning:
-        file = revoke_here(digest, found, hospital.parent / found.studies)
-    output.print(f"no longer approved; taken away: {file}")
+    output.print(f"no longer approved; taken away: {revoke_study(digest, hospital)}")
 
 
 def _show(known: Known, hospital: HospitalFile, *, canonical: bool) -> None:
     """A study in plain words, and then all of it, each default and setting, as it is approved."""
+    from fedward.client.study_words import words_of
+
     if canonical:
         typer.echo(known.study.canonical(), nl=False)
         return

@@ -20,13 +20,22 @@ from fedward.cli import (
     consortium,
     data,
     doctor,
+    encode,
+    evaluate,
+    explain,
+    export,
     hospital,
     models,
+    monitor,
     privacy,
+    reference,
+    report,
+    serve,
     simulate,
     split,
     stats,
     study,
+    synthesize,
 )
 from fedward.cli.console import messages, output
 from fedward.study.errors import FedwardError
@@ -52,6 +61,15 @@ app = typer.Typer(
 app.command(name="simulate")(simulate.simulate)
 app.command(name="split")(split.split)
 app.command(name="stats")(stats.stats)
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="report")(report.report)
+app.command(name="synthesize")(synthesize.synthesize)
+app.command(name="serve")(serve.serve)
+app.command(name="reference")(reference.reference)
+app.command(name="monitor")(monitor.monitor)
+app.command(name="export")(export.export)
+app.command(name="explain")(explain.explain)
+app.command(name="encode")(encode.encode)
 app.command(name="models")(models.models)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(study.app, name="study")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward.cli.console import messages, output
-from fedward.cli.options import DataSet, HowMany, Seed, StudyFile
+from fedward.cli.options import DataSet, HowMany, Models, Seed, StudyFile
 from fedward.cli.study_file import whole_study
 
 if TYPE_CHECKING:
+    from fedward.server.events import Event
+    from fedward.server.tracking import Tracking
     from fedward.simulation.result import Metrics, Result
+    from fedward.simulation.simulate import Options
     from fedward.study.study import Study
 
 
@@ -26,6 +30,7 @@ def simulate(
     study: StudyFile,
     data: DataSet = None,
     hospitals: HowMany = None,
+    models: Models = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; new by default, below runs/.")
@@ -49,6 +54,15 @@ def simulate(
         Literal["processes", "ray"],
         typer.Option(help="Where hospitals run: processes here, or Flower's engine on Ray."),
     ] = "processes",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also send settings and figures to tensorboard:FOLDER or mlflow:URI; may be given "
+            "several times.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a study on this machine, with pretended hospitals.
 
@@ -67,12 +81,35 @@ def simulate(
         quiet_libraries()
     contract = simulation.with_hospitals(contract, hospitals)
     folder = out or _new_folder(contract.study.name)
-    options = simulation.Options(folder, data, seed, baselines, workers, engine, drop)
-    with watch(contract) as (listener, progress):
+    options = simulation.Options(folder, data, seed, baselines, workers, engine, drop, models)
+    with watch(contract) as (listener, progress), _tracked(contract, options, track) as tracking:
+
+        def listen(event: Event) -> None:
+            listener(event)
+            tracking.listen(event)
+
         result = simulation.simulate(
-            contract, options, listener=listener, say=messages.print, progress=progress
+            contract, options, listener=listen, say=messages.print, progress=progress
         )
+        tracking.results(folder)
     _show(result, contract, folder)
+
+
+def _tracked(study: Study, options: Options, targets: Sequence[str] | None) -> Tracking:
+    from fedward.models.registry import settled
+    from fedward.server.tracker_targets import auth_of_environment, trackers_of, wants_token
+    from fedward.server.tracking import Tracking
+
+    named = targets or ()
+    auth = auth_of_environment(os.environ) if any(map(wants_token, named)) else None
+    trackers = trackers_of(named, auth=auth)
+    return Tracking(
+        settled(study) if trackers else study,
+        trackers,
+        name=options.out.resolve().name,
+        seed=options.seed,
+        say=lambda line: messages.print(Text(line)),
+    )
 
 
 def _new_folder(name: str) -> Path:
@@ -93,6 +130,8 @@ def _show(result: Result, study: Study, folder: Path) -> None:
     federated = result.metrics.federated
     _row(table, "federated", total, federated, max(spent, default=None), figures, bold=True)
     epsilon = result.epsilon_baselines
+    if result.metrics.personal is not None:
+        _row(table, "personal", total, result.metrics.personal, epsilon, figures)
     if result.metrics.pooled is not None:
         _row(table, "pooled", total, result.metrics.pooled, epsilon, figures)
     for name, metrics in list(result.metrics.local.items())[:20]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedward.cli.console import messages, output
-from fedward.cli.options import HowMany, StudyFile
+from fedward.cli.options import HowMany, Models, StudyFile
 from fedward.cli.study_file import whole_study
 from fedward.study.errors import OptionError
 
@@ -19,6 +19,7 @@ def split(
     out: Annotated[Path, typer.Option(help="Folder for the hospitals; must be new.")],
     data: Annotated[Path | None, typer.Option(help="The data set, as for simulate.")] = None,
     hospitals: HowMany = None,
+    models: Models = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the split.")] = 0,
 ) -> None:
     """Divide a data set among pretended hospitals.
@@ -36,7 +37,7 @@ def split(
     whole, _ = whole_study(study)
     contract = with_hospitals(whole, hospitals)
     found = found_data(contract, data, say=messages.print)
-    for file in make_hospitals(contract, found, out, seed=seed):
+    for file in make_hospitals(contract, found, out, seed=seed, models=models):
         hospital = read_hospital(file)
         declared = hospital.limits.declared_patients
         output.print(f"{hospital.name}: {declared} training patients, {file}")

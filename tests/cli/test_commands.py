@@ -40,7 +40,9 @@ COMMANDS = commands()
 def test_the_tree_holds_the_commands() -> None:
     names = {name for name, _ in COMMANDS}
 
-    for name in ("simulate", "split", "models", "doctor", "study check", "study digest"):
+    for name in ("simulate", "split", "synthesize", "models", "doctor"):
+        assert f"fedward {name}" in names
+    for name in ("study check", "study digest"):
         assert f"fedward {name}" in names
 
 
@@ -177,6 +179,22 @@ def test_simulate_writes_all_its_files(run: tuple[Said, Path]) -> None:
 
 
 @pytest.mark.slow
+def test_report_writes_page_and_card_and_says_where(
+    run: tuple[Said, Path], fedward: Fedward, tmp_path: Path
+) -> None:
+    said = fedward("report", run[1], "--out", "made [red]")
+
+    assert (said.code, said.err) == (0, "")
+    assert said.out == "Report: made [red]/report.html   card: made [red]/MODEL_CARD.md\n"
+    page = (tmp_path / "made [red]" / "report.html").read_text("utf-8")
+    assert all(ward in page for ward in WARDS)
+    assert (
+        "has no study.toml; give the folder of a finished run"
+        in fedward("report", tmp_path).only_error()
+    )
+
+
+@pytest.mark.slow
 def test_simulate_tells_its_progress_in_plain_lines(run: tuple[Said, Path]) -> None:
     said, _ = run
 
@@ -247,6 +265,16 @@ def test_help_starts_without_torch() -> None:
         "from fedward.cli.main import main\n"
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules\n"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["fedward.server.supervisor", "fedward.server.page.application"])
+def test_the_aggregator_s_service_does_without_torch(module: str) -> None:
+    """It would hold 300 MB for it, for as long as it runs."""
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedward.cli.main import app
-from fedward.cli.study_words import words_of
 from fedward.client.hospital import Limits
+from fedward.client.study_words import words_of
 from fedward.study.study import Study, parse_study
 from tests.enrolled import Enrolled, enrol
 from tests.secure_sites import PRIVATE, study_of
@@ -46,6 +46,14 @@ def words(study: Study, limits: Limits = FREE) -> dict[str, str]:
     return {line[:12].strip(): line[12:].strip() for line in lines if line.startswith("  ")}
 
 
+def test_what_the_model_is_for_is_told() -> None:
+    about = {"intended_use": "A second look.", "limits": ["Not for children.", "Not alone."]}
+    lines = words(told(study={"name": "told", **about}))
+    assert lines["is for"] == "A second look."
+    assert lines["not for"] == "Not for children. Not alone."
+    assert not {"is for", "not for"} & set(words(told()))
+
+
 def test_a_title_cannot_write_over_other_lines() -> None:
     """Not even in a study that no reader of files would have taken."""
     title = "nice\x1b[1A\x1b[2K\n  patients    differential privacy\u202e"
@@ -57,6 +65,27 @@ def test_a_title_cannot_write_over_other_lines() -> None:
     assert all(line.isprintable() for line in lines)
     assert "nice\ufffd[1A" in lines[0]
     assert sum(line.startswith("  patients") for line in lines) == 1
+
+
+def test_subgroups_and_replicates_are_told() -> None:
+    groups = {
+        "sex": {"column": "gender", "values": ["f", "m"]},
+        "age": {"column": "years", "edges": [40, 65]},
+    }
+    line = words(told(evaluation={"replicates": 30, "fewest": 7, "subgroups": groups}))["evaluates"]
+
+    assert "age (column years: below 40; 40 to below 65; 65 or more)" in line
+    assert "sex (column gender: f; m)" in line
+    assert "below 7 patients shown (the aggregator can read smaller ones too);" in line
+    assert "30 times" in line
+    assert "without noise" in line
+    assert "CLEAR" not in line
+    plain = {**TOLD["aggregation"], "secure": False}
+    line = words(told(evaluation={"subgroups": groups}, aggregation=plain))["evaluates"]
+    assert "(the aggregator can read smaller ones too, IN CLEAR and of each hospital)" in line
+    alone = words(told(evaluation={}))["evaluates"]
+    assert alone.startswith("the final model on the test records; ")
+    assert "evaluates" not in words(told())
 
 
 def test_nothing_that_matters_is_left_out() -> None:
@@ -143,3 +172,25 @@ def test_noise_in_evaluation_is_a_line_of_its_own() -> None:
 
     assert "2.5" in words(noised)["judges"]
     assert "judges" not in words(silent)
+
+
+def test_a_study_that_makes_images_says_so() -> None:
+    images = {"kind": "images", "shape": [1, 6, 5]}
+    study = parse_study(
+        {
+            **study_of().model_dump(mode="json", exclude_none=True),
+            "task": {"kind": "generation", "classes": ["well", "ill"]},
+            "model": {"name": "gan"},
+            "data": images,
+        }
+    )
+
+    assert words(study)["learns"] == "to make images of well, ill that look like the records"
+
+
+def test_what_stays_at_the_hospital_is_a_line_of_its_own() -> None:
+    assert "keeps" not in words(told())
+    kept = words(told(aggregation={"strategy": "fedper", "head_layers": 1}))["keeps"]
+    assert "its own last 1 layers: at this hospital alone" in kept
+    kept = words(told(training={"fine_tuning": {"steps": 20, "learning_rate": 0.01}}))["keeps"]
+    assert "trained 20 steps further on the records here" in kept

@@ -1,0 +1,1 @@
+"""The service: a model that answers programs by the Open Inference Protocol, and people by page."""
