@@ -46,6 +46,7 @@ from fedward.simulation.canaries import Canaries, draw_canaries, population, sus
 from fedward.simulation.download import found_data
 from fedward.simulation.hospitals import make_hospitals
 from fedward.simulation.simulate import one_thread
+from fedward.study.aggregation import FedAvg, FedBN, FedPer, Scaffold
 from fedward.study.errors import AuditError, OptionError, TrainingError
 from fedward.study.messages import Contribution, Refusal, TrainRequest, Vector
 from fedward.study.privacy import LocalPrivacy
@@ -271,7 +272,10 @@ def _train(
 ) -> tuple[Evidence, Attendance, Ledger]:
     """All rounds of a federation of one: what the watcher saw of them, and what they cost."""
     # Nobody else is there to hide among.
-    plain = study.aggregation.model_copy(update={"secure": False})
+    terms = study.aggregation
+    if isinstance(terms, Scaffold | FedBN | FedPer):  # these differ after the noise only
+        terms = FedAvg(clip=terms.clip, weighting=terms.weighting, max_records=terms.max_records)
+    plain = terms.model_copy(update={"secure": False})
     alone = study.model_copy(update={"aggregation": plain})
     evidence = Evidence(len(canaries))
     everybody = population(ward.records, canaries)

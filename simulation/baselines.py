@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 
 from fedward.client.app import make_app, open_site
 from fedward.client.data.records import Parts, Records
 from fedward.client.data.stored import joined
-from fedward.client.hospital import HospitalFile, Limits
+from fedward.client.hospital import HospitalFile, Limits, models_of
 from fedward.client.site import Site
+from fedward.models.tasks.any_task import Sums
 from fedward.privacy.schedule import noise_of
 from fedward.server.events import Metrics
 from fedward.server.federation import Federation
@@ -25,13 +27,26 @@ from fedward.simulation.grid import InProcessGrid, start_workers
 from fedward.study.aggregation import FedAvg
 from fedward.study.errors import FedwardError
 from fedward.study.messages import Part
+from fedward.study.participation import Participation
 from fedward.study.privacy import LocalPrivacy
-from fedward.study.study import Participation, Study
+from fedward.study.study import Study
 
 # Nobody else is there: nothing to hide among, and nothing to bound.
 _ALONE = FedAvg(secure=False, clip=1e6, max_records=2**31 - 1)
 
 Noise = dict[str, LocalPrivacy]
+
+
+class Compared(NamedTuple):
+    """What a baseline came to on the test part.
+
+    Attributes:
+        test: Its metrics.
+        sums: What they are computed from; None if nobody judged it.
+    """
+
+    test: Metrics
+    sums: Sums | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,8 @@ def baselines(hospitals: Sequence[Path]) -> list[Baseline]:
 
 def run_baselines(
     wanted: Sequence[Baseline], study: Study, *, seed: int, workers: int
-) -> dict[str, Metrics | FedwardError]:
-    """Test metrics of each baseline by name, or why there are none; `pooled` is the pooled one."""
+) -> dict[str, Compared | FedwardError]:
+    """What each baseline came to, by name, or why it did not; `pooled` is the pooled one."""
     noise = _noise(study)
     if workers <= 1:
         return {b.name: _tried(b, study, seed, noise) for b in wanted}
@@ -68,7 +83,7 @@ def run_baselines(
         return {name: future.result() for name, future in coming.items()}
 
 
-def _tried(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics | FedwardError:
+def _tried(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Compared | FedwardError:
     """A baseline that fails must not take the federated result with it."""
     try:
         return run_baseline(baseline, study, seed, noise)
@@ -76,19 +91,29 @@ def _tried(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics
         return error
 
 
-def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Metrics:
+def run_baseline(baseline: Baseline, study: Study, seed: int, noise: Noise) -> Compared:
     """Train one baseline and judge it on the test part."""
     alone = study.model_copy(
-        update={"aggregation": _ALONE, "participation": Participation(hospitals=1), **noise}
+        update={
+            "aggregation": _ALONE,
+            "participation": Participation(hospitals=1),
+            "evaluation": None,
+            "training": study.training.model_copy(update={"fine_tuning": None}),
+            **noise,
+        }
     )
     with TemporaryDirectory() as folder:
         site = _site_of(baseline, study, alone, Path(folder))
         app = make_app(lambda _: site)
         with InProcessGrid([Path(folder)], client_app=app) as grid:
             outcome = Federation(
-                alone, grid, run=f"baseline-{baseline.name}", seed=seed
+                alone,
+                grid,
+                run=f"baseline-{baseline.name}",
+                seed=seed,
+                models=models_of(site.hospital, Path(folder)),
             ).train_and_judge()
-    return outcome.test
+    return Compared(outcome.test, outcome.sums.get("test"))
 
 
 def _noise(study: Study) -> Noise:
@@ -113,6 +138,7 @@ def _site_of(baseline: Baseline, study: Study, alone: Study, folder: Path) -> Si
     hospital = HospitalFile(
         name=baseline.name,
         device=example.device,
+        models=example.models,
         data=example.data,
         limits=Limits(declared_patients=len(parts["train"].patients.unique())),
         simulation=example.simulation,
@@ -130,6 +156,6 @@ def _together(parts: Sequence[Parts], part: Part) -> Records:
         before += int(piece.patients.max()) + 1 if len(piece) else 0
     return Records(
         joined([piece.inputs for piece in pieces]),
-        torch.cat([piece.labels for piece in pieces]),
+        joined([piece.labels for piece in pieces]),
         torch.cat(patients),
     )

@@ -62,10 +62,10 @@ def draw_canaries(study: Study, number: int, *, copies: int, seed: int) -> Canar
 def suspects_of(known: Records, canaries: Canaries) -> Suspects:
     """A hospital's patients, who are there, then the canaries, who may be; on the same device."""
     names, numbers = known.patients.unique(return_inverse=True)
-    device, added = known.labels.device, torch.arange(len(canaries)) + len(names)
+    device, added = known.device, torch.arange(len(canaries)) + len(names)
     return Suspects(
         joined([known.inputs, canaries.inputs.to(device)]),
-        torch.cat([known.labels, canaries.labels.to(device)]),
+        torch.cat([known.whole_labels.to(device), canaries.labels.to(device)]),
         torch.cat([numbers, added.to(device)]),
         len(canaries),
     )
@@ -76,7 +76,7 @@ def population(known: Records, canaries: Canaries) -> Records:
     everybody = suspects_of(known, canaries)
     times = torch.ones(len(everybody.labels), dtype=torch.int64)
     times[len(known) :] = canaries.included * canaries.copies
-    times = times.to(known.labels.device)
+    times = times.to(known.device)
     numbers = torch.arange(len(times), device=times.device).repeat_interleave(times)
     inputs = everybody.inputs
     return Records(

@@ -22,6 +22,7 @@ from fedward.client.data.tables import read_column
 from fedward.client.hospital import HospitalFile, read_hospital, write_hospital
 from fedward.models.registry import settled
 from fedward.simulation.consortium import found_consortium
+from fedward.simulation.formats import format_of, is_data
 from fedward.simulation.splitting import Owners, by_site, split
 from fedward.study.errors import DataError, HospitalError, OptionError
 from fedward.study.frozen import Fault, validate
@@ -32,12 +33,18 @@ CACHE = "cache"
 """Folder of decoded records, beside the hospitals' own folders."""
 
 _ANY = "any"  # stands for a hospital's folder
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".data": "csv", ".npz": "npz"}
+_NAMED = {"dicom", "fhir", "omop"}  # formats that say whose a record is
 _NEEDED_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def make_hospitals(
-    study: Study, data: Path | None, folder: Path, *, seed: int, progress: Progress = unseen
+    study: Study,
+    data: Path | None,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress = unseen,
+    models: Path | None = None,
 ) -> list[Path]:
     """Write the hospitals' folders, and return their `hospital.toml` files in the nodes' order.
 
@@ -47,37 +54,43 @@ def make_hospitals(
         folder: Where the hospitals' folders go.
         seed: Of the split, and of each hospital's pretended randomness.
         progress: Told of the first decoding of their records.
+        models: Folder of pretrained models, which all of them have.
 
     Raises:
         InputError: The data cannot be read or divided as the study says.
     """
     study = settled(study)  # what hospitals approve names every setting of the model
-    files = divide(study, data, folder, seed, progress)
+    files = divide(study, data, folder, seed, progress, models)
     for file in files:
-        _approve(study, file)
+        approve(study, file)
     if study.aggregation.secure:
         found_consortium(files)
     return files
 
 
 def divide(
-    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress = unseen
+    study: Study,
+    data: Path | None,
+    folder: Path,
+    seed: int,
+    progress: Progress = unseen,
+    models: Path | None = None,
 ) -> list[Path]:
     """The same hospitals, before they approve anything or are in a consortium."""
     if study.simulation.split == "folders":
-        return _from_folders(study, data, folder, seed, progress)
-    return _from_one_data_set(study, data, folder, seed, progress)
+        return _from_folders(study, data, folder, seed, progress, models)
+    whole = _hospital_file("whole", study, data, seed, models)
+    return _from_one_data_set(study, whole, folder, seed, progress)
 
 
 def _from_one_data_set(
-    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress
+    study: Study, whole: HospitalFile, folder: Path, seed: int, progress: Progress
 ) -> list[Path]:
-    whole = _hospital_file("whole", study, data, seed)
     # Its cache is the hospitals' as well: all have the same files.
     context = context_of(whole, folder / _ANY, progress=progress)
     raw = read_with(whole.data, study, replace(context, folder=Path()))
     if not len(raw):
-        raise DataError("holds no records", todo="check --data", where=str(data or "the data set"))
+        raise DataError("holds no records", todo="check --data", where=_path_of(whole))
     names, owners = _owners(study, whole, raw, seed)
     files = []
     for number, name in enumerate(names):
@@ -135,8 +148,17 @@ def _drawn(study: Study, raw: RawRecords, rng: np.random.Generator) -> Owners:
     return owners
 
 
+def _path_of(whole: HospitalFile) -> str:
+    return str(getattr(whole.data, "path", "the data set"))
+
+
 def _from_folders(
-    study: Study, data: Path | None, folder: Path, seed: int, progress: Progress
+    study: Study,
+    data: Path | None,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    models: Path | None,
 ) -> list[Path]:
     if data is None or not data.is_dir():
         raise OptionError(
@@ -154,37 +176,44 @@ def _from_folders(
             todo="change [participation] hospitals in the study, or give --hospitals",
             where=str(data),
         )
-    return [
-        _from_place(study, name, place, folder / _folder_name(number, name), seed, progress)
-        for number, (name, place) in enumerate(places.items())
-    ]
+    files = []
+    for number, (name, place) in enumerate(places.items()):
+        path = place / study.simulation.source.get("path", "") if place.is_dir() else place
+        hospital = _hospital_file(name, study, path, seed, models)
+        file = folder / _folder_name(number, name) / "hospital.toml"
+        files.append(_write(file, name, hospital, study, progress))
+    return files
 
 
 def _holds(entry: Path) -> bool:
     """Whether an entry of the folder is a hospital: a folder, or a file that is read."""
     visible = not entry.name.startswith(".")
-    return visible and (entry.is_dir() or entry.suffix.lower() in _FORMATS)
+    return visible and (entry.is_dir() or is_data(entry))
 
 
-def _from_place(
-    study: Study, name: str, place: Path, folder: Path, seed: int, progress: Progress
-) -> Path:
-    path = place / study.simulation.source.get("path", "") if place.is_dir() else place
-    hospital = _hospital_file(name, study, path, seed)
-    return _write(folder / "hospital.toml", name, hospital, study, progress)
-
-
-def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> HospitalFile:
-    # A pretended hospital says whose its records are, as a real one must.
-    source: dict[str, Any] = {"patient": "record", **study.simulation.source}
+def _hospital_file(
+    name: str, study: Study, data: Path | None, seed: int, models: Path | None
+) -> HospitalFile:
+    source: dict[str, Any] = {
+        **study.simulation.source,
+        **study.simulation.sources.get(name, {}),
+    }
     if data is not None:
         source["path"] = str(data.resolve())
+        if isinstance(source.get("join"), list | tuple):
+            source["join"] = [_beside(data, table) for table in source["join"]]
         if "format" not in source:
-            source["format"] = _format_of(data)
+            source["format"] = format_of(data, study)
     elif source.get("format") != "bundled":
         raise OptionError("no data given", todo="give --data PATH")
+    if source["format"] not in _NAMED:
+        # A pretended hospital says whose its records are, as a real one must where files do not.
+        source = {"patient": "record", **source}
     cache = {"folder": f"../{CACHE}"}
-    values = {"name": name, "data": source, "cache": cache, "simulation": {"seed": seed}}
+    values: dict[str, Any] = {"name": name, "data": source, "cache": cache}
+    values["simulation"] = {"seed": seed}
+    if models is not None:
+        values["models"] = str(models.resolve())
     hospital = validate(HospitalFile, values)
     if isinstance(hospital, Fault):
         raise HospitalError(
@@ -195,18 +224,11 @@ def _hospital_file(name: str, study: Study, data: Path | None, seed: int) -> Hos
     return hospital
 
 
-def _format_of(data: Path) -> str:
-    if data.is_dir():
-        return "folder"
-    if not data.exists():
-        raise DataError("no such file or folder", todo="check the path", where=str(data))
-    if data.suffix.lower() not in _FORMATS:
-        raise DataError(
-            f"files of type {data.suffix or 'unknown'!r} are not read",
-            todo=f"give a folder of images or one of {', '.join(_FORMATS)}",
-            where=str(data),
-        )
-    return _FORMATS[data.suffix.lower()]
+def _beside(data: Path, table: object) -> object:
+    """A table that is joined, from the folder of the data: a hospital's own folder is elsewhere."""
+    if not isinstance(table, dict) or not isinstance(table.get("path"), str):
+        return table  # refused with the hospital's file
+    return {**table, "path": str((data.resolve().parent / table["path"]).resolve())}
 
 
 def _write(file: Path, name: str, hospital: HospitalFile, study: Study, progress: Progress) -> Path:
@@ -216,7 +238,8 @@ def _write(file: Path, name: str, hospital: HospitalFile, study: Study, progress
     return file
 
 
-def _approve(study: Study, file: Path) -> None:
+def approve(study: Study, file: Path) -> None:
+    """Make a study the one that a pretended hospital approves."""
     studies = file.parent / read_hospital(file).studies
     shutil.rmtree(studies, ignore_errors=True)
     studies.mkdir()

@@ -35,6 +35,7 @@ class Metrics(_Entry):
     sensitivity: float | None = None
     specificity: float | None = None
     precision: float | None = None
+    recall: float | None = None
     brier: float | None = None
     calibration_error: float | None = None
     mae: float | None = None
@@ -47,6 +48,7 @@ class Metrics(_Entry):
     error: float | None = None
     error_median: float | None = None
     error_95: float | None = None
+    distance: float | None = None
     classes: dict[str, dict[str, float | None]] | None = None
 
     @model_serializer(mode="wrap")
@@ -55,9 +57,17 @@ class Metrics(_Entry):
 
 
 class AllMetrics(_Entry):
-    """The federated model beside the pooled one and each hospital's own."""
+    """The federated model beside the pooled one and each hospital's own.
+
+    Attributes:
+        federated: Of the final model, with each hospital's own parts where some do not travel.
+        personal: Of the hospitals' personal models, each on its own test records; null without.
+        pooled: Of one model that was trained on everybody's records.
+        local: Of a model for each hospital that was trained on its records alone.
+    """
 
     federated: Metrics
+    personal: Metrics | None = None
     pooled: Metrics | None = None
     local: dict[str, Metrics] = {}
 
@@ -132,6 +142,22 @@ class EvaluationNoise(_Entry):
     deviation: float
 
 
+class StoppedEarly(_Entry):
+    """Which round's model a study with early stopping came to.
+
+    Attributes:
+        metric: That was waited for.
+        value: Of the delivered model, on the validation part; null where it could not be known.
+        round: Whose model it is.
+        trained: Rounds that were trained.
+    """
+
+    metric: str
+    value: float | None
+    round: int
+    trained: int
+
+
 class Result(_Entry):
     """The whole document. Version 1."""
 
@@ -155,5 +181,8 @@ class Result(_Entry):
     )
     evaluation_noise: EvaluationNoise | None = Field(
         default=None, description="noise in all metrics, and of patients; null if exact"
+    )
+    early_stopping: StoppedEarly | None = Field(
+        default=None, description="null in a study that trains all its rounds"
     )
     failures: list[str] = Field(description="a line for each refusal or failure that was survived")

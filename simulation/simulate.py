@@ -19,11 +19,13 @@ from fedward.client.app import open_site
 from fedward.client.data.context import Progress, unseen
 from fedward.client.data.reading import forget_shared
 from fedward.models.registry import build, settled
+from fedward.models.travelling import travelling
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.schedule import epsilon_after
 from fedward.server.app import make_app
 from fedward.server.durable import write_json
 from fedward.server.events import Event, Listener, Outcome, RoundFinished, RoundLost
+from fedward.server.run_folder import write_judged
 from fedward.server.sentences import lost_sentence
 from fedward.simulation.baselines import baselines, run_baselines
 from fedward.simulation.download import found_data
@@ -38,6 +40,7 @@ from fedward.simulation.result import (
     Metrics,
     Result,
     Spent,
+    StoppedEarly,
     StudyIdentity,
     Sums,
 )
@@ -46,6 +49,9 @@ from fedward.study.errors import FedwardError, InputError, OptionError, StudyErr
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.simulation import Failure
 from fedward.study.study import Study, parse_study
+
+RUN = "simulation"
+"""What hospitals know the run as."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Options:
         workers: Processes; all usable cores if None.
         engine: `processes` of this machine, or `ray` for a cluster.
         drop: Probability with which a message is lost; the study's if None.
+        models: Folder of pretrained models.
     """
 
     out: Path
@@ -69,6 +76,7 @@ class Options:
     workers: int | None = None
     engine: Literal["processes", "ray"] = "processes"
     drop: float | None = None
+    models: Path | None = None
 
 
 def with_hospitals(study: Study, hospitals: int | None) -> Study:
@@ -147,15 +155,24 @@ def _simulate(
     forget_shared()
     workers = options.workers or usable_cores()
     study = settled(study)
-    build(study, seed=options.seed)  # a model that cannot be built is refused before data is read
+    # A model that cannot be built, or of which nothing travels, is refused before data is read.
+    travelling(study, build(study, seed=options.seed, models=options.models))
     epsilon_after(study, 1)  # finds the noise once; workers and baselines then need not
     data = found_data(study, options.data, say=say)
-    hospitals = make_hospitals(study, data, out / "hospitals", seed=options.seed, progress=progress)
+    hospitals = make_hospitals(
+        study,
+        data,
+        out / "hospitals",
+        seed=options.seed,
+        progress=progress,
+        models=options.models,
+    )
     for path in hospitals:
         open_site(path).load(study.digest())
     outcome = _federate(study, hospitals, options, workers, listener)
     started = time.monotonic()
     compared: dict[str, Metrics] = {}
+    judged = {f"federated.{part}": sums for part, sums in outcome.sums.items()}
     failures = [*_failures(outcome)]
     if options.baselines:
         say(f"Training for comparison: one pooled model and {len(hospitals)} local ones")
@@ -167,7 +184,10 @@ def _simulate(
             if isinstance(found, FedwardError):
                 failures.append(f"model for comparison, {name}: {found.what}")
             else:
-                compared[name] = Metrics(**found)
+                compared[name] = Metrics(**found.test)
+                model = name if name == "pooled" else f"local.{name}"
+                if found.sums is not None:
+                    judged[f"{model}.test"] = found.sums
     pooled = compared.pop("pooled", None)
     result = Result(
         fedward=version("fedward"),
@@ -179,6 +199,7 @@ def _simulate(
         epsilon_baselines=epsilon_after(study, study.training.rounds) if compared else None,
         metrics=AllMetrics(
             federated=Metrics(**outcome.test),
+            personal=None if outcome.personal is None else Metrics(**outcome.personal),
             pooled=pooled,
             local=compared,
         ),
@@ -188,11 +209,13 @@ def _simulate(
         hospitals={open_site(path).hospital.name: _records(path, study) for path in hospitals},
         scaling=_constants(outcome),
         evaluation_noise=None if outcome.noise is None else EvaluationNoise(**outcome.noise),
+        early_stopping=_stopped(outcome),
         failures=failures,
     )
     from fedward.simulation.curves import draw_curves  # matplotlib may look for fonts first
 
     draw_curves(outcome, result, out / "curves.png")
+    write_judged(study, judged, out)
     write_json(result.model_dump(mode="json"), out / "result.json")
     shutil.rmtree(out / "hospitals" / CACHE, ignore_errors=True)
     return result
@@ -213,6 +236,10 @@ def _constants(outcome: Outcome) -> dict[str, Constants] | None:
     if outcome.scaling is None:
         return None
     return {name: Constants(**found) for name, found in outcome.scaling.items()}
+
+
+def _stopped(outcome: Outcome) -> StoppedEarly | None:
+    return None if outcome.early_stopping is None else StoppedEarly(**outcome.early_stopping)
 
 
 def _failures(outcome: Outcome) -> Iterator[str]:
@@ -239,7 +266,11 @@ def _federate(
     file = options.out / "study.toml"
     file.write_bytes(tomli_w.dumps(study.model_dump(mode="json", exclude_none=True)).encode())
     out = str(options.out.resolve())
-    config = {"study": str(file.resolve()), "out": out, "seed": options.seed, "run": "simulation"}
+    models = "" if options.models is None else str(options.models.resolve())
+    config = {
+        **{"study": str(file.resolve()), "out": out, "seed": options.seed, "run": RUN},
+        "models": models,
+    }
     if options.engine == "ray":
         run_on_ray(config, hospitals, listen)
     else:

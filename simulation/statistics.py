@@ -57,7 +57,7 @@ def statistics(study: Study, options: Options, *, say: Callable[[str], None]) ->
     """
     with tempfile.TemporaryDirectory(prefix="fedward-stats-") as folder:
         sums, epsilon = summed(study, options, Path(folder), say=say)
-    return Told(shown_for(study, sums), epsilon)
+    return Told(shown_for(settled(study), sums), epsilon)
 
 
 def summed(

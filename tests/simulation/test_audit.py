@@ -223,11 +223,11 @@ def test_a_hospital_whose_stream_of_noise_is_silent_is_caught(
 def test_a_hospital_that_takes_records_for_patients_is_caught(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    def by_record(model: nn.Module, records: Records, *rest: Any, **more: Any) -> None:  # noqa: ANN401
+    def by_record(model: nn.Module, records: Records, *rest: Any, **more: Any) -> int:  # noqa: ANN401
         apart = replace(records, patients=torch.arange(len(records)))
-        train(model, apart, *rest, **more)
+        return train(model, apart, *rest, **more)
 
-    monkeypatch.setattr("fedward.client.site.train", by_record)
+    monkeypatch.setattr("fedward.client.local_work.train", by_record)
 
     result = run(seed=seed, records=16)
 

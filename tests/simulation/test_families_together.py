@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from fedward.client.app import make_app
 from fedward.client.data.records import Parts, Records
@@ -19,7 +21,8 @@ from fedward.client.site import Site
 from fedward.models import flat
 from fedward.models.registry import build, settled
 from fedward.models.task import task_of
-from fedward.server.events import Outcome
+from fedward.models.travelling import travelling
+from fedward.server.events import Outcome, RoundFinished
 from fedward.server.federation import Federation
 from fedward.server.run_folder import write_results
 from fedward.simulation.consortium import found_consortium
@@ -61,11 +64,11 @@ def _parts(study: Study, number: int) -> Parts:
 def _toy(study: Study, count: int, seed: int) -> Records:
     """The toy of the families' tests, with the labels that other tasks have."""
     records = toy(study, count, seed)
-    source, sign = torch.Generator().manual_seed(seed), 2 * records.labels - 1
+    source, sign = torch.Generator().manual_seed(seed), 2 * records.whole_labels - 1
     noise = torch.rand(count, generator=source)
     match study.task.kind:
         case "multilabel":
-            labels = torch.stack([records.labels, 1 - records.labels], dim=1).float()
+            labels = torch.stack([records.whole_labels, 1 - records.whole_labels], dim=1).float()
         case "regression":
             labels = 60 + 30 * sign + noise
         case "survival":
@@ -113,6 +116,44 @@ def test_every_family_trains_together_with_privacy_and_secure_sums(
     assert all(len(site.ledger.entries()) == 1 for site in sites.values())
     write_results(study, outcome, tmp_path / "out")
     _exact(study, outcome, sites)
+
+
+ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scaffold": ("mlp", {"strategy": "scaffold"}),
+    "fedbn": ("resnet, small stem", {"strategy": "fedbn"}),
+    "fedper": ("mlp", {"strategy": "fedper"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_stays_at_a_hospital_stays_there_with_privacy_and_secure_sums(
+    name: str, values_with: ValuesWith, tmp_path: Path
+) -> None:
+    family, terms = ALGORITHMS[name]
+    tables = {**values_of(CASES[family]), "privacy": PRIVATE, "aggregation": terms}
+    study = settled(parse_study(values_with({**tables, "training": {**TRAINING, "rounds": 2}})))
+    assert study.aggregation.secure
+
+    outcome, sites = federated(tmp_path, study)
+
+    assert [event.refusal for event in outcome.refusals] == []
+    assert [type(record) for record in outcome.rounds] == [RoundFinished] * 2
+    network = build(study, seed=1)
+    going = travelling(study, network)
+    first = flat.flatten(network, going)
+    assert outcome.model.shape == first.shape
+    assert (outcome.model != first).mean() > 0.9
+    assert all(len(site.ledger.entries()) == 2 for site in sites.values())
+    kept = sorted(tmp_path.glob("*/state/runs/*/own-000002.safetensors"))
+    assert len(kept) == len(sites)
+    own = [next(iter(load_file(file).values())) for file in kept]
+    assert not any(torch.equal(own[0], other) for other in own[1:])
+    staying = sum(entry.numel() for n, entry in flat.named(network).items() if n not in going)
+    assert len(own[0]) == (staying or len(first))
+    if name == "fedbn":
+        groups = [layer for layer in network.modules() if isinstance(layer, nn.GroupNorm)]
+        assert staying == sum(2 * layer.num_channels for layer in groups) > 0
 
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -180,7 +221,7 @@ def _exact(study: Study, outcome: Outcome, sites: Mapping[str, Site]) -> None:
         records = site.load(study.digest()).parts["test"]
         with torch.no_grad():
             outputs = model(records.whole)
-        total = total + task.sums(outputs, task.truth(records.whole, records.labels))
+        total = total + task.sums(outputs, task.truth(records.whole, records.whole_labels))
     known = task.metrics(total, outcome.threshold)
     assert outcome.test["records"] == 18
     assert outcome.test.keys() == known.keys()

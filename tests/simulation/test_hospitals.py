@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fedward.client.data.reading import forget_shared
+from fedward.client.data.reading import context_of, forget_shared, read_with
 from fedward.client.hospital import read_hospital
 from fedward.client.site import Site
 from fedward.models.registry import settled
 from fedward.simulation.hospitals import CACHE, make_hospitals
-from fedward.study.errors import DataError, FedwardError, InputError, OptionError
+from fedward.study.errors import DataError, FedwardError, InputError, OptionError, StudyError
 from fedward.study.study import Study, parse_study, read_study
+from tests.client.data.dicom_made import made, ramp, save
 from tests.simulation.conftest import COUNT, WARDS, study_of, write_images, write_table
 
 IMAGES: dict[str, dict[str, Any]] = {
@@ -185,6 +186,32 @@ def test_listed_files_are_hospitals(tables: Path, tmp_path: Path) -> None:
         list(range(20)),
         list(range(40, 60)),
     ]
+
+
+def test_hospitals_of_one_table_have_their_own_rows_of_it(table: Path, tmp_path: Path) -> None:
+    """Where a joined table beside it says whose a row is, from a folder of any name."""
+    lines = ["number,town", *(f"{n},{WARDS[n // 2 % 3]}ville" for n in range(COUNT) if n != 7)]
+    (table.parent / "towns.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    join = [{"path": "towns.csv", "on": "number", "unmatched": "drop"}]
+    rule = {
+        "split": "folders",
+        "files": dict.fromkeys(WARDS, table.name),
+        "source": {"format": "csv", "patient": "patient", "join": join},
+        "sources": {ward: {"only": {"town": [f"{ward}ville"]}} for ward in WARDS},
+    }
+    study = study_of(simulation=rule)
+    files = make_hospitals(study, table.parent, tmp_path / "hospitals", seed=0)
+
+    assert [read_hospital(file).name for file in files] == list(WARDS)
+    for place, file in enumerate(files):
+        own = [n for n in range(COUNT) if n // 2 % 3 == place and n != 7]
+        assert numbers(file, study) == own
+
+
+def test_rows_of_a_hospital_that_is_not_listed_are_refused() -> None:
+    rule = {"split": "folders", "files": {"oslo": "oslo.csv"}, "sources": {"olso": {}}}
+    with pytest.raises(StudyError, match="not 'olso'"):
+        study_of(simulation=rule)
 
 
 def test_a_folder_with_one_table_a_hospital_needs_no_list(tables: Path, tmp_path: Path) -> None:
@@ -373,3 +400,21 @@ def test_images_of_one_data_set_are_decoded_once_for_all_hospitals(
     monkeypatch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
     found = [site(file).load(study.digest()).parts for file in files]
     assert sum(len(records) for parts in found for records in parts.values()) == 60
+
+
+def test_a_pretended_hospital_takes_patients_from_dicom_files(tmp_path: Path) -> None:
+    for number in range(24):
+        scan = made(ramp(8, 8, seed=number), PatientID=f"p{number // 2}")
+        save(scan, tmp_path / "scans" / ("benign", "malignant")[number // 2 % 2] / f"{number}.dcm")
+    study = image_study(data={**IMAGES["data"], "window": [2.0**15, 2.0**16]})
+
+    files = make_hospitals(study, tmp_path / "scans", tmp_path / "hospitals", seed=5)
+
+    raws = [
+        read_with(own.data, study, context_of(own, file.parent))
+        for file, own in ((file, read_hospital(file)) for file in files)
+    ]
+    owners = [set(raw.names.tolist()) for raw in raws]
+    assert sorted(name for some in owners for name in some) == sorted(f"p{n}" for n in range(12))
+    assert sum(map(len, raws)) == 24
+    assert [read_hospital(file).data.named_by for file in files] == ["PatientID"] * len(files)

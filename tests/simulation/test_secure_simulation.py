@@ -61,7 +61,7 @@ def study_with(**aggregation: Any) -> Study:  # noqa: ANN401
 def records(files: list[Path], study: Study, part: Part) -> tuple[Tensor, NDArray[np.int64]]:
     """One part of all hospitals together."""
     found = [Site(read_hospital(f), f.parent).load(study.digest()).parts[part] for f in files]
-    labels: NDArray[np.int64] = torch.cat([r.labels for r in found]).numpy()
+    labels: NDArray[np.int64] = torch.cat([r.whole_labels for r in found]).numpy()
     return torch.cat([r.whole for r in found]), labels
 
 

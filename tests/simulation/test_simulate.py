@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from fedward.client.hospital import read_hospital
 from fedward.client.site import Site
+from fedward.models.judged import JUDGED, read_judged
+from fedward.models.task import task_of
 from fedward.privacy.ledger import Ledger
 from fedward.server.events import Event, Outcome
 from fedward.simulation.result import Result
@@ -66,7 +68,7 @@ class Finished:
         files = sorted((self.out / "hospitals").glob("*/hospital.toml"))
         sites = [Site(read_hospital(file), file.parent) for file in files]
         found = [site.load(self.study.digest()).parts[part] for site in sites]  # type: ignore[index]
-        return torch.cat([r.whole for r in found]), torch.cat([r.labels for r in found])
+        return torch.cat([r.whole for r in found]), torch.cat([r.whole_labels for r in found])
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,17 @@ def test_result_json_holds_what_others_rely_on(finished: Finished) -> None:
         "repeated": 0,
         "lost": 0,
     }
+
+
+def test_the_figures_follow_from_the_sums_that_are_kept(finished: Finished) -> None:
+    task, metrics = task_of(finished.study), finished.document()["metrics"]
+    sums = read_judged(finished.out / JUDGED, finished.study.digest(), task.size)
+    models = {"federated": metrics["federated"], "pooled": metrics["pooled"]}
+    models |= {f"local.{name}": found for name, found in metrics["local"].items()}
+
+    assert set(sums) == {"federated.validation", *(f"{name}.test" for name in models)}
+    for name, found in models.items():
+        assert task.metrics(sums[f"{name}.test"], found["threshold"]) == found
 
 
 def test_every_record_is_in_one_part_of_one_hospital(finished: Finished) -> None:

@@ -14,13 +14,14 @@ import tomli_w
 from fedward.client.app import open_site
 from fedward.models.registry import settled
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
-from fedward.privacy.small_cells import Hidden
+from fedward.privacy.small_cells import Hidden, shown_for
 from fedward.privacy.statistics import layout_of
 from fedward.privacy.statistics_table import cells_of, norm_with_table, table_rows
+from fedward.privacy.summaries import summarized
 from fedward.simulation.statistics import Options, statistics, summed
 from fedward.study.errors import FedwardError, OptionError
 from fedward.study.study import Study, parse_study, read_study
-from tests.simulation.conftest import study_of
+from tests.simulation.conftest import study_of, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 HEART = ROOT.parent / "shared" / "data" / "uci_heart_disease"
@@ -73,7 +74,7 @@ def pooled(study: Study, folder: Path) -> tuple[Any, Any]:
     parts = [open_site(file).load(settled(study).digest()).parts["train"] for file in files]
     return (
         np.concatenate([p.whole.double().numpy() for p in parts]),
-        np.concatenate([p.labels.numpy() for p in parts]),
+        np.concatenate([p.whole_labels.numpy() for p in parts]),
     )
 
 
@@ -85,7 +86,7 @@ def test_four_real_hospitals_give_the_pooled_mean_and_variance(
     study = heart(scaling)
     sums, epsilon = summed(study, Options(HEART), tmp_path, say=lambda _: None)
     inputs, labels = pooled(study, tmp_path)
-    features = {m.name: m for m in (*study.data.measured, *study.data.spanned)}  # type: ignore[union-attr]
+    features = {m.name: m for m in (*study.data.measured, *study.data.spanned)}
 
     assert epsilon is None
     assert sums.patients == len(inputs) == 486
@@ -208,3 +209,62 @@ def test_the_command_shows_it(table: Path, tmp_path: Path) -> None:
     assert set(json.loads(out.read_text("utf-8"))["numbers"]) == {"number", "age", "size"} - {
         "number"
     }
+
+
+def picture_study(**tables: dict[str, Any]) -> Study:
+    values = study_of().model_dump(mode="json", exclude_none=True)
+    parts = {"by": "hash", "train": 0.6, "validation": 0.2, "test": 0.2}
+    values["data"] = {
+        **{"kind": "images", "shape": [1, 8, 8], "parts": parts},
+        "statistics": {"bins": 10, "fewest": 3},
+    }
+    values["model"] = {"name": "linear"}
+    return parse_study(values | tables)
+
+
+def test_pictures_give_the_histograms_of_all_pictures_together(tmp_path: Path) -> None:
+    study = picture_study()
+    data = write_images(tmp_path / "pictures", 48)
+    sums, epsilon = summed(study, Options(data), tmp_path / "run", say=lambda _: None)
+    pictures, labels = pooled(study, tmp_path / "run")
+    pixels = pictures[:, 0].reshape(len(pictures), -1) * 0.5 + 0.5
+    wanted = {
+        "mean": (pixels.mean(axis=1), 1.0),
+        "deviation": (pixels.std(axis=1), 0.5),
+        "low": (np.quantile(pixels, 0.05, axis=1), 1.0),
+        "high": (np.quantile(pixels, 0.95, axis=1), 1.0),
+    }
+
+    assert epsilon is None
+    assert sums.patients == len(pictures) > 20
+    assert [n.name for n in sums.numbers] == list(wanted)
+    for found in sums.numbers:
+        values, high = wanted[found.name]
+        assert (found.low, found.high, found.absent) == (0.0, high, None)
+        np.testing.assert_allclose(
+            found.cells, np.histogram(values, bins=10, range=(0, high))[0], atol=1e-3
+        )
+        assert found.mean(sums.patients) == pytest.approx(values.mean(), abs=1e-4)
+    assert sums.classes is not None
+    assert np.rint(sums.classes.cells).tolist() == np.bincount(labels).tolist()
+
+
+@pytest.mark.slow
+def test_pictures_of_a_private_study_are_noised_and_charged_as_tables_are(tmp_path: Path) -> None:
+    study = picture_study(privacy=LOCAL)
+    data = write_images(tmp_path / "pictures", 60)
+    sums, epsilon = summed(study, Options(data), tmp_path / "run", say=lambda _: None)
+
+    assert epsilon == epsilon_of([SampledGaussian(2.0, 1.0, 1)], 1e-3, "rdp")
+    for file in sorted((tmp_path / "run").glob("*/hospital.toml")):
+        (entry,) = open_site(file).ledger.entries()
+        assert (entry.charge.round, entry.charge.steps) == (0, SampledGaussian(2.0, 1.0, 1))
+    pictures, labels = pooled(study, tmp_path / "run")
+    exact = table_rows(summarized(pictures, study.data), labels, study).sum(axis=0)
+    found = np.concatenate([n.cells for n in sums.numbers])
+    off = found - exact[8 : 8 + len(found)]
+    wanted = 2.0 * norm_with_table(settled(study)) * math.sqrt(3)
+    assert 0.6 * wanted < off.std() < 1.5 * wanted
+    table = shown_for(settled(study), sums)
+    assert table.deviation == pytest.approx(wanted)
+    assert table.study == settled(study).digest()
