@@ -1,6 +1,6 @@
 """Records a second of our readers beside plain libraries on the same files, in one run, in turns.
 
-    python benchmarks/data.py [--json] [--quick] [--rounds N] [--only NAME]
+    python benchmarks/data.py [--json] [--quick] [--rounds N] [--only NAME] [--reads]
 
 A kind of files is one function of `data_kinds.KINDS`. Each row is told by the clock, and by the
 processor's seconds, which other work on the machine disturbs less.
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from data_kinds import BATCH, KINDS, Kind
+from numpy.typing import NDArray
 from report import Report, Row, arguments, cores, row, show
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,7 +30,18 @@ from fedward.client.data.reading import read_with
 from fedward.client.data.stored import Stored
 
 REPEATS, LEAST = 7, 0.9
-PACKAGES = ["fedward", "numpy", "pandas", "pillow", "pyarrow", "pydicom", "torch", "wfdb"]
+PACKAGES = [
+    "fedward",
+    "monai",
+    "nibabel",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydicom",
+    "torch",
+    "wfdb",
+]
 
 
 class _Plain(Dataset[torch.Tensor]):
@@ -55,8 +67,11 @@ class _Pair(NamedTuple):
     peer_name: str
 
 
-def measure(kind: Kind, folder: Path, repeats: int) -> list[Row]:
-    """Rows of one kind; the sides come in turns, every second time in the opposite order."""
+def measure(kind: Kind, folder: Path, repeats: int, *, reads: bool = False) -> list[Row]:
+    """Rows of one kind; the sides come in turns, every second time in the opposite order.
+
+    With `reads` only the reading is measured, and no epochs.
+    """
     whole = kind.whole()
     found = read_with(kind.source, kind.study, Context(folder)).inputs
     assert np.allclose(found, whole, atol=1e-6), kind.name
@@ -67,11 +82,15 @@ def measure(kind: Kind, folder: Path, repeats: int) -> list[Row]:
     pairs = [_Pair("read", "read", "plain", kind.peer)]
     del found
     loaders: list[str] = []
-    if kind.record is not None:
+    if kind.record is not None and not reads:
         kept = Context(folder, cache=folder / "cache")
         loaders = [f"DataLoader, {workers} workers" for workers in sorted({0, cores()})]
+        monai = _monai(kind, whole) if kind.files else None
         sides |= _epochs(kind, kept, torch.from_numpy(whole))
-        sides |= {name: lambda n=name: _loader(kind, int(n.split()[1])) for name in loaders}  # type: ignore[misc]
+        plain = _Plain(kind)
+        sides |= {name: lambda n=name: _loader(plain, int(n.split()[1])) for name in loaders}  # type: ignore[misc]
+        if monai is not None:
+            sides["monai"] = lambda: _loader(monai, 0)
     clock: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
@@ -89,6 +108,11 @@ def measure(kind: Kind, folder: Path, repeats: int) -> list[Row]:
             _Pair("first epoch", "first", best, best),
             _Pair("cached epoch", "cached", best, best),
             _Pair("cached epoch", "cached", "memory", "a tensor in memory"),
+        ]
+    if "monai" in sides:
+        pairs += [
+            _Pair("first epoch", "first", "monai", "MONAI's Dataset, 0 workers"),
+            _Pair("cached epoch", "cached", "monai", "MONAI's Dataset, 0 workers"),
         ]
     return [
         row(
@@ -119,9 +143,30 @@ def _batches(inputs: Any) -> None:  # noqa: ANN401
         assert len(inputs[chosen]) == len(chosen)
 
 
-def _loader(kind: Kind, workers: int) -> None:
-    for batch in DataLoader(_Plain(kind), BATCH, shuffle=True, num_workers=workers):
+def _loader(records: Dataset[torch.Tensor], workers: int) -> None:
+    for batch in DataLoader(records, BATCH, shuffle=True, num_workers=workers):
         assert len(batch)
+
+
+def _monai(kind: Kind, whole: NDArray[np.float32]) -> Dataset[torch.Tensor] | None:
+    """MONAI's data set over the same files, its first record compared; None if it is not there.
+
+    Its readers give width first: as of a volume, so of pictures.
+    """
+    try:
+        from monai.data import Dataset as Files
+        from monai.transforms import Compose, EnsureChannelFirst, LoadImage, ScaleIntensityRange
+    except ImportError:
+        return None
+    steps = [
+        LoadImage(image_only=True, dtype=np.float32),
+        EnsureChannelFirst(),
+        ScaleIntensityRange(*kind.ends, -1.0, 1.0, clip=True),
+    ]
+    found: Dataset[torch.Tensor] = Files([str(file) for file in kind.files], Compose(steps))
+    first = np.asarray(found[0])
+    assert np.allclose(first.transpose(0, *range(first.ndim - 1, 0, -1)), whole[0], atol=1e-5)
+    return found
 
 
 def _processor_seconds() -> float:
@@ -143,6 +188,7 @@ def _all_large() -> Iterator[None]:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[make.__name__ for make in KINDS])
+    parser.add_argument("--reads", action="store_true", help="measure reading alone, no epochs")
     options = parser.parse_args()
     report = Report("data")
     for make in KINDS:
@@ -153,7 +199,7 @@ def main() -> None:
             files.mkdir()
             kind = make(files, options.quick)
             repeats = options.rounds or (2 if options.quick else REPEATS)
-            report.rows += measure(kind, Path(folder), repeats)
+            report.rows += measure(kind, Path(folder), repeats, reads=options.reads)
     _judge(report)
     show(report, packages=PACKAGES, as_json=options.json)
 

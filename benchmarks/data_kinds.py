@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fedward.client.data.sources import (
     CsvSource,
     DicomSource,
     FolderSource,
+    NiftiSource,
     ParquetSource,
     SignalArchiveSource,
     Source,
@@ -45,6 +46,8 @@ class Kind:
         whole: All records as a plain program reads them, float32, exactly what the study asks for.
         peer: What that program is.
         record: Record n as it reads it, where it reads one after another.
+        files: Of the records, where MONAI reads them too.
+        ends: Values that become -1 and 1 there.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Kind:
     whole: Callable[[], Floats]
     peer: str
     record: Callable[[int], Floats] | None = None
+    files: tuple[Path, ...] = ()
+    ends: tuple[float, float] = (0.0, 1.0)
 
 
 def _study(data: dict[str, Any], task: dict[str, Any] | None = None) -> Study:
@@ -208,17 +213,23 @@ def _dicom(folder: Path, example: str, name: str, count: int) -> Kind:
 
     def record(number: int) -> Floats:
         read = pydicom.dcmread(files[number])
-        values = apply_modality_lut(read.pixel_array, read).astype(np.float32)
-        values -= np.float32(middle - width / 2)
-        values /= np.float32(width)
-        np.clip(values, 0, 1, out=values)
-        values -= np.float32(0.5)
-        values /= np.float32(0.5)
-        return values[None]
+        return _windowed(apply_modality_lut(read.pixel_array, read), middle, width)[None]
 
     data = {"kind": "images", "shape": shape, "window": [middle, width]}
     source = DicomSource(format="dicom", path=str(folder), patient="record")
-    return _one_by_one(name, _study(data), source, count, record, "pydicom")
+    kind = _one_by_one(name, _study(data), source, count, record, "pydicom")
+    return replace(kind, files=tuple(files), ends=(middle - width / 2, middle + width / 2))
+
+
+def _windowed(found: NDArray[Any], middle: float, width: float) -> Floats:
+    """From -1 to 1."""
+    values: Floats = found.astype(np.float32)
+    values -= np.float32(middle - width / 2)
+    values /= np.float32(width)
+    np.clip(values, 0, 1, out=values)
+    values -= np.float32(0.5)
+    values /= np.float32(0.5)
+    return values
 
 
 # --- Pictures -------------------------------------------------------------------------------------
@@ -259,7 +270,33 @@ def _pictures(folder: Path, name: str, shape: tuple[int, int, int], end: str, co
 
     source = FolderSource(format="folder", path=str(folder), patient="record")
     study = _study({"kind": "images", "shape": list(shape)})
-    return _one_by_one(name, study, source, count, record, "PIL")
+    kind = _one_by_one(name, study, source, count, record, "PIL")
+    return replace(kind, files=tuple(files), ends=(0.0, 255.0))
+
+
+# --- Volumes --------------------------------------------------------------------------------------
+
+
+def nifti(folder: Path, quick: bool) -> Kind:
+    """Volumes of 32 x 64 x 64 voxels of 16 bits, packed, along the axes of RAS."""
+    import nibabel
+
+    count, rng = 4 if quick else 60, np.random.default_rng(0)
+    files = [folder / f"{number:04}.nii.gz" for number in range(count)]
+    for file in files:
+        voxels = rng.normal(0, 9, (64, 64, 32)).cumsum(axis=0).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), file)
+    lines = [f"{file.name},{number % 2}\n" for number, file in enumerate(files)]
+    (folder / "labels.csv").write_text("file,label\n" + "".join(lines), encoding="utf-8")
+
+    def record(number: int) -> Floats:
+        voxels = np.asanyarray(nibabel.load(files[number]).dataobj)
+        return _windowed(voxels.transpose(2, 1, 0), 0.0, 400.0)[None]
+
+    data = {"kind": "images", "shape": [1, 32, 64, 64], "window": [0.0, 400.0]}
+    source = NiftiSource(format="nifti", path=str(folder), labels="labels.csv", patient="record")
+    kind = _one_by_one("NIfTI 32 x 64 x 64", _study(data), source, count, record, "nibabel")
+    return replace(kind, files=tuple(files), ends=(-200.0, 200.0))
 
 
 KINDS = [
@@ -273,4 +310,5 @@ KINDS = [
     small_png,
     large_png,
     jpeg,
+    nifti,
 ]

@@ -44,8 +44,9 @@ from fedward.simulation.simulate import Options, simulate
 from fedward.study.parts import GivenParts
 from fedward.study.privacy import LocalPrivacy
 from fedward.study.scaling import Scaling
-from fedward.study.study import Study, Training, read_study
+from fedward.study.study import Study, read_study
 from fedward.study.table_data import Feature, TableData
+from fedward.study.training import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "uci_heart_disease"

@@ -8,6 +8,8 @@ only its hooks take part, with the sum over a patient's records that Fedward put
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import json
 import multiprocessing
 import resource
@@ -126,6 +128,8 @@ SIDES = (
 
 
 OURS = ("plain", "Fedward")
+_MOST = 4096
+_SLOW = 3  # steps of a network that takes minutes
 CANNOT = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError)
 """What peers raise at a network or a loss that they do not take."""
 
@@ -162,6 +166,8 @@ def _peak(case: str, side: int, k: int, batch: int, device: str, found: Any) -> 
             step()
             found.put((torch.cuda.max_memory_allocated() - before) / 2**20)
             return
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as there before
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         Path("/proc/self/clear_refs").write_text("5")
         step()
@@ -184,6 +190,30 @@ def peak(case: str, side: int, k: int, batch: int, device: str) -> float | None:
     if process.exitcode and SIDES[side].name in OURS:
         raise RuntimeError(f"{case}, K = {k}: {SIDES[side].name} failed")
     return None if process.exitcode else found.get()
+
+
+def largest_batch(case: str, side: int, k: int, device: str, limit: float) -> int | None:
+    """The most records of a step whose peak stays below a limit, in MiB; None where it cannot.
+
+    Nothing is limited: peaks are measured, each in a process of its own, for twice as many records
+    until one is above, and then by halves, to an eighth. No more than `_MOST` records are tried.
+    """
+
+    def fits(patients: int) -> bool | None:
+        found = peak(case, side, k, patients * k, device)
+        return None if found is None else found <= limit
+
+    if (one := fits(1)) is None:
+        return None
+    low, high = (1, 2) if one else (0, 1)
+    while low and high * k <= _MOST and fits(high):
+        low, high = high, 2 * high
+    if not low or high * k > _MOST:
+        return low * k
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * k
 
 
 def quiet() -> None:
@@ -230,8 +260,10 @@ def measured(name: str, k: int, batch: int, device: str, repeats: int) -> dict[s
     }
 
 
-def show(rows: list[dict[str, Any]], repeats: int) -> None:
-    table = Table("network", "K", "side", "x plain (least, most)", "processor ms", "wall ms", "MiB")
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table("network", "K", "side", "x plain (least, most)", "processor ms", "wall ms")
+    table.add_column("MiB")
+    table.add_column("fits")
     for row in rows:
         for side, found in row["times_plain"].items():
             memory = row["memory_mib"].get(side)
@@ -240,17 +272,20 @@ def show(rows: list[dict[str, Any]], repeats: int) -> None:
                 f"{found['median']:.2f} ({found['least']:.2f}, {found['most']:.2f})",
                 f"{found['processor_ms']:.1f}", f"{found['wall_ms']:.1f}",
                 "-" if memory is None else f"{memory:.0f}",
+                str(row["largest_batch"].get(side, "-")),
             )  # fmt: skip
         for side, why in row["left_out"].items():
-            table.add_row(row["network"], str(row["k"]), side, f"left out: {why}", "", "", "")
+            table.add_row(row["network"], str(row["k"]), side, f"left out: {why}", "", "", "", "")
     Console(width=150).print(table)
-    print(f"medians of {repeats} steps; {cores()} cores, 1 thread; torch {torch.__version__}")
+    steps = " or ".join(str(number) for number in sorted({row["repeats"] for row in rows}))
+    print(f"medians of {steps} steps; {cores()} cores, 1 thread; torch {torch.__version__}")
 
 
 def main() -> None:
     parser = arguments("A private step beside a plain one.")
     parser.add_argument("--only", help="networks whose names have this in them")
     parser.add_argument("--no-memory", action="store_true", help="time alone")
+    parser.add_argument("--fits", type=float, help="also the largest batch in so many MiB")
     asked = parser.parse_args()
     quiet()
     repeats = asked.rounds or (2 if asked.quick else 9)
@@ -258,12 +293,16 @@ def main() -> None:
     wanted = [name for name in CASES if (asked.only or "") in name]
     rows: list[dict[str, Any]] = []
     memory: dict[tuple[str, int, str], dict[str, float | None]] = {}
+    fitting: dict[tuple[str, int, str], dict[str, int | None]] = {}
     plan = []
     for name in wanted:
+        if CASES[name].slow and not asked.only:
+            print(f"left out: {name} takes minutes; ask for it with --only", file=sys.stderr)
+            continue
         if missing := CASES[name].missing:
             print(f"left out: {name} needs {missing}", file=sys.stderr)
             continue
-        batch = 8 if asked.quick else CASES[name].batch
+        batch = min(8, CASES[name].batch) if asked.quick else CASES[name].batch
         plan += [(name, k, batch, device) for device in devices for k in (1, 4)]
     for name, k, batch, device in plan:  # first: a child must not inherit used memory
         sides = [
@@ -275,19 +314,32 @@ def main() -> None:
             else {SIDES[n].name: peak(name, n, k, batch, device) for n in sides}
         )
         memory[name, k, device] = found
+        fitting[name, k, device] = (
+            {}
+            if asked.fits is None
+            else {SIDES[n].name: largest_batch(name, n, k, device, asked.fits) for n in sides}
+        )
     torch.set_num_threads(1)
     for name, k, batch, device in plan:
-        row = measured(name, k, batch, device, repeats)
+        few = min(repeats, _SLOW) if CASES[name].slow and not asked.rounds else repeats
+        row = measured(name, k, batch, device, few)
+        row["repeats"] = few
         row["memory_mib"] = memory[name, k, device]
+        row["largest_batch"] = fitting[name, k, device]
         rows.append(row)
     if asked.json:
         print(
             json.dumps(
-                {"benchmark": "private_training", "repeats": repeats, "rows": rows}, indent=2
+                {
+                    "benchmark": "private_training",
+                    "fits_mib": asked.fits,
+                    "rows": rows,
+                },
+                indent=2,
             )
         )
     else:
-        show(rows, repeats)
+        show(rows)
 
 
 if __name__ == "__main__":

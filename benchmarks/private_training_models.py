@@ -55,6 +55,7 @@ class Case:
         batch: Records in a step.
         classes: Outputs.
         missing: The package that is not there, or None.
+        slow: Takes minutes: measured where `--only` names it, with fewer steps.
     """
 
     build: Callable[[], nn.Module]
@@ -62,6 +63,7 @@ class Case:
     batch: int
     classes: int
     missing: str | None = None
+    slow: bool = False
 
 
 def _densenet() -> nn.Module:
@@ -70,6 +72,17 @@ def _densenet() -> nn.Module:
     from fedward.models.private_form import private_form
 
     return private_form(DenseNet121(spatial_dims=2, in_channels=1, out_channels=5))
+
+
+def _bert() -> nn.Module:
+    """BERT base (Devlin et al. 2019) with random weights: its size is what counts here."""
+    from transformers import BertConfig, BertModel
+
+    from fedward.models.huggingface import Settings, headed
+
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # ghost goes twice
+    body = BertModel(BertConfig(**plain, attn_implementation="sdpa"), add_pooling_layer=False)
+    return headed(body, 5, Settings(pretrained="0" * 64))
 
 
 def _series(count: int) -> Tensor:
@@ -86,9 +99,10 @@ CASES = {
     "DenseNet121, 64 x 64": Case(
         _densenet,
         lambda count: torch.randn(count, 1, 64, 64),
-        16,
+        8,
         5,
         None if find_spec("monai") else "monai",
+        slow=True,
     ),
     "LSTM 12 to 64, 140 steps": Case(
         lambda: Recurrent(nn.LSTM(12, 64, batch_first=True)), _series, 64, 5
@@ -98,5 +112,13 @@ CASES = {
     ),
     "transformer, 2 layers, 128 tokens": Case(
         Encoder, lambda count: torch.randint(0, 1000, (count, 128)), 64, 5
+    ),
+    "BERT base with LoRA, 64 tokens": Case(
+        _bert,
+        lambda count: torch.randint(1, 30523, (count, 64)),
+        4,
+        5,
+        None if find_spec("transformers") and find_spec("peft") else "fedward[huggingface]",
+        slow=True,
     ),
 }

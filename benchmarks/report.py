@@ -81,13 +81,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def show(report: Report, *, packages: Sequence[str], as_json: bool) -> None:
-    """Print the report."""
-    document = {
-        "benchmark": report.benchmark,
+def heading(benchmark: str, packages: Sequence[str]) -> dict[str, Any]:
+    """Which benchmark ran when, where and with what."""
+    return {
+        "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": {"cores": cores(), "processor": _processor(), "system": platform.system()},
         "versions": {"python": platform.python_version(), **_versions(packages)},
+    }
+
+
+def show(report: Report, *, packages: Sequence[str], as_json: bool) -> None:
+    """Print the report."""
+    document = {
+        **heading(report.benchmark, packages),
         "rows": [asdict(entry) for entry in report.rows],
         "left_out": report.left_out,
         "checks": report.checks,

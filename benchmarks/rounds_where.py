@@ -15,9 +15,10 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "hashing and packing",
         ("get_object_id", "deflate", "inflate_object_from_contents", "fleet:pack", "fleet:unpack",
-         "fleet:take", "wire:", "fleet:model", "fleet:digest"),
+         "messages_under_way:take", "wire:", "wire_terms:", "fleet:model", "fleet:digest"),
     ),
-    ("HTTP", ("httpcore/", "httpx/", "_sync/http11", "protobuf/client", "fleet:_call", "ssl:",
+    ("HTTP", ("httpcore/", "httpx/", "_sync/http11", "protobuf/client", "fleet:_call",
+              "bounded_line:", "ssl:",
               "inflatable_utils:pull_objects", "inflatable_utils:push_object", "fleet:_each",
               "server/pulling:")),
     ("the worker at work", ("client/worker:ask",)),

@@ -100,7 +100,7 @@ def test_without_noise_the_weights_are_the_same(
     hospitals = [records_of(size, each, rng) for size in SIZES]
     setting = descent.Setting(ROUNDS, RATE, NORM, DECAY, 1.0, 8)
     mirrored = [
-        descent.Hospital(one.whole.numpy(), one.labels.numpy(), one.patients.numpy())
+        descent.Hospital(one.whole.numpy(), one.whole_labels.numpy(), one.patients.numpy())
         for one in hospitals
     ]
     start = difference_of(build(study, seed=0))[:, None]
@@ -117,7 +117,7 @@ def test_the_noise_is_as_wide(descent: ModuleType, study: Study) -> None:
     hospitals = [records_of(size, 1, rng) for size in SIZES]
     setting = descent.Setting(ROUNDS, RATE, NORM, DECAY)
     mirrored = [
-        descent.Hospital(one.whole.numpy(), one.labels.numpy(), one.patients.numpy())
+        descent.Hospital(one.whole.numpy(), one.whole_labels.numpy(), one.patients.numpy())
         for one in hospitals
     ]
     start = np.repeat(difference_of(build(study, seed=0))[:, None], 4000, axis=1)

@@ -15,7 +15,7 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "private_traini
 @pytest.mark.slow
 def test_a_quick_run_measures_every_side_of_a_small_network(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--json", "--quick", "--only", "CNN"],
+        [sys.executable, str(BENCHMARK), "--json", "--quick", "--only", "CNN", "--fits", "48"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -35,5 +35,9 @@ def test_a_quick_run_measures_every_side_of_a_small_network(tmp_path: Path) -> N
             assert found["least"] <= found["median"] <= found["most"]
             assert found["processor_ms"] > 0
         assert row["memory_mib"]["Fedward"] > 0
+        fits = row["largest_batch"]
+        assert fits["plain"] >= fits["Fedward"] * 0.8
+        assert fits["Fedward"] % row["k"] == 0
+        assert fits["Fedward"] > row["k"]
     assert {"Opacus hooks", "Opacus ghost", "Opacus functorch"} <= one["times_plain"].keys()
     assert "Opacus hooks, summed by patient" in four["times_plain"]
