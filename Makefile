@@ -2,7 +2,7 @@
 # Another interpreter: make venv PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: venv test proto lint types pyright check demo clean help
+.PHONY: venv test proto pictures lint types pyright check demo clean help
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -11,6 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && { echo $$p; break; }; done)
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+MLFLOW := 3.17.2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
@@ -33,12 +34,26 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# A real MLflow for the tests of tracking, aside: it cannot be installed beside Flower's pins. Where
+# it cannot be had, these tests are skipped, with that as the reason.
+.venv-mlflow/.stamp:
+	@echo "Installing MLflow $(MLFLOW), for tests ..."
+	@$(PYTHON) -m venv .venv-mlflow
+	@.venv-mlflow/bin/python -m pip --disable-pip-version-check install -q 'mlflow==$(MLFLOW)' || \
+		echo "no MLflow: its tests will be skipped" >&2
+	@touch $@
+
 test: export OMP_NUM_THREADS := 1
-test: venv  ## Run the tests in parallel (more options: make test ARGS="-k ledger")
+test: export FEDWARD_MLFLOW = $(shell ls $(CURDIR)/.venv-mlflow/bin/mlflow 2>/dev/null)
+test: venv .venv-mlflow/.stamp  ## Run the tests in parallel (more options: make test ARGS="-k ledger")
 	$(BIN)/pytest -n auto --dist=worksteal $(ARGS)
 
-proto: venv  ## Renew the code of the control socket from client/control.proto
+proto: venv  ## Renew the code of the control socket and of the inference protocol from their .proto
 	$(BIN)/python -m grpc_tools.protoc -Ifedward/client=client --python_out=.typing --pyi_out=.typing --grpc_python_out=.typing fedward/client/control.proto
+	$(BIN)/python -m grpc_tools.protoc -Ifedward/clinic/serving=clinic/serving --python_out=.typing --pyi_out=.typing fedward/clinic/serving/inference.proto
+
+pictures: venv  ## Take the pictures in docs/pictures anew; it needs Chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 --renew-pictures tests/deployment/test_pages.py tests/clinic/test_report_print.py tests/clinic/serving/test_page.py tests/test_pictures.py
 
 lint: venv  ## Check style and formatting
 	$(BIN)/ruff check .
@@ -58,7 +73,7 @@ demo: venv  ## Train the example study: four pretended hospitals on this machine
 	$(BIN)/fedward simulate examples/breast-cancer.toml --out runs/demo
 
 clean:  ## Remove what was built; runs/ stays
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-mlflow build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:

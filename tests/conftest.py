@@ -37,6 +37,17 @@ SMALL: Values = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--renew-pictures`: browser tests write what they see into docs/pictures."""
+    parser.addoption("--renew-pictures", action="store_true", help="write docs/pictures anew")
+
+
+@pytest.fixture
+def renew(pytestconfig: pytest.Config) -> bool:
+    """Whether pictures are to be taken anew."""
+    return bool(pytestconfig.getoption("--renew-pictures"))
+
+
 @pytest.fixture(autouse=True)
 def as_loud_as_before() -> Iterator[None]:
     """A command that runs in the tests' process makes loggers quiet: the next test hears again."""

@@ -305,8 +305,10 @@ class ServerSide:
         """What each node answers."""
         return self.take(self.give(content, kind, nodes), seconds=seconds)
 
-    def give(self, content: RecordDict, kind: str, nodes: Iterable[int]) -> list[str]:
-        messages = [Message(content, node, kind) for node in nodes]
+    def give(
+        self, content: RecordDict, kind: str, nodes: Iterable[int], *, ttl: float | None = None
+    ) -> list[str]:
+        messages = [Message(content, node, kind, ttl=ttl) for node in nodes]
         return list(self.grid.push_messages(messages))
 
     def take(self, asked: Iterable[str], *, seconds: float = 60.0) -> dict[int, RecordDict]:

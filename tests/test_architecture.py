@@ -11,14 +11,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = {"study", "privacy", "models"}
+SIDE = {*LIBRARY, "web"}
 MAY_IMPORT = {
     "study": set[str](),
     "privacy": {"study"},
     "models": {"study"},
-    "client": LIBRARY,
-    "server": LIBRARY,
-    "simulation": {*LIBRARY, "client", "server"},
-    "cli": {*LIBRARY, "client", "server", "simulation"},
+    "web": {"study", "privacy"},
+    "client": SIDE,
+    "server": SIDE,
+    "simulation": {*SIDE, "client", "server"},
+    "clinic": {*SIDE, "client"},
+    "cli": {*SIDE, "client", "clinic", "server", "simulation"},
 }
 NETWORK = {
     *("aiohttp", "fastapi", "ftplib", "grpc", "http", "httpx", "imaplib", "requests", "smtplib"),
@@ -111,6 +114,59 @@ def test_tests_and_examples_use_the_installed_names() -> None:
     assert bare == []
 
 
+PUBLIC_FLOWER = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
+PRIVATE_FLOWER = {
+    *("client/fleet.py", "client/letter.py"),
+    *("server/doorkeeper.py", "server/exchange.py", "server/fleet_methods.py"),
+    *("server/optimizer.py", "server/pulling.py", "server/quick_grid.py", "server/superlink.py"),
+    "server/superlink_control.py",
+    *("simulation/grid.py", "simulation/ray_engine.py", "simulation/unreliable.py"),
+}
+"""Files with names that Flower may change in any release."""
+
+
+def knows_private_flower(source: str) -> bool:
+    """Whether a file imports more of Flower than the parts that are meant for others."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                modules = [name.name for name in names]
+            case ast.ImportFrom(module=str(module)) if module != "flwr":
+                modules = [module]
+            case ast.ImportFrom(module="flwr", names=names):
+                modules = [f"flwr.{name.name}" for name in names]
+            case _:
+                continue
+        for module in modules:
+            if module.startswith("flwr.") and module not in PUBLIC_FLOWER:
+                return True
+    return False
+
+
+def test_flower_s_private_names_stand_in_a_few_known_files_only() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for room in MAY_IMPORT
+        for path in (ROOT / room).rglob("*.py")
+        if knows_private_flower(path.read_text(encoding="utf-8"))
+    }
+    assert found == PRIVATE_FLOWER
+
+
+@pytest.mark.parametrize(
+    ("code", "private"),
+    [
+        ("import flwr\nfrom flwr.app import Message\nfrom flwr import clientapp", False),
+        ("def late():\n    from flwr.common.constant import ErrorCode", True),
+        ("import flwr.proto.node_pb2", True),
+        ("from flwr import supercore", True),
+        ("from flwr.app.message import make_message", True),
+    ],
+)
+def test_a_private_name_of_flower_is_found(code: str, *, private: bool) -> None:
+    assert knows_private_flower(code) is private
+
+
 @pytest.mark.parametrize(
     ("room", "code"),
     [
@@ -120,6 +176,8 @@ def test_tests_and_examples_use_the_installed_names() -> None:
         ("privacy", "import flwr.app"),
         ("privacy", "from flwr import app"),
         ("privacy", "import socket"),
+        ("web", "from fedward.client.control import ControlClient"),
+        ("web", "from fedward.server.run_registry import RunRegistry"),
         ("privacy", "from http.client import HTTPConnection"),
         ("privacy", "from urllib.request import urlopen"),
         ("models", "from fedward.client import training"),

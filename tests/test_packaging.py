@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("cli", "client", "models", "privacy", "server", "simulation", "study")
+ROOMS = ("cli", "client", "clinic", "models", "privacy", "server", "simulation", "study", "web")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,13 @@ def test_pins_fall_within_the_declared_bounds(pyproject: dict[str, Any]) -> None
         assert wanted.specifier.contains(pin), f"{text}, but constraints.txt says {pin}"
 
 
+def _parts_of(folders: tuple[str, ...]) -> list[str]:
+    """Templates, scripts and style sheets."""
+    found = [path for folder in folders for path in (ROOT / folder).iterdir() if path.is_file()]
+    assert {path.suffix for path in found} >= {".html", ".js", ".css"}
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_rooms_and_nothing_else(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
@@ -123,3 +130,9 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(tmp_path: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == code_on_disk()
     assert {name.partition("/")[0] for name in names} == {"fedward"}
     assert {f"fedward/{room}/py.typed" for room in ROOMS} <= names
+    templates = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/*.jinja")}
+    pages = ("web/page", "client/page", "server/page", "clinic/serving/page")
+    assert {f"fedward/{path}" for path in _parts_of(pages)} <= names
+    assert {name for name in names if name.endswith(".jinja")} == {
+        f"fedward/{t}" for t in templates
+    }

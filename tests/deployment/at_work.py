@@ -107,7 +107,11 @@ class AtWork:
     def train(self, study: Study, name: str, *, seed: int = 0) -> RunFolder:
         """Submit a study; every hospital approves it as soon as it is offered."""
         run = self.submit(study, name, seed=seed)
-        self.deployment.approve(study)
+        try:
+            self.deployment.approve(study)
+        except Exception:
+            self.show(run)
+            raise
         return run
 
     def submit(self, study: Study, name: str, *, seed: int = 0) -> RunFolder:
@@ -185,7 +189,9 @@ class AtWork:
     def said(self, name: str) -> str:
         return self.log(name).read_text("utf-8") if self.log(name).exists() else ""
 
-    def until_said(self, name: str, words: str, *, after: int = 0, seconds: float = 120.0) -> None:
+    def until_said(
+        self, name: str, words: str, *, after: int = 0, seconds: float = 120.0
+    ) -> re.Match[str]:
         """Wait until a hospital's log has a line like this, after so many characters."""
         pattern = re.compile(words)
         until(
@@ -193,6 +199,9 @@ class AtWork:
             seconds=seconds,
             what=lambda: f"{words!r} at {name}:\n{self.said(name)[after:][-3000:]}",
         )
+        found = pattern.search(self.said(name), after)
+        assert found is not None
+        return found
 
     def charges(self, name: str) -> list[Entry]:
         """The ledger of a hospital, whose chain is good."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,11 +23,16 @@ class Forward:
     Attributes:
         rate: Bytes a second in each direction; as fast as it goes if None.
         cut_after: Bytes from the hospital, after which every connection is cut, once.
+        silent_up: Bytes from the hospital, after which the connection that carries the last of them
+            stays open and passes nothing more, either way; those made later are good.
+        silent_down: The same of bytes to the hospital.
         heard: What the hospital sent over each connection, if that is kept.
     """
 
     rate: float | None = None
     cut_after: int | None = None
+    silent_up: int | None = None
+    silent_down: int | None = None
     heard: list[bytearray] | None = None
 
 
@@ -53,11 +58,13 @@ class Front:
     Attributes:
         port: Where it listens.
         cuts: How often `cut_after` was reached.
+        silences: How often `silent_up` or `silent_down` was.
     """
 
     def __init__(self) -> None:
         self.behind = 0
         self.cuts = 0
+        self.silences = 0
         self._manner: Manner = Forward()
         self._callers: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -122,16 +129,35 @@ class Front:
         if manner.heard is not None:
             manner.heard.append(heard)
 
-        def passing(piece: bytes) -> bool:
+        silent = asyncio.Event()
+
+        def is_silent(piece: bytes, way: str) -> bool:
+            left = getattr(manner, way)
+            if left is not None:
+                setattr(manner, way, left - len(piece))
+                if left <= len(piece):
+                    setattr(manner, way, None)
+                    self.silences += 1
+                    silent.set()
+            return silent.is_set()
+
+        async def up(piece: bytes) -> bool:
+            if is_silent(piece, "silent_up"):
+                await asyncio.sleep(3600)
             heard.extend(piece)
             if manner.cut_after is None:
                 return True
             manner.cut_after -= len(piece)
             return manner.cut_after > 0
 
+        async def down(piece: bytes) -> bool:
+            if is_silent(piece, "silent_down"):
+                await asyncio.sleep(3600)
+            return True
+
         ways = [
-            asyncio.ensure_future(_pipe(reader, back, manner.rate, passing)),
-            asyncio.ensure_future(_pipe(there, writer, manner.rate, lambda _: True)),
+            asyncio.ensure_future(_pipe(reader, back, manner.rate, up)),
+            asyncio.ensure_future(_pipe(there, writer, manner.rate, down)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -148,10 +174,10 @@ class Front:
 
 
 async def _pipe(
-    reader: Reader, writer: Writer, rate: float | None, passing: Callable[[bytes], bool]
+    reader: Reader, writer: Writer, rate: float | None, passing: Callable[[bytes], Awaitable[bool]]
 ) -> None:
     while piece := await reader.read(_PIECE):
-        if not passing(piece):
+        if not await passing(piece):
             return
         if rate is not None:
             await asyncio.sleep(len(piece) / rate)

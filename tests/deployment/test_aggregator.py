@@ -190,7 +190,9 @@ def test_hospitals_come_and_go_with_the_roster(house: House) -> None:
         wait_for(lambda: house.is_let_in(house.keys["Ward B"]))
         wait_for(lambda: not house.is_let_in(house.keys["Ward Ä"]))
         assert house.is_let_in(house.keys["Ward A"])
-        assert "roster 2 is installed" in house.fedward("roster", "2.json", code=2)
+        assert "was installed already" in house.fedward("roster", "2.json")
+        (house.folder / "1.json").write_bytes(house.roster(1, "Ward A"))
+        assert "roster 2 is installed" in house.fedward("roster", "1.json", code=2)
 
         children = psutil.Process(process.pid).children(recursive=True)
         assert children

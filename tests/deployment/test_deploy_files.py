@@ -97,7 +97,7 @@ def test_a_unit_may_open_more_files_than_the_gate_takes_connections(unit: Path) 
     limits = Limits()
     (line,) = [n for n in unit.read_text("utf-8").splitlines() if n.startswith("LimitNOFILE=")]
 
-    # Of each hospital's connection there is one more, to the SuperLink.
+    # Twice as many as there are: as if each had one more, to the SuperLink.
     assert int(line.partition("=")[2]) > 4 * (2 * limits.connections + limits.strangers)
 
 

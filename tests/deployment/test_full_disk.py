@@ -97,6 +97,6 @@ def _goes_on(consortium: AtWork, run: RunFolder) -> None:
     for name in consortium.names:
         rounds = [entry.charge.round for entry in consortium.charges(name)]
         assert set(rounds) <= set(range(1, ROUNDS + 1))
-        assert len(rounds) <= ROUNDS + 1
+        assert len(rounds) == len(set(rounds)), rounds  # nothing is charged twice
         assert consortium.audited(name)
     consortium.no_traceback()

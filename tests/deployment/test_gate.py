@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import datetime
-import ssl
 import time
-from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
+import h11
 import httpx
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
-from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    PullMessagesRequest,
+    RegisterNodeFleetRequest,
+)
+from flwr.proto.message_pb2 import (
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
 
-from fedward.server.doorkeeper import Doorkeeper
-from fedward.server.gate import Gate, Passage, Route, public_tls
-from fedward.server.gate_thread import GateThread
+from fedward.server.fleet_methods import FLEET
+from fedward.server.gate import verdict
 from fedward.server.http_sides import Limits
-from fedward.server.superlink import FLEET, FORWARDED, SuperLink
+from fedward.server.superlink import SuperLink
+from tests.deployment.public_port import Public, opened, signed_headers
 from tests.server.flower_hospital import (
-    Answer,
-    Files,
     hospital,
     make_certificates,
     public_der,
@@ -38,61 +38,15 @@ from tests.superlink_ward import until
 pytestmark = pytest.mark.slow
 
 
-class Public(NamedTuple):
-    """A SuperLink behind its gate, and one hospital that is registered."""
-
-    superlink: SuperLink
-    gate: GateThread
-    files: Files
-    known: ec.EllipticCurvePrivateKey
-    passages: list[Passage]
-
-    @property
-    def port(self) -> int:
-        return self.gate.port
-
-    def send(self, sent: bytes) -> Answer:
-        return raw(self.port, self.files.ca, sent)
-
-    def route(self, *, doorkeeper: bool = True) -> Route:
-        keys = Doorkeeper([public_der(self.known)])
-        admits = keys if doorkeeper else lambda headers: True
-        link = self.superlink
-        return Route(link.address, link.trust(), FLEET, FORWARDED, admits)
-
-
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Public]:
-    folder = tmp_path_factory.mktemp("aggregator")
-    files, known = make_certificates(folder / "tls"), transport_key()
-    superlink = SuperLink(folder / "superlink")
-    superlink.start()
-    try:
-        superlink.register("Ward ä", public_der(known))
-        passages: list[Passage] = []
-        tls = public_tls(files.certificate, files.key)
-        gate = Gate(tls, limits=Limits(head_seconds=2), listener=passages.append)
-        with GateThread(gate, "127.0.0.1", 0) as opened:
-            yield Public(superlink, opened, files, known, passages)
-    finally:
-        superlink.stop()
+    with opened(tmp_path_factory.mktemp("aggregator")) as public:
+        yield public
 
 
 @pytest.fixture(autouse=True)
 def led(public: Public) -> None:
     public.gate.lead_to(public.route())
-
-
-def signed_headers(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Flower's node authentication, for requests that no client of Flower's would send."""
-    stamp = datetime.datetime.now(datetime.UTC).isoformat()
-    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    signature = key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))
-    return b"flwr-public-key: %s\r\nflwr-timestamp: %s\r\nflwr-signature: %s\r\n" % (
-        b64encode(pem),
-        stamp.encode(),
-        b64encode(signature),
-    )
 
 
 def request(
@@ -273,6 +227,16 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(public: Public) -
     assert (answer.status, answer.body) == (413, b"")
 
 
+@pytest.mark.parametrize(("path", "most"), [(b"push-messages", 4), (b"push-object", 16)])
+def test_only_what_carries_objects_may_be_large(public: Public, path: bytes, most: int) -> None:
+    lines = signed_headers(public.known).split(b"\r\n")
+    signed = [(name, value) for name, _, value in (line.partition(b": ") for line in lines) if name]
+    for size, status in ((most << 20, None), ((most << 20) + 1, 413)):
+        headers = [(b"host", b"x"), (b"content-length", b"%d" % size), *signed]
+        asked = h11.Request(method=b"POST", target=FLEET + path, headers=headers)
+        assert verdict(asked, public.route(), Limits())[0] == status
+
+
 # --- Hospitals ------------------------------------------------------------------------------------
 
 
@@ -286,10 +250,10 @@ def test_a_registered_hospital_comes_in(public: Public) -> None:
         ).node_id
 
         assert not client.PullMessages(PullMessagesRequest(node=Node(node_id=number))).messages_list
-        assert [(n.number, n.name, n.online) for n in public.superlink.nodes()] == [
+        assert [(n.number, n.name, n.online) for n in public.superlink.control.nodes()] == [
             (number, "Ward ä", True)
         ]
-        assert public.superlink.nodes()[0].key == public_der(public.known)
+        assert public.superlink.control.nodes()[0].key == public_der(public.known)
 
 
 @pytest.mark.parametrize("doorkeeper", [True, False], ids=["at the gate", "at the SuperLink"])
@@ -302,13 +266,13 @@ def test_an_unknown_hospital_is_refused(public: Public, *, doorkeeper: bool) -> 
             lambda: client.RegisterNode(RegisterNodeFleetRequest(public_key=pem)),
             lambda: client.ActivateNode(ActivateNodeRequest(public_key=pem, heartbeat_interval=30)),
             lambda: client.PullMessages(
-                PullMessagesRequest(node=Node(node_id=public.superlink.nodes()[0].number))
+                PullMessagesRequest(node=Node(node_id=public.superlink.control.nodes()[0].number))
             ),
         ):
             with pytest.raises(httpx.HTTPStatusError) as error:
                 call()
             assert 400 <= error.value.response.status_code < 500
-    assert len(public.superlink.nodes()) == 1
+    assert len(public.superlink.control.nodes()) == 1
 
 
 def test_a_known_key_without_its_signature_is_refused(public: Public) -> None:
@@ -347,10 +311,10 @@ def test_nobody_registers_himself(public: Public) -> None:
         client.RegisterNode(RegisterNodeFleetRequest(public_key=pem))
 
 
-def test_a_message_of_40_mb_passes_whole(public: Public) -> None:
-    content = bytes(range(256)) * (40_000_000 // 256)
+def test_an_object_of_15_mb_passes_whole(public: Public) -> None:
+    content = bytes(range(256)) * (15_000_000 // 256)
     sent = PushObjectRequest(
-        node=Node(node_id=public.superlink.nodes()[0].number),
+        node=Node(node_id=public.superlink.control.nodes()[0].number),
         run_id=1,
         object_id="0" * 64,
         object_content=content,
@@ -371,7 +335,7 @@ def test_a_superlink_that_is_down_is_503_and_found_again(public: Public, tmp_pat
     body = PullMessagesRequest(node=Node(node_id=1)).SerializeToString()
     asked = request(b"/v1/fleet/pull-messages", more=signed_headers(public.known), body=body)
     route = public.route()
-    public.gate.lead_to(Route(("127.0.0.1", 9), route.tls, FLEET, FORWARDED, route.admits))
+    public.gate.lead_to(replace(route, address=("127.0.0.1", 9)))
     assert (public.send(asked).status, public.send(asked).body) == (503, b"")
     public.gate.lead_to(None)
     assert public.send(asked).status == 503
@@ -389,9 +353,8 @@ def test_a_superlink_with_another_certificate_is_not_spoken_to(
     public: Public, tmp_path: Path
 ) -> None:
     other = make_certificates(tmp_path)
-    wrong = ssl.create_default_context(cafile=str(other.ca))
     route = public.route()
-    public.gate.lead_to(Route(route.address, wrong, FLEET, FORWARDED, route.admits))
+    public.gate.lead_to(replace(route, certificate=other.ca.read_bytes()))
     body = PullMessagesRequest(node=Node(node_id=1)).SerializeToString()
 
     asked = request(b"/v1/fleet/pull-messages", more=signed_headers(public.known), body=body)

@@ -28,7 +28,7 @@ def test_a_run_goes_on_without_one_pauses_without_two_and_is_resumed(consortium:
     until(lambda: len(consortium.events(run, "RoundFinished")) >= 2, seconds=60)
     assert consortium.events(run, "RoundFinished")[1]["answered"] == 3
     begun = len(consortium.said("C"))
-    consortium.until_said("C", "asked to train round", after=begun)
+    asked = consortium.until_said("C", r"asked to train round (\d+)", after=begun)
     consortium.kill("C")
 
     record = consortium.ended(run)
@@ -41,15 +41,20 @@ def test_a_run_goes_on_without_one_pauses_without_two_and_is_resumed(consortium:
     consortium.until_said("C", "connected to", after=len(consortium.said("C")))
     consortium.fedward("aggregator", "resume", "leaving", "--aggregator", consortium.hub_file)
     consortium.finished(run)
-    finished = consortium.events(run, "RoundFinished")
-    assert [event["round"] for event in finished] == list(range(1, ROUNDS + 1))
+    finished, lost = (
+        [event["round"] for event in consortium.events(run, kind)]
+        for kind in ("RoundFinished", "RoundLost")
+    )
+    assert sorted(finished + lost) == list(range(1, ROUNDS + 1))
+    # A round's work is never begun twice: if it was cut off, the round is lost.
+    assert set(lost) <= {int(asked[1])}
     consortium.no_traceback()
 
 
 def test_an_expelled_hospital_is_refused_at_the_gate_from_the_next_round_on(
     consortium: AtWork,
 ) -> None:
-    study = three("three-of-four", participation=FOUR, training={"rounds": 6})
+    study = three("three-of-four", participation=FOUR, training={"rounds": 1000})
     run = consortium.train(study, "expelling")
     consortium.until_said("A", "asked to train round 2 ")
     deployment, begun = consortium.deployment, len(consortium.said("D"))
@@ -58,15 +63,19 @@ def test_an_expelled_hospital_is_refused_at_the_gate_from_the_next_round_on(
         *("aggregator", "roster", deployment.consortium.roster_path),
         *("--aggregator", consortium.hub_file),
     )
+    latest = consortium.events(run, "RoundStarted")[-1]["round"]
     consortium.until_said("D", "not connected: .*transport key", after=begun)
     audited = len(consortium.audited("D"))
-    consortium.finished(run)
+    before = len(consortium.events(run, "RoundFinished"))
+    until(lambda: len(consortium.events(run, "RoundFinished")) >= before + 3)
+    consortium.fedward("aggregator", "stop", "expelling", "--aggregator", consortium.hub_file)
+    assert consortium.ended(run).state == "stopped"
 
     rounds = consortium.events(run, "RoundFinished")
     assert rounds[-1]["answered"] == 3
     assert len(consortium.audited("D")) == audited
     answers = [e["round"] for e in consortium.events(run, "Answered") if e["hospital"] == "D"]
-    assert max(answers) <= 3
+    assert max(answers) <= latest < rounds[-1]["round"]
     assert deployment.parts["D"].process is not None
     assert deployment.parts["D"].process.poll() is None
     consortium.no_traceback()

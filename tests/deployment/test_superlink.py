@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import time
@@ -15,10 +16,11 @@ import flwr
 import psutil
 import pytest
 
-from fedward.server.superlink import SuperLink, app_bundle, check_version, child_environment
+from fedward.server.superlink import SuperLink, check_version, child_environment
+from fedward.server.superlink_control import SuperLinkControl, app_bundle
 from fedward.study.errors import ServiceError
 from tests.server.flower_hospital import public_der, transport_key
-from tests.superlink_ward import until
+from tests.superlink_ward import free_port, until
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -45,15 +47,15 @@ def kill_9(superlink: SuperLink) -> None:
 @in_memory
 def test_after_kill_9_hospitals_can_be_registered_anew(superlink: SuperLink) -> None:
     key = public_der(transport_key())
-    superlink.register("Ward", key)
+    superlink.control.register("Ward", key)
 
     kill_9(superlink)
     superlink.start()
 
-    assert superlink.nodes() == []
+    assert superlink.control.nodes() == []
     assert not (superlink.folder / "superlink.sqlite").exists()
-    superlink.register("Ward", key)
-    assert [node.name for node in superlink.nodes()] == ["Ward"]
+    superlink.control.register("Ward", key)
+    assert [node.name for node in superlink.control.nodes()] == ["Ward"]
 
 
 @pytest.mark.slow
@@ -61,23 +63,23 @@ def test_after_kill_9_hospitals_can_be_registered_anew(superlink: SuperLink) -> 
 def test_hospitals_stay_registered_over_kill_9(superlink: SuperLink) -> None:
     keys = {f"Ward {n}": public_der(transport_key()) for n in "AÄ"}
     for name, key in keys.items():
-        superlink.register(name, key)
-    before = superlink.nodes()
+        superlink.control.register(name, key)
+    before = superlink.control.nodes()
     children = psutil.Process(superlink.pid).children(recursive=True)
 
     kill_9(superlink)
     with pytest.raises(ServiceError):
-        superlink.nodes()
+        superlink.control.nodes()
     superlink.start()
 
-    assert superlink.nodes() == before
+    assert superlink.control.nodes() == before
     assert {node.name: node.key for node in before} == keys
     assert not [child for child in children if child.is_running()]
 
 
 @pytest.mark.slow
 def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: SuperLink) -> None:
-    superlink.register("Ward", public_der(transport_key()))
+    superlink.control.register("Ward", public_der(transport_key()))
     orphan = superlink.pid
 
     on_disk = (superlink.folder / "superlink.sqlite").exists()
@@ -85,7 +87,7 @@ def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: Sup
     try:
         successor.start()
 
-        assert [node.name for node in successor.nodes()] == ["Ward"] * on_disk
+        assert [node.name for node in successor.control.nodes()] == ["Ward"] * on_disk
         assert not superlink.alive
         assert successor.pid != orphan
     finally:
@@ -108,58 +110,72 @@ def test_without_the_process_that_starts_runs_it_counts_as_dead(superlink: Super
 
 
 @pytest.mark.slow
+@in_memory
+def test_it_answers_only_if_both_of_its_ports_do(superlink: SuperLink) -> None:
+    written = json.loads((superlink.folder / "port.json").read_bytes())
+    assert written == {"port": superlink.port, "fleet_port": superlink.fleet_port}
+    assert superlink.port != superlink.fleet_port
+    assert superlink.answers(10)
+
+    for wrong in (free_port(), superlink.port):  # nobody is there; and who does not speak gRPC
+        right, superlink.fleet_port = superlink.fleet_port, wrong
+        assert not superlink.answers(10)
+        superlink.fleet_port = right
+
+
+@pytest.mark.slow
 def test_a_removed_key_is_gone_and_does_not_come_back(superlink: SuperLink) -> None:
     key = public_der(transport_key())
-    superlink.remove(superlink.register("Ward", key))
+    superlink.control.remove(superlink.control.register("Ward", key))
 
-    assert superlink.nodes() == []
+    assert superlink.control.nodes() == []
     # Flower keeps removed keys: a hospital that is admitted again needs a new transport key.
     with pytest.raises(ServiceError, match="already in use"):
-        superlink.register("Ward", key)
+        superlink.control.register("Ward", key)
     with pytest.raises(ServiceError, match="refused UnregisterNode"):
-        superlink.remove(1)
+        superlink.control.remove(1)
 
 
 @pytest.mark.slow
 def test_a_run_starts_with_its_folder_and_says_why_it_failed(
     superlink: SuperLink, tmp_path: Path
 ) -> None:
-    number = superlink.start_run({"study": str(tmp_path / "no-study.toml"), "seed": 3})
+    number = superlink.control.start_run({"study": str(tmp_path / "no-study.toml"), "seed": 3})
     last = time.monotonic() + 90
-    while superlink.run_state(number)[0] in {"waiting", "running"}:
+    while superlink.control.run_state(number)[0] in {"waiting", "running"}:
         assert time.monotonic() < last
         time.sleep(0.2)
 
-    assert superlink.run_state(number)[0] == "failed"
-    assert "no-study.toml" in superlink.run_state(number)[1]
-    assert superlink.runs() == {number: superlink.run_state(number)}
-    superlink.stop_run(number)
+    assert superlink.control.run_state(number)[0] == "failed"
+    assert "no-study.toml" in superlink.control.run_state(number)[1]
+    assert superlink.control.runs() == {number: superlink.control.run_state(number)}
+    superlink.control.stop_run(number)
     with pytest.raises(ServiceError):
-        superlink.run_state(number + 1)
+        superlink.control.run_state(number + 1)
 
 
 def test_a_run_that_the_superlink_does_not_list_is_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SuperLink, "_states", lambda self, request: {})
+    monkeypatch.setattr(SuperLinkControl, "_states", lambda self, request: {})
 
     with pytest.raises(ServiceError, match="knows no run 7"):
-        SuperLink(tmp_path).run_state(7)
+        SuperLink(tmp_path).control.run_state(7)
 
 
 @pytest.mark.slow
 def test_a_run_is_stopped(superlink: SuperLink, tmp_path: Path) -> None:
-    number = superlink.start_run({"folder": str(tmp_path)})
+    number = superlink.control.start_run({"folder": str(tmp_path)})
 
-    superlink.stop_run(number)
+    superlink.control.stop_run(number)
 
-    assert superlink.run_state(number)[0] == "stopped"
+    assert superlink.control.run_state(number)[0] == "stopped"
 
 
 @pytest.mark.slow
 def test_an_unknown_setting_starts_no_run(superlink: SuperLink) -> None:
     with pytest.raises(ServiceError, match="refused StartRun"):
-        superlink.start_run({"command": "x"})
+        superlink.control.start_run({"command": "x"})
 
 
 @pytest.mark.slow
@@ -181,7 +197,7 @@ def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
 
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no EC P-384 key"):
-        SuperLink(tmp_path).register("Ward", b"not a key")
+        SuperLink(tmp_path).control.register("Ward", b"not a key")
 
 
 def test_the_bundle_holds_no_code() -> None:
