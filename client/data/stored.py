@@ -23,7 +23,7 @@ Which = Tensor | NDArray[np.bool_] | NDArray[np.int64] | slice
 
 _AT_ONCE = 2**24  # bytes of a piece, where nobody says how large it is to be
 _MAPPED = 2**26  # bytes of the file that the process has in its memory before it lets go of them
-_LEAST_MAPPED = 2**16  # bytes that the system maps around what is read
+_LEAST_MAPPED = 2**21  # bytes that the system may map for one row: a large page of its cache
 
 
 class Rows(Protocol):
@@ -138,6 +138,7 @@ class FileRows:
         self._array = np.frombuffer(self._map, dtype).reshape(shape)
         self._row = max(size // shape[0], _LEAST_MAPPED)
         self._mapped = 0
+        self._is_large = size > _MAPPED
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,7 +154,7 @@ class FileRows:
         """These rows; pages that were read stay the system's, which may take them back."""
         found: Array = self._array[numbers]
         self._mapped += len(numbers) * self._row
-        if self._mapped > _MAPPED and hasattr(mmap, "MADV_DONTNEED"):
+        if self._is_large and self._mapped > _MAPPED and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._mapped = 0
         return found
