@@ -5,9 +5,11 @@ Nothing here is Flower's.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import httpx
 from cryptography import x509
@@ -40,6 +42,9 @@ class BoundedLine:
             timeout=timeout,
             follow_redirects=False,
         )
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._closing = False
 
     def post(
         self, path: str, content: bytes, headers: Mapping[str, str], most: int
@@ -56,13 +61,31 @@ class BoundedLine:
             The answer, whose status is unchecked, and its body.
 
         Raises:
-            FleetError: There was none, or it is too large, too slow or packed.
+            FleetError: There was none, or it is too large, too slow or packed; or this line was
+                closed.
         """
         try:
-            with self._client.stream("POST", path, content=content, headers=headers) as response:
+            with (
+                self._counted(),
+                self._client.stream("POST", path, content=content, headers=headers) as response,
+            ):
                 return response, self._body(response, most)
         except httpx.TransportError as error:
             raise cut(error, self._address) from error
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            if self._closing:
+                raise ConnectionLost("the line was closed", where=self._address)
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                if self._closing and not self._under_way:
+                    self._client.close()
 
     def _body(self, response: httpx.Response, most: int) -> bytes:
         """The answer's body, if it comes in time and is not larger than it may be."""
@@ -80,8 +103,15 @@ class BoundedLine:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """Close it."""
-        self._client.close()
+        """Take no more requests, and close the line once the last one under way has ended.
+
+        One that was still under way would read from whatever connection is opened next and has the
+        number of the one that is closed.
+        """
+        with self._lock:
+            self._closing = True
+            if not self._under_way:
+                self._client.close()
 
 
 def _trusting(ca: bytes, address: str) -> ssl.SSLContext:

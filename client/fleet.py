@@ -152,9 +152,8 @@ class FleetConnection:
         self._node = _remembered(node)
         self._coming: Coming | None = None
         self._cut_off: Going | None = None
-        self._announced_whole: str | None = (
-            None  # the last question that came inside its announcement
-        )
+        # The last question that came inside its announcement.
+        self._announced_whole: str | None = None
         self._unconfirmed: tuple[int, str] | None = None
         self._sent = -_LOOKED_AT
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -105,21 +104,21 @@ def _replies(
     unheard: list[str] = []
     latest = time.monotonic()
     last = latest + deadline
-    with closing(Pulling(grid, size=size * 4, hospitals=len(pushed))) as pulling:
-        while waiting and time.monotonic() < last:
-            heed()
-            before = len(waiting)
-            for reply in pulling.replies(list(waiting)):
-                if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
-                    del waiting[reply.metadata.reply_to_message_id]
-                    if _is_unreachable(reply):
-                        unheard.append(reply.metadata.reply_to_message_id)
-                    yield reply
-            if len(waiting) < before:
-                latest = time.monotonic()
-            else:
-                _pause(time.monotonic() - latest)
-        pulling.forget([*unheard, *waiting])
+    pulling = Pulling(grid, size=size * 4, hospitals=len(pushed))
+    while waiting and time.monotonic() < last:
+        heed()
+        before = len(waiting)
+        for reply in pulling.replies(list(waiting)):
+            if reply.metadata.reply_to_message_id in waiting:  # a second delivery counts once
+                del waiting[reply.metadata.reply_to_message_id]
+                if _is_unreachable(reply):
+                    unheard.append(reply.metadata.reply_to_message_id)
+                yield reply
+        if len(waiting) < before:
+            latest = time.monotonic()
+        else:
+            _pause(time.monotonic() - latest)
+    pulling.forget([*unheard, *waiting])
 
 
 def _is_unreachable(reply: Message) -> bool:

@@ -17,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
@@ -43,7 +42,6 @@ from fedward.server.quick_grid import QuickGrid
 from fedward.study.errors import FederationError
 
 _LOG = logging.getLogger("fedward.server")
-_LINES = 2  # objects on their way at once
 _SLOWEST = 125_000  # bytes a second of a hospital's line that is still waited for
 _QUIET = 30.0  # seconds; a hospital gives up its line after as many
 _AGAIN = 30.0  # seconds until it has found its way back
@@ -108,7 +106,7 @@ class Room:
 class Pulling:
     """The replies to one exchange's messages, as they come.
 
-    A stock `Grid`, as in a simulation, is asked for them one by one.
+    Any other grid than a quick one, such as a simulation's, is asked for them one by one.
     """
 
     def __init__(
@@ -127,9 +125,7 @@ class Pulling:
         room = Room.of(size, hospitals)
         if quiet is None:
             quiet = _QUIET + max(_AGAIN, min(size, _MOST_AT_ONCE) / _SLOWEST)
-        read = grid.has_read if isinstance(grid, QuickGrid) else None
-        plain = grid.plain if isinstance(grid, QuickGrid) else grid
-        self._quick = _Quick(plain, quiet, room, read) if isinstance(plain, HttpGrid) else None
+        self._quick = _Quick(grid, quiet, room) if isinstance(grid, QuickGrid) else None
         self._grid = grid
 
     def replies(self, waiting: Iterable[str]) -> Iterator[Message]:
@@ -148,11 +144,6 @@ class Pulling:
         """
         if self._quick is not None:
             self._quick.forget(questions)
-
-    def close(self) -> None:
-        """End what is still under way; nothing is lost by it."""
-        if self._quick is not None:
-            self._quick.close()
 
 
 @dataclass
@@ -189,22 +180,16 @@ class _Coming:
 
 
 class _Quick:
-    def __init__(
-        self,
-        grid: HttpGrid,
-        quiet: float,
-        room: Room,
-        read: Callable[[int, str], None] | None = None,
-    ) -> None:
-        self._grid = grid
+    def __init__(self, grid: QuickGrid, quiet: float, room: Room) -> None:
+        self._grid = grid.plain
         self._quiet = quiet
         self._room = room
-        self._announced = read
+        self._has_read = grid.has_read
         self._run = grid.run.run_id
         self._pull = make_pull_object_fn_protobuf(
-            grid._runtime_client.PullObject, grid.node, self._run
+            self._grid._runtime_client.PullObject, grid.node, self._run
         )
-        self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="pull")
+        self._lines = grid.lines
         self._coming: list[_Coming] = []
 
     def replies(self, waiting: Iterable[str]) -> Iterator[Message]:
@@ -239,10 +224,7 @@ class _Quick:
         """
         self._room.refuse(objects=len(coming.names), size=coming.head.ByteSize())
         if coming.head.content.items:
-            if self._announced is None:
-                self._lines.submit(self._confirm, coming.root)
-            else:
-                self._announced(coming.head.metadata.src_node_id, coming.root)
+            self._has_read(coming.head.metadata.src_node_id, coming.root)
             return self._read(coming, message_from_proto)
         if not self._has(coming, coming.awaited):
             self._refuse_quiet(coming)
@@ -325,9 +307,6 @@ class _Quick:
             self._grid._runtime_client.ConfirmMessageReceived(asked)
         except httpx.HTTPError as error:
             _LOG.debug("a message was not confirmed: %s", error)
-
-    def close(self) -> None:
-        self._lines.shutdown(wait=False)
 
 
 def _announced(head: MessageProto, tree: ObjectTree) -> _Coming:

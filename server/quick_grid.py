@@ -36,7 +36,7 @@ from flwr.superlink.grid import HttpGrid
 _LOG = logging.getLogger("fedward.server")
 _SHORT_QUESTION = 64 << 10  # bytes; one that is cut on its way down is not announced again
 _TOGETHER = 8 << 20  # bytes of all questions of one exchange
-_LINES = 2
+_LINES = 2  # objects on their way at once
 
 
 @contextmanager
@@ -57,14 +57,15 @@ class QuickGrid(Grid):
 
     Attributes:
         plain: Flower's own.
+        lines: What is sent and fetched beside the round's own thread.
     """
 
     def __init__(self, plain: HttpGrid) -> None:
         self.plain = plain
+        self.lines = ThreadPoolExecutor(_LINES, thread_name_prefix="grid")
         self._readers: set[int] = set()
         self._read: list[str] = []
         self._read_before: list[str] = []
-        self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="roots")
 
     def has_read(self, node: int, reply: str) -> None:
         """A node answered inside an announcement, and can be asked so.
@@ -116,7 +117,7 @@ class QuickGrid(Grid):
         )
         missing = set(answer.objects_to_push)
         for name in missing & reads.keys():
-            self._lines.submit(self._push_root, name, reads[name].deflate(), answer.session_id)
+            self.lines.submit(self._push_root, name, reads[name].deflate(), answer.session_id)
         push = make_push_object_fn_protobuf(
             self.plain._runtime_client.PushObject,
             self.plain.node,
@@ -138,13 +139,13 @@ class QuickGrid(Grid):
         try:
             if not self.plain._runtime_client.PushObject(asked).stored:
                 _LOG.debug("a message's root came too late")
-        except Exception as error:
+        except Exception as error:  # Flower's retries raise of any kind
             _LOG.debug("a message's root was not pushed: %s", error)
 
     def _confirm_older(self) -> None:
         """Let the SuperLink forget the replies of the exchange before the last."""
         for name in self._read_before:
-            self._lines.submit(self._confirm, name)
+            self.lines.submit(self._confirm, name)
         self._read_before, self._read = self._read, []
 
     def _confirm(self, name: str) -> None:
@@ -153,12 +154,16 @@ class QuickGrid(Grid):
         )
         try:
             self.plain._runtime_client.ConfirmMessageReceived(asked)
-        except Exception as error:
+        except Exception as error:  # Flower's retries raise of any kind
             _LOG.debug("a message was not confirmed: %s", error)
 
     def close(self) -> None:
-        """End what is under way; the SuperLink forgets the rest with the run."""
-        self._lines.shutdown(wait=False, cancel_futures=True)
+        """Wait for what is under way; the SuperLink forgets the rest with the run.
+
+        Flower closes its line to the SuperLink next. A request that was still under way on it would
+        read from whatever connection is opened then and has its number.
+        """
+        self.lines.shutdown(wait=True, cancel_futures=True)
 
     def set_run(self, run: Run) -> None:
         """As Flower's grid."""

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from fedward.client.fleet_errors import FleetError, MessageRefused
 from fedward.client.letter import Letter, reply_to
 from fedward.server.exchange import Heard, exchange
 from fedward.server.pulling import TOO_LARGE, Pulling, ReplyTooLarge, Room, _Quick
-from fedward.server.quick_grid import QuickGrid
+from fedward.server.quick_grid import QuickGrid, quick
 from fedward.study.messages import (
     ADVERTISE,
     TRAIN,
@@ -69,10 +69,12 @@ def lines(ward: Ward) -> Iterator[tuple[Line, Line]]:
         line.fleet.close()
 
 
-@pytest.fixture(autouse=True)
-def last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody waits for has ended before the test closes its line to the SuperLink."""
-    monkeypatch.setattr(_Quick, "close", lambda quick: quick._lines.shutdown(wait=True))
+@pytest.fixture
+def grid(server: ServerSide) -> Iterator[QuickGrid]:
+    """The server's line made quick, for one run."""
+    with quick(server.grid) as made:
+        assert isinstance(made, QuickGrid)
+        yield made
 
 
 def answered(letter: Letter, name: str) -> Letter:
@@ -80,7 +82,7 @@ def answered(letter: Letter, name: str) -> Letter:
 
 
 def test_a_reply_without_its_root_holds_nobody_up(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, quick = lines
     asked = server.give(QUERY, ADVERTISE, [slow.node, quick.node])
@@ -96,12 +98,12 @@ def test_a_reply_without_its_root_holds_nobody_up(
     monkeypatch.setattr(slow.fleet, "_stored", hold_the_root)
     slow.fleet.send(letter)
     quick.fleet.send(answered(quick.receive(), "quick"))
-    with closing(Pulling(server.grid)) as pulling:
-        began = time.monotonic()
-        first = [unpack_answer(reply.content) for reply in pulling.replies(asked)]
-        passed = time.monotonic() - began
-        push(*held[0])
-        second = [unpack_answer(reply.content) for reply in pulling.replies(asked[:1])]
+    pulling = Pulling(grid)
+    began = time.monotonic()
+    first = [unpack_answer(reply.content) for reply in pulling.replies(asked)]
+    passed = time.monotonic() - began
+    push(*held[0])
+    second = [unpack_answer(reply.content) for reply in pulling.replies(asked[:1])]
 
     assert [answer.hospital for answer in first] == ["quick"]
     assert [answer.hospital for answer in second] == ["slow"]
@@ -109,7 +111,7 @@ def test_a_reply_without_its_root_holds_nobody_up(
 
 
 def test_a_stock_node_that_sends_the_root_first_is_waited_for(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = lines[0]
     asked = server.give(QUERY, ADVERTISE, [line.node])
@@ -126,9 +128,9 @@ def test_a_stock_node_that_sends_the_root_first_is_waited_for(
     line.fleet.send(letter)
     sender = threading.Timer(0.3, lambda: [push(*one) for one in later])
     sender.start()
-    with closing(Pulling(server.grid)) as pulling:
-        assert list(pulling.replies(asked)) == []
-        found = unpack_answer(until_one(pulling, asked).content)
+    pulling = Pulling(grid)
+    assert list(pulling.replies(asked)) == []
+    found = unpack_answer(until_one(pulling, asked).content)
     sender.join()
 
     assert isinstance(found, Advertised)
@@ -166,9 +168,9 @@ def asked_over(grid: QuickGrid, lines: Iterable[Line], *, deadline: float = 30.0
 
 
 def test_who_answers_inside_an_announcement_is_asked_so(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid, asked = QuickGrid(server.grid), list[str]()
+    asked = list[str]()
     call, fetch = FleetConnection._call, _Quick._has
 
     def noted(line: FleetConnection, path: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401
@@ -194,10 +196,10 @@ def test_who_answers_inside_an_announcement_is_asked_so(
 
 
 def test_a_root_that_comes_late_leaves_nothing_behind(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As over a long line: the answer is read before its root has come."""
-    grid, line, stored = QuickGrid(server.grid), lines[0], list[bool]()
+    line, stored = lines[0], list[bool]()
     push = FleetConnection._stored
 
     def late(fleet: FleetConnection, letter: Letter, name: str, session: str) -> bool:
@@ -215,19 +217,17 @@ def test_a_root_that_comes_late_leaves_nothing_behind(
     assert list(grid.push_messages([])) == []
 
 
-def test_readers_and_others_are_asked_together(
-    server: ServerSide, lines: tuple[Line, Line]
-) -> None:
-    grid, (reader, other) = QuickGrid(server.grid), lines
+def test_readers_and_others_are_asked_together(grid: QuickGrid, lines: tuple[Line, Line]) -> None:
+    reader, other = lines
     assert asked_over(grid, [reader]).answered == [reader.node]
     assert sorted(asked_over(grid, lines).answered) == sorted([reader.node, other.node])
     assert grid._readers == {reader.node, other.node}
 
 
 def test_a_node_that_was_silent_is_asked_with_objects_again(
-    server: ServerSide, lines: tuple[Line, Line]
+    grid: QuickGrid, lines: tuple[Line, Line]
 ) -> None:
-    grid, line = QuickGrid(server.grid), lines[0]
+    line = lines[0]
     assert asked_over(grid, [line]).answered == [line.node]
     assert line.node in grid._readers
     heard = exchange(grid, {line.node: QUERY}, ADVERTISE, lambda *_: None, group="1", deadline=1.0)
@@ -238,9 +238,9 @@ def test_a_node_that_was_silent_is_asked_with_objects_again(
 
 
 def test_an_announcement_larger_than_any_answer_is_that_hospital_s_refusal_alone(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid, (liar, honest) = QuickGrid(server.grid), lines
+    liar, honest = lines
     monkeypatch.setattr("fedward.client.letter.SHORT_MESSAGE", 1 << 30)
 
     def lie() -> None:
@@ -260,8 +260,8 @@ def test_an_announcement_larger_than_any_answer_is_that_hospital_s_refusal_alone
     assert heard.refusals[liar.node].error == "ReplyTooLarge"
 
 
-def test_a_long_message_goes_as_objects(server: ServerSide, lines: tuple[Line, Line]) -> None:
-    grid, line = QuickGrid(server.grid), lines[0]
+def test_a_long_message_goes_as_objects(grid: QuickGrid, lines: tuple[Line, Line]) -> None:
+    line = lines[0]
     model = np.arange(100_000, dtype=np.float32)
     question = pack_request(TrainRequest("d" * 64, "run", 1, model))
     got: list[Letter] = []
@@ -310,14 +310,14 @@ def of(letter: Letter, content: bytes) -> Letter:
     ids=["junk", "something else", "a part that is not there", "nothing"],
 )
 def test_what_is_no_message_is_that_hospital_s_refusal_and_harms_no_other(
-    server: ServerSide, lines: tuple[Line, Line], content: bytes
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line], content: bytes
 ) -> None:
     liar, honest = lines
     asked = server.give(QUERY, ADVERTISE, [liar.node, honest.node])
     liar.fleet.send(of(liar.receive(), content))
     honest.fleet.send(answered(honest.receive(), "honest"))
-    with closing(Pulling(server.grid)) as pulling:
-        found = {reply.metadata.reply_to_message_id: reply for reply in pulling.replies(asked)}
+    pulling = Pulling(grid)
+    found = {reply.metadata.reply_to_message_id: reply for reply in pulling.replies(asked)}
 
     assert found.keys() == set(asked)
     refused = found[asked[0]]
@@ -345,6 +345,7 @@ def large(letter: Letter, monkeypatch: pytest.MonkeyPatch, *, size: int, piece: 
 )
 def test_a_reply_larger_than_any_honest_one_is_that_hospital_s_refusal_alone(
     server: ServerSide,
+    grid: QuickGrid,
     lines: tuple[Line, Line],
     monkeypatch: pytest.MonkeyPatch,
     size: int,
@@ -371,7 +372,7 @@ def test_a_reply_larger_than_any_honest_one_is_that_hospital_s_refusal_alone(
     sender = threading.Thread(target=answer)
     sender.start()
     heard = exchange(
-        server.grid,
+        grid,
         {liar.node: QUERY, honest.node: QUERY},
         ADVERTISE,
         lambda node, answer: None,
@@ -391,19 +392,22 @@ def test_a_reply_larger_than_any_honest_one_is_that_hospital_s_refusal_alone(
 
 
 def test_a_question_that_nobody_fetched_is_forgotten_with_its_round(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    server: ServerSide,
+    grid: QuickGrid,
+    lines: tuple[Line, Line],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else the SuperLink keeps a model for each round that a hospital missed."""
     silent, honest = lines
     asked: list[str] = []
-    push = server.grid.push_messages
+    push = grid.push_messages
 
     def noted(messages: Iterable[Message]) -> list[str]:
         names = list(push(messages))
         asked.extend(names)
         return names
 
-    monkeypatch.setattr(server.grid, "push_messages", noted)
+    monkeypatch.setattr(grid, "push_messages", noted)
 
     def ask() -> Heard:
         begin = threading.Thread(
@@ -412,16 +416,17 @@ def test_a_question_that_nobody_fetched_is_forgotten_with_its_round(
         begin.start()
         nodes = {silent.node: QUERY, honest.node: QUERY}
         heard = exchange(
-            *(server.grid, nodes, ADVERTISE, lambda node, answer: None), group="1", deadline=3.0
+            *(grid, nodes, ADVERTISE, lambda node, answer: None), group="1", deadline=3.0
         )
         begin.join()
         return heard
 
-    for _ in range(2):  # the next has the same content, and so the same objects
+    for _ in range(3):  # the next has the same content, and so the same objects
         heard = ask()
         assert (heard.answered, heard.silent) == ([honest.node], [silent.node])
-    assert len(set(asked)) == 4
-    until(lambda: all(is_forgotten(server, name) for name in asked))
+    assert len(set(asked)) == 6
+    # Who reads its question from the announcement confirms it when the next one comes.
+    until(lambda: all(is_forgotten(server, name) for name in asked[:-1]))
     assert silent.fleet.receive() is None  # it is not told of what is over
 
 
@@ -443,7 +448,9 @@ def test_every_answer_of_a_study_finds_room() -> None:
         assert room.bytes < 1.01 * size + (2 << 20) + hospitals * (32 << 10)
 
 
-def test_nobody_answers_in_another_s_place(server: ServerSide, lines: tuple[Line, Line]) -> None:
+def test_nobody_answers_in_another_s_place(
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line]
+) -> None:
     liar, honest = lines
     asked = server.give(QUERY, ADVERTISE, [liar.node, honest.node])
     own, foreign = liar.receive(), honest.receive()
@@ -451,8 +458,8 @@ def test_nobody_answers_in_another_s_place(server: ServerSide, lines: tuple[Line
     head = MessageProto.FromString(answered(own, "liar").head)
     head.metadata.message_id = forged.digest
     liar.fleet.send(Letter(head.SerializeToString(), forged.tree, forged.objects))
-    with closing(Pulling(server.grid)) as pulling:
-        reply = until_one(pulling, asked)
+    pulling = Pulling(grid)
+    reply = until_one(pulling, asked)
 
     assert reply.metadata.reply_to_message_id == asked[0]
     assert reply.has_error()
@@ -501,7 +508,11 @@ def hold(line: Line, monkeypatch: pytest.MonkeyPatch, letter: Letter) -> list[Ca
 
 @pytest.mark.parametrize("last", ["root", "leaf"])
 def test_a_hospital_killed_amid_its_upload_holds_nobody_up_and_is_given_up(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch, last: str
+    server: ServerSide,
+    grid: QuickGrid,
+    lines: tuple[Line, Line],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
 ) -> None:
     dead, quick = lines
     asked = server.give(QUERY, ADVERTISE, [dead.node, quick.node])
@@ -510,12 +521,12 @@ def test_a_hospital_killed_amid_its_upload_holds_nobody_up_and_is_given_up(
     assert all(send() for send in sent)
     quick.fleet.send(answered(quick.receive(), "quick"))
 
-    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
-        began = time.monotonic()
-        first = list(pulling.replies(asked))
-        soon = time.monotonic() - began
-        lost = until_one(pulling, asked[:1])
-        passed = time.monotonic() - began
+    pulling = Pulling(grid, quiet=QUIET)
+    began = time.monotonic()
+    first = list(pulling.replies(asked))
+    soon = time.monotonic() - began
+    lost = until_one(pulling, asked[:1])
+    passed = time.monotonic() - began
 
     assert [unpack_answer(reply.content).hospital for reply in first] == ["quick"]
     assert soon < QUIET / 2
@@ -525,7 +536,7 @@ def test_a_hospital_killed_amid_its_upload_holds_nobody_up_and_is_given_up(
 
 
 def test_a_liar_that_holds_the_root_back_is_refused_for_its_size(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liar = lines[0]
     asked = server.give(QUERY, ADVERTISE, [liar.node])
@@ -533,15 +544,15 @@ def test_a_liar_that_holds_the_root_back_is_refused_for_its_size(
     held = hold(liar, monkeypatch, letter)
     assert all(send() for send in held[:-1])
 
-    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
-        refused = until_one(pulling, asked)
+    pulling = Pulling(grid, quiet=QUIET)
+    refused = until_one(pulling, asked)
 
     assert refused.error.code == TOO_LARGE
     until(lambda: all(is_forgotten(server, name) for name in letter.objects))
 
 
 def test_a_slow_hospital_is_waited_for_as_long_as_something_comes(
-    server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
+    server: ServerSide, grid: QuickGrid, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = lines[0]
     asked = server.give(QUERY, ADVERTISE, [line.node])
@@ -553,11 +564,11 @@ def test_a_slow_hospital_is_waited_for_as_long_as_something_comes(
             send()
 
     sender = threading.Thread(target=slowly)
-    with closing(Pulling(server.grid, quiet=QUIET)) as pulling:
-        sender.start()
-        began = time.monotonic()
-        reply = until_one(pulling, asked)
-        passed = time.monotonic() - began
+    pulling = Pulling(grid, quiet=QUIET)
+    sender.start()
+    began = time.monotonic()
+    reply = until_one(pulling, asked)
+    passed = time.monotonic() - began
     sender.join()
 
     assert reply.has_content()
@@ -565,13 +576,13 @@ def test_a_slow_hospital_is_waited_for_as_long_as_something_comes(
     assert passed > QUIET
 
 
-def test_a_slow_line_has_time_for_the_objects_on_their_way(server: ServerSide) -> None:
-    with closing(Pulling(server.grid, size=4_000_000)) as small:
-        assert small._quick is not None
-        assert small._quick._quiet == 30 + 32  # a megabit a second
-    with closing(Pulling(server.grid)) as small:
-        assert small._quick is not None
-        assert small._quick._quiet > 30 + 10  # of the hospital's own patience with a silent line
-    with closing(Pulling(server.grid, size=10**9)) as large:
-        assert large._quick is not None
-        assert large._quick._quiet < 300
+def test_a_slow_line_has_time_for_the_objects_on_their_way(grid: QuickGrid) -> None:
+    small = Pulling(grid, size=4_000_000)
+    assert small._quick is not None
+    assert small._quick._quiet == 30 + 32  # a megabit a second
+    small = Pulling(grid)
+    assert small._quick is not None
+    assert small._quick._quiet > 30 + 10  # of the hospital's own patience with a silent line
+    large = Pulling(grid, size=10**9)
+    assert large._quick is not None
+    assert large._quick._quiet < 300
