@@ -76,16 +76,22 @@ class BoundedLine:
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         with self._lock:
-            if self._closing:
-                raise ConnectionLost("the line was closed", where=self._address)
+            self._refuse_closed()
             self._under_way += 1
         try:
             yield
         finally:
             with self._lock:
                 self._under_way -= 1
-                if self._closing and not self._under_way:
-                    self._client.close()
+                self._close_if_quiet()
+
+    def _refuse_closed(self) -> None:
+        if self._closing:
+            raise ConnectionLost("the line was closed", where=self._address)
+
+    def _close_if_quiet(self) -> None:
+        if self._closing and not self._under_way:
+            self._client.close()
 
     def _body(self, response: httpx.Response, most: int) -> bytes:
         """The answer's body, if it comes in time and is not larger than it may be."""
@@ -110,8 +116,7 @@ class BoundedLine:
         """
         with self._lock:
             self._closing = True
-            if not self._under_way:
-                self._client.close()
+            self._close_if_quiet()
 
 
 def _trusting(ca: bytes, address: str) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from tests.cli.conftest import study_values
 from tests.server.flower_hospital import hospital, public_der, transport_key
 
 pytestmark = pytest.mark.slow
+_LOG = logging.getLogger(__name__)  # for who sees a test fail
 FEDWARD = Path(sys.executable).with_name("fedward")
 Keys = dict[str, ec.EllipticCurvePrivateKey]
 
@@ -160,7 +162,7 @@ class House:
         finally:
             process.terminate()
             _, said = process.communicate(timeout=60)
-            print((self.folder / "state" / "log.jsonl").read_text("utf-8"))  # for who sees it fail
+            _LOG.warning("%s", (self.folder / "state" / "log.jsonl").read_text("utf-8"))
             assert b"Traceback" not in said, said.decode()
 
 
