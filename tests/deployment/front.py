@@ -14,6 +14,7 @@ Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
 Found = TypeVar("Found")
 _PIECE = 256  # bytes: a slow line passes them one after another
+_HANDSHAKE = 2  # times that a connection changes its direction before the first answer is whole
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Forward:
     Attributes:
         rate: Bytes a second in each direction; as fast as it goes if None.
         cut_after: Bytes from the hospital, after which every connection is cut, once.
+        cut_answer: Bytes of one answer to the hospital, after which every connection is cut, once;
+            the handshake's own are not counted.
         silent_up: Bytes from the hospital, after which the connection that carries the last of them
             stays open and passes nothing more, either way; those made later are good.
         silent_down: The same of bytes to the hospital.
@@ -31,6 +34,7 @@ class Forward:
 
     rate: float | None = None
     cut_after: int | None = None
+    cut_answer: int | None = None
     silent_up: int | None = None
     silent_down: int | None = None
     heard: list[bytearray] | None = None
@@ -57,7 +61,7 @@ class Front:
 
     Attributes:
         port: Where it listens.
-        cuts: How often `cut_after` was reached.
+        cuts: How often `cut_after` or `cut_answer` was reached.
         silences: How often `silent_up` or `silent_down` was.
     """
 
@@ -130,6 +134,7 @@ class Front:
             manner.heard.append(heard)
 
         silent = asyncio.Event()
+        cut, asked, answered = False, 0, 0
 
         def is_silent(piece: bytes, way: str) -> bool:
             left = getattr(manner, way)
@@ -142,18 +147,25 @@ class Front:
             return silent.is_set()
 
         async def up(piece: bytes) -> bool:
+            nonlocal asked, answered, cut
             if is_silent(piece, "silent_up"):
                 await asyncio.sleep(3600)
             heard.extend(piece)
-            if manner.cut_after is None:
-                return True
-            manner.cut_after -= len(piece)
-            return manner.cut_after > 0
+            asked += answered > 0
+            answered = 0
+            if manner.cut_after is not None:
+                manner.cut_after -= len(piece)
+                cut = manner.cut_after <= 0
+            return not cut
 
         async def down(piece: bytes) -> bool:
+            nonlocal answered, cut
             if is_silent(piece, "silent_down"):
                 await asyncio.sleep(3600)
-            return True
+            answered += len(piece)
+            if manner.cut_answer is not None and asked > _HANDSHAKE:
+                cut = answered > manner.cut_answer
+            return not cut
 
         ways = [
             asyncio.ensure_future(_pipe(reader, back, manner.rate, up)),
@@ -166,8 +178,8 @@ class Front:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             back.transport.abort()
-        if manner.cut_after is not None and manner.cut_after <= 0:
-            manner.cut_after = None
+        if cut:
+            manner.cut_after = manner.cut_answer = None
             self.cuts += 1
             self._manner = Forward()
             await self._cut()

@@ -71,14 +71,35 @@ def good_line(front: Front) -> Iterator[None]:
     front.behave(Forward())
 
 
-def test_a_line_cut_in_the_middle_of_an_upload(consortium: AtWork, front: Front) -> None:
-    run, begun = _trains(consortium, "cut", LONG)
+@pytest.mark.parametrize(
+    ("study", "name", "sent"),
+    [(LONG, "cut", 90_000), (STUDY, "cut-short", 6_000)],
+    ids=["long", "short"],
+)
+def test_a_line_cut_in_the_middle_of_an_upload(
+    consortium: AtWork, front: Front, study: Study, name: str, sent: int
+) -> None:
+    """The short answer goes inside its announcement, in 9 kB."""
+    run, begun = _trains(consortium, name, study)
     cuts = front.cuts
-    front.behave(Forward(cut_after=90_000))
+    front.behave(Forward(cut_after=sent))
     until(lambda: front.cuts > cuts)
     consortium.until_said(FAR, "not connected: .*(the line was cut|cannot be reached)", after=begun)
-    consortium.until_said(FAR, "answered train round 1 of run cut ", after=begun)
+    consortium.until_said(FAR, f"answered train round 1 of run {name} ", after=begun)
     _nothing_lost(consortium, run)
+
+
+def test_a_short_question_that_is_cut(consortium: AtWork, front: Front) -> None:
+    """Nobody announces it again: it is asked anew when the exchange's time is over."""
+    study = three("short", private=True, participation={"deadline_seconds": 10.0})
+    cuts, begun = front.cuts, len(consortium.said(FAR))
+    run = consortium.train(study, "short")
+    consortium.until_said(FAR, "asked to .*advertise.* run short", after=begun)
+    front.behave(Forward(cut_answer=800))
+    until(lambda: front.cuts > cuts)
+    consortium.until_said(FAR, "not connected: .*(the line was cut|cannot be reached)", after=begun)
+    _nothing_lost(consortium, run, first=2)
+    consortium.no_traceback()
 
 
 def test_a_slow_line(consortium: AtWork, front: Front) -> None:
@@ -189,10 +210,12 @@ def _trains(consortium: AtWork, name: str, study: Study = STUDY) -> tuple[RunFol
     return run, begun
 
 
-def _nothing_lost(consortium: AtWork, run: RunFolder) -> None:
+def _nothing_lost(consortium: AtWork, run: RunFolder, *, first: int = 1) -> None:
+    """Everybody answered each round, the first one at such an attempt, and was charged once."""
     consortium.finished(run)
     rounds = consortium.events(run, "RoundFinished")
-    assert [(event["answered"], event["attempts"]) for event in rounds] == [(3, 1)] * ROUNDS
+    assert [event["answered"] for event in rounds] == [3] * ROUNDS
+    assert [event["attempts"] for event in rounds] == [first] + [1] * (ROUNDS - 1)
     for name in consortium.names:
         charged = [entry.charge for entry in consortium.charges(name)]
         own = [charge.round for charge in charged if charge.run == run.record.name]
