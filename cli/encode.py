@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedward.cli.console import output
-from fedward.cli.explain import content_of
+from fedward.cli.given_file import content_of
 from fedward.cli.options import OwnModel
 
 
@@ -27,7 +27,7 @@ def encode(
     A code stands for its record, and can tell of it: treat the table as the patients'.
     """
     from fedward.clinic.asked_model import read_asked_model
-    from fedward.clinic.codes import codes_of, written
+    from fedward.clinic.codes import codes_of, codes_table
     from fedward.clinic.new_file import refuse_place, write_new
     from fedward.clinic.unlabelled import read_unlabelled
     from fedward.privacy.whole_file import OWNERS
@@ -38,5 +38,5 @@ def encode(
         {str(file): content_of(file) for file in files}, asked.study, asked.scaling
     )
     codes = codes_of(asked, found.inputs)
-    write_new(out, written(found, codes), mode=OWNERS)
+    write_new(out, codes_table(found, codes), mode=OWNERS)
     output.print(f"{len(codes)} records, {codes.shape[1]} numbers each: {out}")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedward.cli.console import output
+from fedward.cli.given_file import content_of
 from fedward.cli.options import Models, OwnModel, OwnThreshold
 
 
@@ -66,19 +67,3 @@ def explain(
     write_new(out, picture, mode=OWNERS)
     output.print(f"{found.names[record - 1]}: {says}")
     output.print(f"explained: {explanation.target}, by {explanation.method}   picture: {out}")
-
-
-def content_of(file: Path) -> bytes:
-    """The bytes of a file that somebody gives.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    from fedward.study.errors import DataError
-
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", todo="check the path", where=str(file)
-        ) from None

@@ -1,4 +1,4 @@
-"""A file from somebody else that a command is given: its faults are told with its name."""
+"""A file that a command is given: what is wrong with it is told with its name."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def faults_of(path: Path) -> Iterator[None]:
         raise DataError(error.what, todo=error.todo, where=str(path)) from None
     except DataError as error:
         raise DataError(error.what, todo=error.todo, where=error.where or str(path)) from None
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", todo="check the path", where=str(path)
+        ) from None

@@ -41,7 +41,7 @@ def codes_of(asked: AskedModel, inputs: Tensor) -> Tensor:
     return asked.network.code(inputs)
 
 
-def written(found: Unlabelled, codes: Tensor) -> bytes:
+def codes_table(found: Unlabelled, codes: Tensor) -> bytes:
     """A table, CSV: a row for each record with its name and its code."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
