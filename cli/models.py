@@ -26,17 +26,22 @@ def models(
         typer.Argument(help="Count weights for this study.", show_default=False),
     ] = None,
     *,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--models", help="Folder of pretrained models, to count a study's own."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List the models that a study can name: for what records and tasks, how large, and settings.
 
     Weights are counted at the default settings, for two outputs and a usual record of the first
-    kind that the model takes; or for a study, whose own model has the study's settings.
+    kind that the model takes; or for a study, whose own model has the study's settings. Of a
+    pretrained model those are counted that are trained, and so travel.
     """
     from fedward.models.registry import every_family
 
     given = None if study is None else whole_study(study)[0]
-    found = [_about(family, given) for family in every_family()]
+    found = [_about(family, given, folder) for family in every_family()]
     if as_json:
         output.print(json.dumps(found, indent=2))
         return
@@ -65,12 +70,12 @@ def models(
     output.print(f"\nWeights are {of}.")
 
 
-def _about(family: Family, study: Study | None) -> dict[str, Any]:
+def _about(family: Family, study: Study | None, folder: Path | None) -> dict[str, Any]:
     """One family as JSON values."""
     from fedward.models.registry import package_of
     from fedward.privacy.gradients.bounds import Clipping
 
-    weights, why = _weights(family, study)
+    weights, why = _weights(family, study, folder)
     return {
         "name": family.name,
         "inputs": list(family.inputs),
@@ -91,10 +96,10 @@ def _default(field: FieldInfo) -> object:
     return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
-def _weights(family: Family, study: Study | None) -> tuple[int | None, str]:
+def _weights(family: Family, study: Study | None, folder: Path | None) -> tuple[int | None, str]:
     """How many there are to train, counted without making them; or why nobody can say."""
     if family.pretrained:
-        return None, "its folder's"
+        return _pretrained_weights(family, study, folder)
     import torch
 
     from fedward.models.inputs import EXAMPLES, inputs_of
@@ -114,6 +119,20 @@ def _weights(family: Family, study: Study | None) -> tuple[int | None, str]:
         missing = f"needs fedward[{family.extra}]" if family.extra else error.what
         return None, error.what if study is not None else missing
     return sum(parameter.numel() for parameter in network.parameters()), ""
+
+
+def _pretrained_weights(
+    family: Family, study: Study | None, folder: Path | None
+) -> tuple[int | None, str]:
+    """How many of a pretrained model's weights are trained, counted in the model itself."""
+    if study is None or study.model.name != family.name:
+        return None, "its folder's"
+    if folder is None:
+        return None, "its folder's: give --models"
+    from fedward.models.registry import build
+
+    network = build(study, seed=0, models=folder)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad), ""
 
 
 def _examples() -> str:

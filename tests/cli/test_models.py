@@ -55,6 +55,30 @@ def test_weights_of_a_study_are_those_it_will_train(tmp_path: Path) -> None:
     assert (models["vit"]["weights"], models["vit"]["why"]) == (None, "not for it")
 
 
+def test_of_a_pretrained_model_those_weights_are_counted_that_travel(tmp_path: Path) -> None:
+    """Adapters of rank 4 beside query and value in two layers of 16, and a head of three."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from fedward.models.pretrained import digest_of
+    from tests.models.tiny_bert import write_encoder
+
+    folder = write_encoder(tmp_path / "models" / "bert")
+    text = STUDY.replace(
+        'model = {name = "mlp", hidden = [7]}',
+        f'model = {{name = "huggingface", pretrained = "{digest_of(folder)}", rank = 4}}',
+    )
+    text = (
+        text[: text.index("data = ")] + 'data = {kind = "text", length = 10, tokenizer = "model"}'
+    )
+    file = tmp_path / "study.toml"
+    file.write_text(text, encoding="utf-8")
+
+    listed = found(str(file), "--models", str(tmp_path / "models"))["huggingface"]
+    assert (listed["weights"], listed["why"]) == (2 * 2 * 4 * 32 + 16 * 3 + 3, "")
+    unlisted = found(str(file))["huggingface"]
+    assert (unlisted["weights"], unlisted["why"]) == (None, "its folder's: give --models")
+
+
 def test_a_model_of_a_package_says_where_it_is_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

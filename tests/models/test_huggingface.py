@@ -15,12 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedward.client.data.records import Records
+from fedward.client.evaluation import mean_loss
+from fedward.client.training import train
 from fedward.models import flat
 from fedward.models.registry import build, settled
+from fedward.models.task import task_of
+from fedward.models.tasks.any_task import Task
 from fedward.models.travelling import head
 from fedward.privacy.gradients.engine import EngineSums
 from fedward.privacy.precision import FLOAT32
 from fedward.privacy.private_model import refuse_unprotected
+from fedward.privacy.steps import PlainSteps
 from fedward.study.errors import DataError, OptionError, StudyError
 from fedward.study.study import Study, parse_study
 from tests.conftest import StudyWith
@@ -187,6 +193,72 @@ def test_a_new_model_is_the_same_for_the_same_seed(
 
     assert (one == same).all()
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body", BODIES)
+def test_the_loss_falls_and_what_is_trained_moves(
+    kind: str, body: str, tmp_path: Path, study_with: StudyWith
+) -> None:
+    study, model, task = trainable(study_with, tmp_path, kind, body)
+    toy = texts_of_two_kinds(96)
+    before = flat.flatten(model).copy()
+    steps = PlainSteps(
+        batch_size=16, epochs=8, steps=None, generator=torch.Generator().manual_seed(0)
+    )
+    started = mean_loss(model, toy, task)
+
+    torch.manual_seed(0)
+    train(model, toy, study, task, steps)
+
+    assert mean_loss(model, toy, task) < 0.7 * started
+    place, moved = 0, flat.flatten(model) != before
+    for name, entry in flat.named(model).items():
+        assert moved[place : place + entry.numel()].any(), name
+        place += entry.numel()
+
+
+def trainable(
+    study_with: StudyWith, models: Path, kind: str, body: str
+) -> tuple[Study, nn.Module, Task]:
+    folder = write_encoder(models / kind, kind, deviation=None)
+    study = study_of(study_with, folder, body=body, rank=4)
+    adam = {"optimizer": "adam", "learning_rate": 0.003 if body == "full" else 0.03}
+    study = study.model_copy(update={"training": study.training.model_copy(update=adam)})
+    return study, build(study, seed=0, models=folder), task_of(study)
+
+
+def texts_of_two_kinds(count: int) -> Records:
+    """Half of them have the words from 10 on, the others those below; labels say which."""
+    inputs, labels = records(count), torch.arange(count) % 2
+    words = 5 + (inputs - 5) % 5 + 5 * labels.unsqueeze(1)
+    return Records(torch.where(inputs > 0, words, 0), labels, torch.arange(count))
+
+
+# --- On a GPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body", BODIES)
+def test_a_gpu_answers_as_the_processor_and_learns(
+    kind: str, body: str, tmp_path: Path, study_with: StudyWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    study, model, task = trainable(study_with, tmp_path, kind, body)
+    toy = texts_of_two_kinds(96)
+    expected = model.eval()(toy.whole)
+
+    model = model.cuda()
+    torch.testing.assert_close(model(toy.whole.cuda()).cpu(), expected, atol=1e-4, rtol=1e-4)
+    toy = toy.to(torch.device("cuda"))
+    started = mean_loss(model, toy, task)
+    steps = PlainSteps(
+        batch_size=16, epochs=8, steps=None, generator=torch.Generator().manual_seed(0)
+    )
+    train(model, toy, study, task, steps)
+    assert mean_loss(model, toy, task) < 0.7 * started
 
 
 # --- Which folder ---------------------------------------------------------------------------------

@@ -22,8 +22,24 @@ _SIZES["electra"] = _SIZES["bert"] | {"embedding_size": 8}
 KINDS = tuple(_SIZES)
 
 
-def write_encoder(folder: Path, kind: str = "bert", *, seed: int = 0, dropout: float = 0.0) -> Path:
-    """A tokenizer of a few words, and an encoder with weights large enough to matter."""
+def write_encoder(
+    folder: Path,
+    kind: str = "bert",
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
+    deviation: float | None = 0.3,
+) -> Path:
+    """A tokenizer of a few words, and an encoder.
+
+    Args:
+        folder: For its files.
+        kind: One of `KINDS`.
+        seed: Of its weights.
+        dropout: Of its layers.
+        deviation: Of all its weights, large enough that each matters; the library's own if None,
+            which tells words apart.
+    """
     import transformers
 
     names = {
@@ -42,8 +58,8 @@ def write_encoder(folder: Path, kind: str = "bert", *, seed: int = 0, dropout: f
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(transformers, f"{names[kind]}Model")(config)
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+        for parameter in model.parameters() if deviation is not None else ():
+            torch.nn.init.normal_(parameter, std=deviation)
     model.save_pretrained(folder)
     tokenizer = Tokenizer(WordPiece({p: n for n, p in enumerate(_PIECES)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
