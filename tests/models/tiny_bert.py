@@ -58,8 +58,9 @@ def write_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(transformers, f"{names[kind]}Model")(config)
-        for parameter in model.parameters() if deviation is not None else ():
-            torch.nn.init.normal_(parameter, std=deviation)
+        if deviation is not None:
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=deviation)
     model.save_pretrained(folder)
     tokenizer = Tokenizer(WordPiece({p: n for n, p in enumerate(_PIECES)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
