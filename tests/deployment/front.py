@@ -128,7 +128,7 @@ class Front:
             writer.transport.abort()
 
     async def _forward(self, manner: Forward, reader: Reader, writer: Writer) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.behind)
+        there, back = await _opened(self.behind)
         heard = bytearray()
         if manner.heard is not None:
             manner.heard.append(heard)
@@ -183,6 +183,17 @@ class Front:
             self.cuts += 1
             self._manner = Forward()
             await self._cut()
+
+
+async def _opened(port: int) -> tuple[Reader, Writer]:
+    """A connection, which is closed if the line is cut before it is used."""
+    opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        _, writer = await opening
+        writer.transport.abort()
+        raise
 
 
 async def _pipe(
