@@ -182,6 +182,14 @@ STUDIES = (
         targets=(Target("federated", "accuracy", 0.665, source="TF-IDF, pooled"),),
     ),
     Clinical(
+        name="note-sections-transformer",
+        study="note-sections-transformer.toml",
+        private=None,
+        data="mts_dialog",
+        figures=("accuracy", "auc", "f1"),
+        targets=(Target("federated", "accuracy", 0.665, source="TF-IDF, pooled"),),
+    ),
+    Clinical(
         name="splice",
         study="splice.toml",
         private="splice-private.toml",
