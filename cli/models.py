@@ -129,10 +129,14 @@ def _pretrained_weights(
         return None, "its folder's"
     if folder is None:
         return None, "its folder's: give --models"
+    from fedward.models import flat
     from fedward.models.registry import build
+    from fedward.study.errors import InputError
 
-    network = build(study, seed=0, models=folder)
-    return sum(p.numel() for p in network.parameters() if p.requires_grad), ""
+    try:
+        return len(flat.flatten(build(study, seed=0, models=folder))), ""
+    except InputError as error:
+        return None, error.what
 
 
 def _examples() -> str:

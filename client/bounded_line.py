@@ -111,8 +111,8 @@ class BoundedLine:
     def close(self) -> None:
         """Take no more requests, and close the line once the last one under way has ended.
 
-        One that was still under way would read from whatever connection is opened next and has the
-        number of the one that is closed.
+        The system gives a descriptor that is closed to whatever is opened next: a request that was
+        still under way would read from that.
         """
         with self._lock:
             self._closing = True

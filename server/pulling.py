@@ -19,13 +19,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import httpx
 from flwr.app import Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -189,7 +188,9 @@ class _Quick:
         self._pull = make_pull_object_fn_protobuf(
             self._grid._runtime_client.PullObject, grid.node, self._run
         )
+        self._confirm = grid.confirm
         self._lines = grid.lines
+        self._aside = grid.aside
         self._coming: list[_Coming] = []
 
     def replies(self, waiting: Iterable[str]) -> Iterator[Message]:
@@ -209,7 +210,7 @@ class _Quick:
                 reply = _error(self._grid, coming, code, str(error))
             except ReplyTooLarge as error:
                 coming.contents.clear()
-                self._lines.submit(self._confirm, coming.root)  # the SuperLink drops it too
+                self._aside.submit(self._confirm, coming.root)  # the SuperLink drops it too
                 reply = _error(self._grid, coming, TOO_LARGE, error.line())
             if reply is not None:
                 self._coming.remove(coming)
@@ -236,7 +237,7 @@ class _Quick:
         if missing:  # a stock SuperNode sends some of them after the root
             coming.awaited = missing[0]
             return None
-        self._lines.submit(self._confirm, coming.root)
+        self._aside.submit(self._confirm, coming.root)
         return self._read(coming, lambda _: _inflated(coming))
 
     def _read(self, coming: _Coming, opened: Callable[[MessageProto], Message]) -> Message:
@@ -297,16 +298,6 @@ class _Quick:
     def forget(self, questions: Iterable[str]) -> None:
         """Wait until it has: what is asked next may share objects with what is dropped."""
         list(self._lines.map(self._confirm, questions))
-
-    def _confirm(self, name: str) -> None:
-        """Let the SuperLink forget a message; of a reply nobody waits for that."""
-        asked = ConfirmMessageReceivedRequest(
-            node=self._grid.node, run_id=self._run, message_object_id=name
-        )
-        try:
-            self._grid._runtime_client.ConfirmMessageReceived(asked)
-        except httpx.HTTPError as error:
-            _LOG.debug("a message was not confirmed: %s", error)
 
 
 def _announced(head: MessageProto, tree: ObjectTree) -> _Coming:

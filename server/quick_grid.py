@@ -36,7 +36,7 @@ from flwr.superlink.grid import HttpGrid
 _LOG = logging.getLogger("fedward.server")
 _SHORT_QUESTION = 64 << 10  # bytes; one that is cut on its way down is not announced again
 _TOGETHER = 8 << 20  # bytes of all questions of one exchange
-_LINES = 2  # objects on their way at once
+_LINES = 2  # requests of each kind on their way at once
 
 
 @contextmanager
@@ -57,12 +57,14 @@ class QuickGrid(Grid):
 
     Attributes:
         plain: Flower's own.
-        lines: What is sent and fetched beside the round's own thread.
+        lines: Threads that fetch what the round waits for.
+        aside: Threads that send what nobody waits for.
     """
 
     def __init__(self, plain: HttpGrid) -> None:
         self.plain = plain
-        self.lines = ThreadPoolExecutor(_LINES, thread_name_prefix="grid")
+        self.lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fetch")
+        self.aside = ThreadPoolExecutor(_LINES, thread_name_prefix="aside")
         self._readers: set[int] = set()
         self._read: list[str] = []
         self._read_before: list[str] = []
@@ -117,7 +119,7 @@ class QuickGrid(Grid):
         )
         missing = set(answer.objects_to_push)
         for name in missing & reads.keys():
-            self.lines.submit(self._push_root, name, reads[name].deflate(), answer.session_id)
+            self.aside.submit(self._push_root, name, reads[name].deflate(), answer.session_id)
         push = make_push_object_fn_protobuf(
             self.plain._runtime_client.PushObject,
             self.plain.node,
@@ -145,10 +147,15 @@ class QuickGrid(Grid):
     def _confirm_older(self) -> None:
         """Let the SuperLink forget the replies of the exchange before the last."""
         for name in self._read_before:
-            self.lines.submit(self._confirm, name)
+            self.aside.submit(self.confirm, name)
         self._read_before, self._read = self._read, []
 
-    def _confirm(self, name: str) -> None:
+    def confirm(self, name: str) -> None:
+        """Let the SuperLink forget a message; what goes wrong here, the next request meets again.
+
+        Args:
+            name: Of its root.
+        """
         asked = ConfirmMessageReceivedRequest(
             node=self.plain.node, run_id=self.plain.run.run_id, message_object_id=name
         )
@@ -160,10 +167,12 @@ class QuickGrid(Grid):
     def close(self) -> None:
         """Wait for what is under way; the SuperLink forgets the rest with the run.
 
-        Flower closes its line to the SuperLink next. A request that was still under way on it would
-        read from whatever connection is opened then and has its number.
+        Flower closes its line to the SuperLink next, and the system gives its descriptor to what is
+        opened then: a request that is still under way would read from that. Nor would the process
+        end before: the interpreter waits for its threads.
         """
-        self.lines.shutdown(wait=True, cancel_futures=True)
+        for threads in (self.lines, self.aside):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def set_run(self, run: Run) -> None:
         """As Flower's grid."""

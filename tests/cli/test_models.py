@@ -77,6 +77,9 @@ def test_of_a_pretrained_model_those_weights_are_counted_that_travel(tmp_path: P
     assert (listed["weights"], listed["why"]) == (2 * 2 * 4 * 32 + 16 * 3 + 3, "")
     unlisted = found(str(file))["huggingface"]
     assert (unlisted["weights"], unlisted["why"]) == (None, "its folder's: give --models")
+    astray = found(str(file), "--models", str(tmp_path / "nowhere"))["huggingface"]
+    assert astray["weights"] is None
+    assert "cannot be read" in str(astray["why"])
 
 
 def test_a_model_of_a_package_says_where_it_is_from(

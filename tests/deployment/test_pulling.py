@@ -221,21 +221,22 @@ def test_nothing_is_on_its_way_when_the_line_is_given_back(
     server: ServerSide, lines: tuple[Line, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flower closes it next; what still read from it would read from the next connection."""
-    line, begun, ended = lines[0], threading.Event(), threading.Event()
-    confirm = QuickGrid._confirm
+    line, begun, go_on, ended = lines[0], threading.Event(), threading.Event(), threading.Event()
+    confirm = QuickGrid.confirm
 
     def slowly(quick_grid: QuickGrid, name: str) -> None:
         begun.set()
-        time.sleep(0.5)
+        go_on.wait(30)
         confirm(quick_grid, name)
         ended.set()
 
-    monkeypatch.setattr(QuickGrid, "_confirm", slowly)
+    monkeypatch.setattr(QuickGrid, "confirm", slowly)
     with quick(server.grid) as grid:
         assert isinstance(grid, QuickGrid)
         for _ in range(3):  # the first answer is confirmed with the third question
             assert asked_over(grid, [line]).answered == [line.node]
         assert begun.wait(30)
+        threading.Timer(0.5, go_on.set).start()
         assert not ended.is_set()
     assert ended.is_set()
 

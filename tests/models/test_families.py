@@ -67,7 +67,7 @@ CASES = {
     "small_cnn": Case({"name": "small_cnn", "channels": [4, 8]}, images(1, 9, 8), 0.01),
     "resnet": Case({"name": "resnet", "width": 8}, images(1, 20, 17), slow=True),
     "resnet, small stem": Case({"name": "resnet", "width": 4, "stem": "small"}, images(1, 8, 8)),
-    "resnet34": Case(
+    "resnet34": Case(  # at .003 its loss swings, and where it ends differs between processors
         {"name": "resnet", "layers": 34, "width": 4}, images(2, 16, 16), 0.0003, slow=True
     ),
     "resnet of volumes": Case(
