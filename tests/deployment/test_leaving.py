@@ -63,6 +63,8 @@ def test_an_expelled_hospital_is_refused_at_the_gate_from_the_next_round_on(
         *("aggregator", "roster", deployment.consortium.roster_path),
         *("--aggregator", consortium.hub_file),
     )
+    log = consortium.hub / "state" / "log.jsonl"
+    until(lambda: "hospital removed" in log.read_text("utf-8"), what="the roster at work")
     latest = consortium.events(run, "RoundStarted")[-1]["round"]
     consortium.until_said("D", "not connected: .*transport key", after=begun)
     audited = len(consortium.audited("D"))
