@@ -25,7 +25,8 @@ from fedward.clinic.real_records import RealRecords, read_real_records
 from fedward.simulation.simulate import Options, simulate
 from fedward.study.errors import DataError, ExportError, OptionError, StudyError
 from fedward.study.study import parse_study, read_study
-from tests.simulation.conftest import COUNT, study_of, write_images, write_table
+from tests.clinic.private_run import private_run
+from tests.simulation.conftest import study_of, write_images
 
 NOBODY = RealRecords(())
 
@@ -33,27 +34,7 @@ NOBODY = RealRecords(())
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private study of a table, with measured constants."""
-    folder = tmp_path_factory.mktemp("run")
-    study = study_of(
-        model={"hidden": [16]},
-        data={
-            "features": {"number": {"bounds": [0, 60]}, "age": {}, "size": {}},
-            "scaling": "measured",
-        },
-        privacy={
-            "mode": "local",
-            "noise_multiplier": 1.0,
-            "statistics_noise_multiplier": 2.0,
-            "delta": 1e-3,
-            "sampling_rate": 0.5,
-            "accountant": "rdp",
-        },
-        simulation={"split": "iid", "source": {"patient": "patient"}},
-    )
-    data = write_table(folder / "records.csv", range(COUNT))
-    options = Options(out=folder / "run", data=data, seed=4, workers=1, baselines=False)
-    simulate(study, options, listener=lambda _: None, say=lambda _: None)
-    return folder / "run"
+    return private_run(tmp_path_factory.mktemp("run"), model={"hidden": [16]})
 
 
 @pytest.fixture(scope="module")

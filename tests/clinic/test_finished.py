@@ -18,36 +18,16 @@ from fedward.models import flat
 from fedward.models.registry import build, settled
 from fedward.server.events import Outcome
 from fedward.server.run_folder import write_model
-from fedward.simulation.simulate import Options, simulate
 from fedward.study.errors import DataError, FedwardError, OptionError
+from tests.clinic.private_run import private_run
 from tests.models.test_installed import package
-from tests.simulation.conftest import COUNT, study_of, write_table
+from tests.simulation.conftest import study_of
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private study with measured constants and a threshold from validation."""
-    folder = tmp_path_factory.mktemp("run")
-    study = study_of(
-        task={"threshold": "max_accuracy"},
-        data={
-            "features": {"number": {"bounds": [0, 60]}, "age": {}, "size": {}},
-            "scaling": "measured",
-        },
-        privacy={
-            "mode": "local",
-            "noise_multiplier": 1.0,
-            "statistics_noise_multiplier": 2.0,
-            "delta": 1e-3,
-            "sampling_rate": 0.5,
-            "accountant": "rdp",
-        },
-        simulation={"split": "iid", "source": {"patient": "patient"}},
-    )
-    data = write_table(folder / "records.csv", range(COUNT))
-    options = Options(out=folder / "run", data=data, seed=4, workers=1, baselines=False)
-    simulate(study, options, listener=lambda _: None, say=lambda _: None)
-    return folder / "run"
+    return private_run(tmp_path_factory.mktemp("run"), task={"threshold": "max_accuracy"})
 
 
 def test_model_threshold_and_constants_are_the_run_s(run: Path) -> None:
