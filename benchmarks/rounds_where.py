@@ -27,12 +27,15 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _WAITS = ("threading:wait", "selectors:select", "connection:_recv", "queue:get", "thread:_worker")
 
 
-def where_time_goes(found: dict[str, Any], *, hospitals: int) -> dict[str, dict[str, float]]:
+def where_time_goes(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Shares of the time of the main thread of each part of which a round is made.
 
     Args:
-        found: From `rounds_ours.our_rounds`, with samples.
-        hospitals: How many; daemons and workers are means over them.
+        found: From `rounds_ours.our_rounds`, with samples. All daemons count as one, and all
+            workers.
+
+    Raises:
+        RuntimeError: A part was not seen once.
     """
     shares = {}
     for part in ("ServerApp", "daemon", "worker"):
@@ -43,7 +46,9 @@ def where_time_goes(found: dict[str, Any], *, hospitals: int) -> dict[str, dict[
             if kind == "main":
                 name = kind_of(places)
                 seen[name] = seen.get(name, 0) + times
-        whole = sum(seen.values()) or 1.0
+        if not seen:
+            raise RuntimeError(f"the {part} was not seen once: time more rounds")
+        whole = sum(seen.values())
         shares[part] = {k: round(v / whole, 3) for k, v in sorted(seen.items())}
     return shares
 

@@ -1,7 +1,8 @@
 """Looks at every thread of a process now and then, and writes down what it was doing.
 
 Python imports this by itself in each process that finds this folder in PYTHONPATH. Nothing happens
-unless ROUNDS_SAMPLES names a folder: there each process leaves one JSON line a second.
+unless ROUNDS_SAMPLES names a folder: there each process leaves a JSON line every quarter of a
+second.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 EVERY = 0.02  # seconds; more often, it would be what it measures
+TOLD_EVERY = 0.25  # seconds; what was seen counts as seen when it is told
 DEEPEST = 60
 
 
@@ -40,7 +42,7 @@ def _watch(folder: Path) -> None:
             for thread, frame in sys._current_frames().items():
                 if thread != own:
                     found[f"{'main' if thread == main else 'other'};{_stack(frame)}"] += 1
-            if time.time() - told >= 1:
+            if time.time() - told >= TOLD_EVERY:
                 told = time.time()
                 line = {"at": told, "words": sys.orig_argv, "stacks": found}
                 out.write(json.dumps(line) + "\n")

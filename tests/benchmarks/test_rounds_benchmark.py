@@ -76,6 +76,15 @@ def test_a_stack_is_about_one_thing(module_named: ModuleNamed, stack: str, about
     assert module_named("rounds_where").kind_of(stack.split(";")) == about
 
 
+def test_a_part_that_was_never_seen_has_no_shares(module_named: ModuleNamed) -> None:
+    seen = {part: {"main;somewhere:else": 3} for part in ("ServerApp", "daemon", "worker")}
+    where = module_named("rounds_where").where_time_goes
+    assert where({"stacks": seen})["worker"] == {"other": 1}
+
+    with pytest.raises(RuntimeError, match="the worker was not seen once"):
+        where({"stacks": {**seen, "worker": {"other;somewhere:else": 3}}})
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
