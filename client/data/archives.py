@@ -28,7 +28,7 @@ from fedward.client.data.archive_rows import (
 )
 from fedward.client.data.cache import Layout
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import IN_MEMORY, Fill, filled
+from fedward.client.data.decoded import IN_MEMORY, SMALL, Fill, filled
 from fedward.client.data.stored import Stored
 from fedward.study.errors import DataError
 
@@ -191,7 +191,13 @@ def opened(path: Path) -> Iterator[Archive]:
 
 
 def filled_from(
-    entries: Sequence[EntryRows], key: str, fill: Fill, layout: Layout, context: Context
+    entries: Sequence[EntryRows],
+    key: str,
+    fill: Fill,
+    layout: Layout,
+    context: Context,
+    *,
+    threads_from: float = SMALL,
 ) -> NDArray[Any] | Stored:
     """All records of an archive: in memory where that is small, else as `decoded.filled` has them.
 
@@ -201,6 +207,7 @@ def filled_from(
         fill: Decodes some records.
         layout: Of all of them.
         context: Where large ones are kept, and who is told of faults.
+        threads_from: As for `decoded.filled`.
 
     Raises:
         DataError: An entry is damaged, or a record cannot be used.
@@ -212,4 +219,4 @@ def filled_from(
 
     if all(entry.held for entry in entries) and layout.size <= IN_MEMORY:
         context = replace(context, cache=None)  # it would be read no faster
-    return filled([key], fill, layout, context, check)
+    return filled([key], fill, layout, context, check, threads_from=threads_from)

@@ -35,18 +35,23 @@ def read_csv(
         DataError: It cannot be read.
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
+    shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
+    if path.suffix.lower() == ".gz":
+        file: Path | bytes = content
+    else:  # of a path pandas reads all pieces at once, on several cores
+        file = path.absolute()
+        del content
     try:
-        shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
         head = _parsed(
-            content, {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+            file, {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
         )
         names = list(columns) if columns else [str(name) for name in head.iloc[0]]
         refuse_twins(names, wanted, where=str(path))
         shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
         try:
-            frame = _parsed(content, shape | _types(names, wanted, marks))
+            frame = _parsed(file, shape | _types(names, wanted, marks))
         except ValueError:  # a number is none: the text says which
-            frame = _parsed(content, shape | _types(names, wanted.as_text(), marks))
+            frame = _parsed(file, shape | _types(names, wanted.as_text(), marks))
     except (ValueError, pd.errors.ParserWarning) as error:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
@@ -69,9 +74,10 @@ def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str,
     }
 
 
-def _parsed(content: bytes, settings: dict[str, Any]) -> pd.DataFrame:
+def _parsed(file: Path | bytes, settings: dict[str, Any]) -> pd.DataFrame:
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that nobody wants
-        frame: pd.DataFrame = pd.read_csv(io.BytesIO(content), index_col=False, **settings)
+        frame: pd.DataFrame = pd.read_csv(source, index_col=False, compression=None, **settings)
     return frame

@@ -33,6 +33,9 @@ from fedward.study.version import VERSION
 IN_MEMORY = 2**30
 """Bytes of decoded records that are held in memory, unless they are a quarter of what is free."""
 
+SMALL = 2**15
+"""Bytes of a record that is decoded sooner than threads are changed."""
+
 Decode = Callable[[int], NDArray[Any]]
 Fault = tuple[int, DataError]
 Fill = Callable[[int, NDArray[Any]], list[Fault]]
@@ -44,7 +47,6 @@ The rows hold anything before. The row of a record with a fault becomes zeros.
 _LOG = logging.getLogger("fedward.client")
 _PIECE = 2**24  # bytes that are decoded before they are written; three such are there at once
 _ROWS = 4096  # records, the same
-_SMALL = 2**15  # bytes of a record that is decoded sooner than threads are changed
 _SHARES = 4  # of a piece for each thread: one share may take longer than another
 
 
@@ -78,6 +80,8 @@ def decoded(
     shape: tuple[int, ...],
     dtype: type,
     context: Context,
+    *,
+    threads_from: float = SMALL,
 ) -> NDArray[Any] | Stored:
     """All records of a data set, decoded now or before.
 
@@ -88,6 +92,7 @@ def decoded(
         shape: Of one record.
         dtype: Of its numbers.
         context: Where records are kept; who is told of faults and of progress.
+        threads_from: As for `filled`.
 
     Returns:
         An array where it is small (`IN_MEMORY`) or nothing is kept, else rows that are read when
@@ -97,7 +102,7 @@ def decoded(
         DataError: A record cannot be used, or the folder of decoded records cannot be written.
     """
     layout = Layout(len(keys), shape, np.dtype(dtype))
-    return filled(keys, partial(_fill, decode), layout, context)
+    return filled(keys, partial(_fill, decode), layout, context, threads_from=threads_from)
 
 
 def _nothing() -> None:
@@ -110,6 +115,8 @@ def filled(
     layout: Layout,
     context: Context,
     first: Callable[[], None] = _nothing,
+    *,
+    threads_from: float = SMALL,
 ) -> NDArray[Any] | Stored:
     """The same, of records that are decoded some at a time.
 
@@ -119,26 +126,29 @@ def filled(
         layout: Of all of them.
         context: As for `decoded`.
         first: Done once before anything is decoded; raises DataError where nothing can be.
+        threads_from: Bytes of a record from which several threads decode. Of smaller ones most of
+            the work is Python's: threads would only wait for its lock.
 
     Raises:
         DataError: As `decoded`.
     """
+    threads = _cores() if layout.row >= threads_from else 1
     small = layout.size <= min(IN_MEMORY, psutil.virtual_memory().available // 4)
     kept = _kept(keys, layout, context)
     if kept is None:
         first()
-        return _into_memory(fill, layout, context)
+        return _into_memory(fill, layout, threads, context)
     with kept:
         if kept.holds_rows or not small:
             if kept.done < layout.count:
                 first()
-            _finish(kept, fill, context)
+            _finish(kept, fill, threads, context)
         if kept.holds_rows:
             return kept.read() if small else Stored(kept.rows())
     if small:
         first()
-        return _into_memory(fill, layout, context)
-    return Stored(_Anew(fill, layout))
+        return _into_memory(fill, layout, threads, context)
+    return Stored(_Anew(fill, layout, threads))
 
 
 State = tuple[int, ...]
@@ -196,7 +206,7 @@ def _kept(keys: Sequence[str], layout: Layout, context: Context) -> Kept | None:
     return kept
 
 
-def _finish(kept: Kept, fill: Fill, context: Context) -> None:
+def _finish(kept: Kept, fill: Fill, threads: int, context: Context) -> None:
     """Decode what was not decoded yet, and tell of all faults there are."""
     for row, error in kept.faults:
         context.faults.add(error, row)
@@ -204,7 +214,7 @@ def _finish(kept: Kept, fill: Fill, context: Context) -> None:
     if kept.done == total:
         return
     context.progress(kept.done, total)
-    with _pieces(fill, kept.layout, kept.done) as pieces:
+    with _pieces(fill, threads, kept.layout, kept.done) as pieces:
         for piece in pieces:
             kept.add(piece.rows, piece.faults)
             for row, error in piece.faults:
@@ -212,9 +222,9 @@ def _finish(kept: Kept, fill: Fill, context: Context) -> None:
             context.progress(kept.done, total)
 
 
-def _into_memory(fill: Fill, layout: Layout, context: Context) -> NDArray[Any]:
+def _into_memory(fill: Fill, layout: Layout, threads: int, context: Context) -> NDArray[Any]:
     found = _rows(layout.count, layout)
-    with _pieces(fill, layout, 0, found) as pieces:
+    with _pieces(fill, threads, layout, 0, found) as pieces:
         for piece in pieces:
             end = piece.first + len(piece.rows)
             for row, error in piece.faults:
@@ -226,8 +236,8 @@ def _into_memory(fill: Fill, layout: Layout, context: Context) -> NDArray[Any]:
 class _Anew:
     """Rows that are decoded whenever they are read."""
 
-    def __init__(self, fill: Fill, layout: Layout) -> None:
-        self._fill, self._layout = fill, layout
+    def __init__(self, fill: Fill, layout: Layout, threads: int) -> None:
+        self._fill, self._layout, self._threads = fill, layout, threads
         self.shape = (layout.count, *layout.shape)
         self.dtype = layout.dtype
 
@@ -242,7 +252,7 @@ class _Anew:
                 for fault in self._fill(int(numbers[first + place]), rows[place : place + 1])
             ]
 
-        with _pieces(fill, wanted, 0, found) as pieces:
+        with _pieces(fill, self._threads, wanted, 0, found) as pieces:
             for piece in pieces:
                 for _, error in piece.faults:
                     raise error
@@ -260,20 +270,19 @@ class _Piece:
 
 @contextmanager
 def _pieces(
-    fill: Fill, layout: Layout, first: int, into: NDArray[Any] | None = None
+    fill: Fill, threads: int, layout: Layout, first: int, into: NDArray[Any] | None = None
 ) -> Iterator[Iterator[_Piece]]:
     """All records from the first on, in order; the next piece is decoded while one is written.
 
-    Threads, because libraries let go of Python's lock while they decode, and need no copies. Of
-    small records most of the work is Python's: more than one thread would only wait for its lock.
+    Threads, because libraries let go of Python's lock while they decode, and need no copies.
 
     Args:
         fill: Decodes some records.
+        threads: How many of them are decoded at once.
         layout: Of all of them.
         first: Number of the first one.
         into: Room for all records, if they are to be in memory.
     """
-    threads = _cores() if layout.row >= _SMALL else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
     # Libraries' warnings may quote what a file holds. Filters are one for all threads: a reader
     # that sets its own takes away another's when it ends, so there is one around all of them.

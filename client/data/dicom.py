@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import Keys, decoded
+from fedward.client.data.decoded import SMALL, Keys, decoded
 from fedward.client.data.deidentify import may_be_burnt_in
 from fedward.client.data.dicom_files import Head, heads_of, pydicom
 from fedward.client.data.dicom_pixels import PixelReader
@@ -32,6 +32,9 @@ from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
 from fedward.study.errors import DataError
 from fedward.study.study import Study
+
+_PLAIN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+_LARGE = 2**20  # bytes of a picture whose numbers take longer than its head, which Python reads
 
 
 class _Found(NamedTuple):
@@ -93,6 +96,7 @@ def read_dicom(source: DicomSource, study: Study, context: Context) -> RawRecord
         data.shape,
         np.float32,
         context,
+        threads_from=_LARGE if all(map(_plain, pictures)) else SMALL,
     )
     names = _names(found, source, faults)
     cells = cells_in_table(study, source, found.table, where=str(folder))
@@ -220,6 +224,14 @@ def _parts(found: _Found, source: DicomSource) -> NDArray[np.str_] | None:
         return None
     parts = found.column(part)
     return np.array(parts, dtype=str) if all(parts) else None
+
+
+def _plain(picture: Picture) -> bool:
+    """Whether its numbers are in the files as they are, and no library has to unpack them."""
+    return picture.fault is not None or all(
+        head.kept is not None and getattr(head.kept.file_meta, "TransferSyntaxUID", None) in _PLAIN
+        for head in picture.heads
+    )
 
 
 def _pixels(picture: Picture, reader: PixelReader, shape: tuple[int, ...], folder: Path) -> Pixels:

@@ -284,7 +284,7 @@ def _inputs(
         said.append(hashlib.blake2b(beats.tobytes(), digest_size=16).hexdigest())
     key = file_key(path, context.folder, *said)
     layout = Layout(signals.shape[0] * len(begins), data.input_shape, np.dtype(np.float32))
-    return filled_from([signals], key, fill, layout, context)
+    return filled_from([signals], key, fill, layout, context, threads_from=0)
 
 
 def _rhythms(marks: Entry, owners: Entry | None, mark: str, where: str) -> NDArray[np.float32]:

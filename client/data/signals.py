@@ -10,6 +10,7 @@ never come into two parts.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import Counter
@@ -194,7 +195,10 @@ def signal_records(
         raise DataError("holds no recordings", todo="check the path", where=where)
     good = [row for row, entry in enumerate(plan.pieces) if not isinstance(entry, DataError)]
     labels = _labels(plan.pieces, good, data, study, context, where)
-    inputs = decoded(plan.keys(), plan.decode, data.input_shape, np.float32, context)
+    # Recordings are read one at a time: more threads would wait for each other.
+    inputs = decoded(
+        plan.keys(), plan.decode, data.input_shape, np.float32, context, threads_from=math.inf
+    )
     names = np.array([listed[of].patient for of in plan.of], dtype=str)
     parts = [listed[of].part for of in plan.of]
     cells = [entry for of in plan.of if (entry := listed[of].cells) is not None]

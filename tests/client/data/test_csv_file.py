@@ -1,0 +1,130 @@
+"""A large CSV file, which is read in pieces on several cores, says what it says in one piece."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.io.parsers import readers
+
+from fedward.client.data.cells import Wanted
+from fedward.client.data.csv_file import read_csv
+from fedward.study.errors import DataError
+
+ROWS = 4_000
+WANTED = Wanted(frozenset({"who", "note"}), frozenset({"age", "dose"}))
+
+
+def lines(end: str = "\n") -> list[str]:
+    """Quoted ends of lines, numbers that are missing, texts that look like numbers or nothing."""
+    notes = ["007", f'"two{end}lines, {end} and ""more"""', "NA", "nan", "", "Größe"]
+    return [
+        f"p{row // 2},{'' if row % 7 == 0 else row / 8},{notes[row % 6]},{row},x{row}"
+        for row in range(ROWS)
+    ]
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Even a small file is read in pieces; how many such reads there were."""
+    if not hasattr(readers, "_read_csv_parallel"):
+        pytest.skip(f"pandas {pd.__version__} reads CSV files in one piece")
+    monkeypatch.setattr(readers, "_PARALLEL_READ_MIN_BYTES", 1_000)
+    monkeypatch.setattr(readers, "_PARALLEL_MIN_CHUNK_ROWS", 50)
+    monkeypatch.setattr(readers, "_default_n_workers", lambda: 3)
+    before, reads = readers._read_csv_parallel, []
+
+    def parallel(path: str, settings: dict[str, object], workers: int) -> pd.DataFrame | None:
+        found = before(path, settings, workers)
+        reads.append(0 if found is None else len(found))
+        return found
+
+    monkeypatch.setattr(readers, "_read_csv_parallel", parallel)
+    return reads
+
+
+def same(path: Path, text: str, **settings: object) -> None:
+    """The same from a packed copy, which is read in one piece."""
+    content = text.encode()
+    path.write_bytes(content)
+    packed = path.with_suffix(".csv.gz")
+    packed.write_bytes(gzip.compress(content))
+
+    found = read_csv(path, WANTED, **settings)  # type: ignore[arg-type]
+    whole = read_csv(packed, WANTED, **settings)  # type: ignore[arg-type]
+
+    assert found.columns == whole.columns
+    assert found.size == whole.size == ROWS
+    pd.testing.assert_frame_equal(found.frame, whole.frame)
+    assert found.frame["note"][0] == "007"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_pieces_say_what_the_whole_says(
+    mark: str, end: str, tmp_path: Path, in_pieces: list[int]
+) -> None:
+    head = "who,age,note,dose,more"
+
+    same(tmp_path / "t.csv", mark + end.join([head, *lines(end), ""]))
+
+    assert in_pieces
+
+
+def test_plain_lines_are_read_in_pieces(tmp_path: Path, in_pieces: list[int]) -> None:
+    plain = [line for line in lines() if '"' not in line]
+    (tmp_path / "t.csv").write_text("\n".join(["who,age,note,dose,more", *plain]) + "\n")
+
+    read_csv(tmp_path / "t.csv", WANTED)
+
+    assert in_pieces == [len(plain)]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_without_a_line_of_names(mark: str, tmp_path: Path, in_pieces: list[int]) -> None:
+    columns = ("who", "age", "note", "dose", "more")
+
+    same(tmp_path / "t.csv", mark + "\n".join([*lines(), ""]), columns=columns, missing=("NA",))
+
+    assert in_pieces
+
+
+def test_a_number_that_is_none_deep_in_the_file(tmp_path: Path, in_pieces: list[int]) -> None:
+    written = lines()
+    written[3_500] = "p1,high,x,1,y"
+
+    same(tmp_path / "t.csv", "\n".join(["who,age,note,dose,more", *written, ""]))
+
+    assert read_csv(tmp_path / "t.csv", WANTED).frame["age"][3_500] == "high"
+    assert in_pieces
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_a_line_of_another_length_deep_in_the_file(tmp_path: Path) -> None:
+    written = [line for line in lines() if '"' not in line]
+    written[2_500] += ",1,2"
+    (tmp_path / "t.csv").write_text("\n".join(["who,age,note,dose,more", *written, ""]))
+
+    with pytest.raises(DataError, match="cannot be read as a table") as told:
+        read_csv(tmp_path / "t.csv", WANTED)
+    assert str(tmp_path / "t.csv") in str(told.value)
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_what_is_no_utf_8_deep_in_the_file(tmp_path: Path) -> None:
+    written = "\n".join(["who,age,note,dose,more", *lines(), ""]).encode("latin-1")
+    (tmp_path / "t.csv").write_bytes(written)
+
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read_csv(tmp_path / "t.csv", WANTED)
+
+
+def test_a_name_that_pandas_would_unpack_or_fetch(tmp_path: Path, in_pieces: list[int]) -> None:
+    folder = tmp_path / "~" / "s3:"
+    folder.mkdir(parents=True)
+
+    same(folder / "t.tar", "\n".join(["who,age,note,dose,more", *lines(), ""]))
+
+    assert in_pieces
