@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import pandas as pd
 from fedward.client.data.bounded import read_bytes
 from fedward.client.data.cells import NOTHING, Cells, Wanted, refuse_twins
 from fedward.study.errors import DataError
+
+_OPEN_FILES = "/proc/self/fd"
 
 
 def read_csv(
@@ -36,22 +41,20 @@ def read_csv(
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
     shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
-    if path.suffix.lower() == ".gz":
-        file: Path | bytes = content
-    else:  # of a path pandas reads all pieces at once, on several cores
-        file = path.absolute()
-        del content
     try:
-        head = _parsed(
-            file, {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
-        )
-        names = list(columns) if columns else [str(name) for name in head.iloc[0]]
-        refuse_twins(names, wanted, where=str(path))
-        shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
-        try:
-            frame = _parsed(file, shape | _types(names, wanted, marks))
-        except ValueError:  # a number is none: the text says which
-            frame = _parsed(file, shape | _types(names, wanted.as_text(), marks))
+        with _with_a_path(content) as file:
+            del content
+            head = _parsed(
+                file,
+                {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False},
+            )
+            names = list(columns) if columns else [str(name) for name in head.iloc[0]]
+            refuse_twins(names, wanted, where=str(path))
+            shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
+            try:
+                frame = _parsed(file, shape | _types(names, wanted, marks))
+            except ValueError:  # a number is none: the text says which
+                frame = _parsed(file, shape | _types(names, wanted.as_text(), marks))
     except (ValueError, pd.errors.ParserWarning) as error:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
@@ -74,7 +77,25 @@ def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str,
     }
 
 
-def _parsed(file: Path | bytes, settings: dict[str, Any]) -> pd.DataFrame:
+@contextmanager
+def _with_a_path(content: bytes) -> Iterator[str | bytes]:
+    """A copy in memory under a path, or the content where the system has no such files.
+
+    What has a path pandas maps, and reads on several cores. The hospital's own file is not mapped:
+    a process whose file is cut short meanwhile ends without a word.
+    """
+    if not hasattr(os, "memfd_create") or not Path(_OPEN_FILES).is_dir():
+        yield content
+        return
+    with open(os.memfd_create("table"), "wb", buffering=0) as file:
+        left = memoryview(content)
+        while len(left):
+            left = left[file.write(left) or 0 :]
+        del content, left
+        yield f"{_OPEN_FILES}/{file.fileno()}"
+
+
+def _parsed(file: str | bytes, settings: dict[str, Any]) -> pd.DataFrame:
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length

@@ -74,7 +74,7 @@ def _one(file: Path, wanted: Wanted) -> tuple[list[str], pd.DataFrame, dict[str,
             refuse_twins(names, wanted, where=str(file))
             chosen = [name for name in names if name in wanted.names]
             _refuse_swollen(opened.metadata, set(chosen), size, file)
-            table = opened.read(columns=chosen, use_threads=False)
+            table = opened.read(columns=chosen)
             found = {name: _column(table.column(name), name, wanted, file) for name in chosen}
     except FileNotFoundError:
         raise DataError("no such file", todo="check the path", where=str(file)) from None

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from pandas.io.parsers import readers
 
+from fedward.client.data import csv_file
 from fedward.client.data.cells import Wanted
 from fedward.client.data.csv_file import read_csv
 from fedward.study.errors import DataError
@@ -37,7 +38,7 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     before, reads = readers._read_csv_parallel, []
 
     def parallel(path: str, settings: dict[str, object], workers: int) -> pd.DataFrame | None:
-        found = before(path, settings, workers)
+        found: pd.DataFrame | None = before(path, settings, workers)
         reads.append(0 if found is None else len(found))
         return found
 
@@ -46,14 +47,13 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def same(path: Path, text: str, **settings: object) -> None:
-    """The same from a packed copy, which is read in one piece."""
-    content = text.encode()
-    path.write_bytes(content)
-    packed = path.with_suffix(".csv.gz")
-    packed.write_bytes(gzip.compress(content))
+    """The same where no file can be in memory, which is then read in one piece."""
+    path.write_text(text, encoding="utf-8", newline="")
 
     found = read_csv(path, WANTED, **settings)  # type: ignore[arg-type]
-    whole = read_csv(packed, WANTED, **settings)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(csv_file, "_OPEN_FILES", "/nowhere")
+        whole = read_csv(path, WANTED, **settings)  # type: ignore[arg-type]
 
     assert found.columns == whole.columns
     assert found.size == whole.size == ROWS
@@ -121,10 +121,42 @@ def test_what_is_no_utf_8_deep_in_the_file(tmp_path: Path) -> None:
         read_csv(tmp_path / "t.csv", WANTED)
 
 
-def test_a_name_that_pandas_would_unpack_or_fetch(tmp_path: Path, in_pieces: list[int]) -> None:
-    folder = tmp_path / "~" / "s3:"
-    folder.mkdir(parents=True)
+def test_a_packed_file_too(tmp_path: Path, in_pieces: list[int]) -> None:
+    text = "\n".join(["who,age,note,dose,more", *lines(), ""])
+    same(tmp_path / "t.tar", text)  # which pandas would unpack, if it knew the name
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    before = len(in_pieces)
 
-    same(folder / "t.tar", "\n".join(["who,age,note,dose,more", *lines(), ""]))
+    found = read_csv(tmp_path / "t.csv.gz", WANTED)
 
-    assert in_pieces
+    assert len(in_pieces) > before
+    pd.testing.assert_frame_equal(found.frame, read_csv(tmp_path / "t.tar", WANTED).frame)
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(
+    tmp_path: Path, in_pieces: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = [line for line in lines() if '"' not in line]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["who,age,note,dose,more", *plain]) + "\n")
+    before = vars(readers)["_find_chunk_byte_offsets"]
+
+    def cut(*given: object) -> list[int]:
+        found: list[int] = before(*given)
+        path.write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(readers, "_find_chunk_byte_offsets", cut)
+
+    assert read_csv(path, WANTED).size == len(plain)
+    assert in_pieces == [len(plain)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
+def test_nothing_of_it_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("who,age,note,dose\np1,3,x,1\n")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    read_csv(tmp_path / "t.csv", WANTED)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
