@@ -4,8 +4,9 @@
 
 The chest X-ray and the arrhythmia study of `examples/`, each once by either, with the same seed:
 their figures must agree up to the order of sums, and the clipped sums must take the time that steps
-like `private_training.py`'s predict. A step of the prediction has as many records and patients as
-the study's middle one, random values, and its own network; both are processor time of one thread.
+like `private_training.py`'s predict. Steps of the prediction have random values, the study's
+network, and as many records and patients as some of its steps, from the least to the greatest; what
+is between them is interpolated. Both are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from report import arguments, heading, nobody
 from rich.console import Console
@@ -47,6 +49,7 @@ STUDIES = {
 }
 KINDS: dict[Gradients, type[ClippedSums]] = {"fedward": EngineSums, "opacus": HookedSums}
 _REPEATS = 15
+_SIZES = (0.0, 0.25, 0.5, 0.75, 1.0)  # places among the study's steps, by records
 _PACKAGES = ("fedward", "opacus", "torch", "numpy")
 
 
@@ -109,9 +112,24 @@ def simulated(study: Study, data: Path, out: Path, gradients: Gradients) -> Resu
 
 
 def predicted(spent: dict[Gradients, Spent]) -> dict[Gradients, float]:
-    """Seconds of a middle step by either, in turns, on random values."""
-    ours = spent["fedward"]
-    records, patients = sorted(ours.sizes)[len(ours.sizes) // 2]
+    """Seconds of all steps by either, from steps on random values of some of their sizes."""
+    sizes = sorted(spent["fedward"].sizes)
+    some = [sizes[round(share * (len(sizes) - 1))] for share in _SIZES]
+    steps = [_steps(spent, records, patients) for records, patients in some]
+    return {
+        name: float(
+            np.interp(
+                [records for records, _ in each.sizes],
+                [records for records, _ in some],
+                [step[name] for step in steps],
+            ).sum()
+        )
+        for name, each in spent.items()
+    }
+
+
+def _steps(spent: dict[Gradients, Spent], records: int, patients: int) -> dict[Gradients, float]:
+    """Seconds of a step of this size by either, in turns."""
     counts = torch.full((patients,), records // patients)
     counts[: records % patients] += 1
     times: dict[Gradients, list[float]] = {name: [] for name in KINDS}
@@ -173,7 +191,7 @@ def compared(name: str, data: Path, rounds: int | None) -> dict[str, Any]:
         ),
         "sums": {g: len(each.seconds) for g, each in spent.items()},
         "seconds": {g: each.total for g, each in spent.items()},
-        "predicted": {g: steps[g] * len(spent[g].seconds) for g in KINDS},
+        "predicted": steps,
         "run_seconds": whole,
     }
 

@@ -273,10 +273,8 @@ def _inputs(
                 whole.samples[of : of + count],
                 None if whole.gaps is None else whole.gaps[of : of + count],
             )
-            first_of = start + of
-            rows[at : places[-1] + 1 : each] = piece(
-                some, begin, data, beats[first_of : first_of + count]
-            )
+            own = beats[start + of : start + of + count]
+            piece(some, begin, data, own, into=rows[at : places[-1] + 1 : each])
 
     how = data.model_dump_json(exclude={"class_values", "parts", "label"})
     said: list[object] = [source.signals, signals.shape, channels, source.rate, how]

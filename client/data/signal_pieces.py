@@ -221,6 +221,7 @@ def piece(
     start: int,
     data: SignalData,
     rhythms: NDArray[np.float32] | float = 0.0,
+    into: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """A record as the model sees it.
 
@@ -229,6 +230,7 @@ def piece(
         start: Where the record begins; below 0 before the recording does.
         data: The study's.
         rhythms: Of each record, shape (...); of no meaning where the study wants none.
+        into: Room for what is returned; whatever is in it.
 
     Returns:
         Shape (..., *data.input_shape).
@@ -240,9 +242,11 @@ def piece(
     first, last = max(start, 0), max(min(start + data.length, length), 0)
     inside = slice(first - start, max(last - start, first - start))
     every = last - first == data.length and data.shorter != "pad"
-    found = (np.empty if every else np.zeros)(
-        (*whole.samples.shape[:-2], *data.input_shape), dtype=np.float32
-    )
+    found = into
+    if found is None:
+        found = np.empty((*whole.samples.shape[:-2], *data.input_shape), dtype=np.float32)
+    if not every:
+        found[...] = 0.0
     part = whole.samples[..., first:last]
     missing = None if whole.gaps is None else whole.gaps[..., first:last]
     if missing is not None and missing.any() and data.gaps == "refuse":
@@ -253,14 +257,14 @@ def piece(
         )
     if data.center is not None:
         part = part - np.array(data.center)[:, None]
-    into = found[..., :channels, inside]
+    place = found[..., :channels, inside]
     with np.errstate(over="ignore"):
         if data.scale is None:
-            into[...] = part
+            place[...] = part
         else:  # in double precision, and rounded once
-            np.divide(part, np.array(data.scale)[:, None], out=into, casting="same_kind")
+            np.divide(part, np.array(data.scale)[:, None], out=place, casting="same_kind")
     if missing is not None:
-        into[missing] = 0.0
+        place[missing] = 0.0
     if data.rhythm:
         found[..., channels, inside] = np.asarray(rhythms)[..., None]
     if not (found.min() >= -_LARGEST and found.max() <= _LARGEST):
