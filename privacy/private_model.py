@@ -52,6 +52,8 @@ def _fault(layer: nn.Module) -> str | None:
     """
     if isinstance(layer, _BatchNorm):  # without parameters too: it mixes what lies below it
         return "BatchNorm computes with all patients of a batch"
+    if getattr(layer, "max_norm", None) is not None:  # frozen too: the table would leave
+        return "max_norm changes rows that records look up, without noise"
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
         return "it keeps running statistics of the records"
     return None

@@ -42,7 +42,7 @@ class EngineSums(ClippedSums):
             if ruled.rule is BY_OPACUS:
                 _prepare(ruled)
 
-    def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sum over patients of the clipped mean gradient of their records."""
         patients = Patients(counts, inputs.device)
         tape = Tape(self._parameters, patients, apart=self._clipping == "per_layer")

@@ -11,10 +11,12 @@ import torch
 from opacus.layers import DPGRU, DPLSTM, DPRNN
 from opacus.layers.dp_rnn import DPRNNBase
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
 from fedward.privacy.gradients.opacus_rule import opacus_fault
 from fedward.privacy.gradients.patients import Patients
+from fedward.privacy.gradients.recurrent import refuse_reordered
 from fedward.privacy.gradients.source import ClippedSums, dtype_of
 from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import (
@@ -42,7 +44,7 @@ class HookedSums(ClippedSums):
         super().__init__(model, bound=bound, clipping=clipping, precision=precision)
         self._hooked = precision.apart(opacus_form(model))
 
-    def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sum over patients of the clipped mean gradient of their records."""
         for parameter in self._parameters:
             parameter.grad = None
@@ -115,6 +117,11 @@ def opacus_form(model: nn.Module) -> nn.Module:
     return form
 
 
+def _refuse_reordered(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if inputs and isinstance(inputs[0], PackedSequence):
+        refuse_reordered(inputs[0])
+
+
 def _recurrent(layer: nn.Module) -> DPRNNBase:
     """Opacus' layer around the parameters of PyTorch's."""
     assert isinstance(layer, nn.RNNBase)  # noqa: S101 - looked up by it
@@ -133,4 +140,5 @@ def _recurrent(layer: nn.Module) -> DPRNNBase:
         parameter = getattr(layer, name)
         setattr(getattr(getattr(new, cell), part), kind_of, parameter)
         new.register_parameter(name, parameter)
+    new.register_forward_pre_hook(_refuse_reordered)
     return new.train(layer.training)

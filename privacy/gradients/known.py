@@ -67,10 +67,35 @@ def ruled_layers(model: nn.Module, path: str = "") -> Iterator[Ruled]:
         for name, child in model.named_children():
             yield from ruled_layers(child, f"{path}.{name}" if path else name)
         return
-    fault = opacus_fault(model) if rule is None else rule.fault(model)
+    fault = fault_by_opacus(model) if rule is None else rule.fault(model)
+    if "forward" in vars(model):
+        fault = "its forward was replaced"
     if fault is not None:
         raise untrainable(path, model, fault)
     yield Ruled(path, model, rule or BY_OPACUS)
+
+
+def fault_by_opacus(layer: nn.Module) -> str | None:
+    """Why Opacus cannot make the gradients of a layer and of all in it, or None."""
+    if (fault := opacus_fault(layer)) is not None:
+        return fault
+    for path, inner in layer.named_modules():
+        rule = rule_of(inner)
+        fault = opacus_fault(inner) if rule is None else rule.fault(inner)
+        if path and fault is None:
+            fault = _fault_inside(inner)
+        if fault is not None:
+            return f"{path or type(inner).__name__}: {fault}"
+    return None
+
+
+def _fault_inside(inner: nn.Module) -> str | None:
+    """Why `torch.func` cannot go through a layer inside of one with parameters of its own."""
+    if isinstance(inner, nn.modules.dropout._DropoutNd) and inner.p > 0:
+        return "no dropout inside of a layer that has parameters of its own"
+    if isinstance(inner, nn.RNNBase):
+        return "no recurrent layer inside of a layer that has parameters of its own"
+    return None
 
 
 def rule_of(layer: nn.Module) -> Rule | None:

@@ -40,6 +40,8 @@ def opacus_fault(layer: nn.Module) -> str | None:
     """Why Opacus cannot keep a layer's gradients apart, or None."""
     if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
         return None
+    if isinstance(layer, nn.EmbeddingBag | nn.LSTMCell):
+        return "it has no one output for each record's input"
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return "its rule takes the padding for zeros"
     if getattr(layer, "padding_idx", None) is not None:

@@ -62,6 +62,7 @@ class RecurrentRule(Rule):
         """Outputs and last states: as the layer's own."""
         lengths: Tensor | None = None
         if isinstance(input, PackedSequence):
+            refuse_reordered(input)
             x, lengths = pad_packed_sequence(input)
         else:
             x = input.transpose(0, 1) if layer.batch_first and input.ndim == 3 else input
@@ -74,9 +75,31 @@ class RecurrentRule(Rule):
             outputs, last = _all_layers(
                 layer, tape, x.to(next(layer.parameters()).dtype), lengths, hx
             )
-        if lengths is not None:
-            return pack_padded_sequence(outputs, lengths, enforce_sorted=False), last
+        if isinstance(input, PackedSequence):
+            return _packed_like(input, outputs), last
         return (outputs.transpose(0, 1) if layer.batch_first else outputs), last
+
+
+def refuse_reordered(packed: PackedSequence) -> None:
+    """Accept sequences that PyTorch has sorted, and knows the way back, by returning.
+
+    Raises:
+        NotPerRecord: The model has sorted the records itself: nobody knows whose they are.
+    """
+    if packed.sorted_indices is None:
+        raise NotPerRecord(
+            "a recurrent layer sees records in an order of the model's own",
+            todo="pack sequences with enforce_sorted=False, in the records' order",
+        )
+
+
+def _packed_like(packed: PackedSequence, outputs: Tensor) -> PackedSequence:
+    """Outputs, shape (time, n, width), in the places where the inputs were."""
+    order = packed.sorted_indices
+    assert order is not None  # noqa: S101 - refused before
+    _, lengths = pad_packed_sequence(packed)
+    found = pack_padded_sequence(outputs.index_select(1, order), lengths[order.cpu()])
+    return PackedSequence(found.data, packed.batch_sizes, order, packed.unsorted_indices)
 
 
 def _all_layers(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from fedward.privacy.gradients.bounds import Clipping
 from fedward.privacy.precision import Precision
+from fedward.privacy.privacy_errors import NoGradient
 from fedward.privacy.steps import Loss
 
 Gradients = Literal["fedward", "opacus"]
+_COPIES = (2, 3)
+_TRIED: WeakSet[nn.Module] = WeakSet()
+"""Models of which one sum was made: each has the records in every layer's first dimension."""
 
 
 class ClippedSums(ABC):
@@ -36,9 +42,12 @@ class ClippedSums(ABC):
         self._model = model
         self._bound, self._clipping, self._precision = bound, clipping, precision
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self._parameters:
+            raise NoGradient(
+                "the model has no trainable parameter", todo="let one of its layers be trained"
+            )
         self._layers = layers_of(model, self._parameters)
 
-    @abstractmethod
     def of(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sum over patients of the clipped mean gradient of their records.
 
@@ -56,6 +65,27 @@ class ClippedSums(ABC):
             NotPerRecord: What is kept apart in a layer are not records.
             HalfPrecision: It is kept apart with fewer bits than the parameters have.
         """
+        if self._model not in _TRIED:
+            self._try(loss, inputs[:1], labels[:1])
+            _TRIED.add(self._model)
+        return self._sums(loss, inputs, labels, counts)
+
+    def _try(self, loss: Loss, inputs: Tensor, labels: Tensor) -> None:
+        """Sums of as many copies of a record as `_COPIES` says, each of which is let go.
+
+        A layer may have something else than the records in its first dimension, and just as much
+        of it; it has not as much of it whatever their number.
+        """
+        devices = [inputs.device] if inputs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws what it would have drawn
+            for copies in _COPIES:
+                some, named = (rows.repeat_interleave(copies, dim=0) for rows in (inputs, labels))
+                with suppress(NoGradient):  # one record may pass a layer by that others need
+                    self._sums(loss, some, named, torch.ones(copies, dtype=torch.int64))
+
+    @abstractmethod
+    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+        """The same, of a model that was tried."""
 
     def _total(
         self, model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor

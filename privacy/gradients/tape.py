@@ -123,6 +123,11 @@ class Tape:
 
     def _finish(self, key: int) -> None:
         uses, self._uses[key] = self._uses[key], []
+        if not uses:
+            raise NoGradient(
+                "a layer computes with something else than its trainable parameters",
+                todo="take weight_norm or the like off it, or freeze it",
+            )
         parameter = self._parameters[key]
         self._finished.add(key)
         if not self._apart and parameter.numel() <= _SMALL:

@@ -220,12 +220,13 @@ def squares_by_gram(products: Sequence[Product], patients: Patients) -> Tensor:
     """Squared norm of each patient's gradient, not formed, shape (patients,), float64.
 
     In double precision: where positions cancel, the norm is the root of what is left of much larger
-    numbers, and in float32 a patient's norm could be missed by a root of its precision.
+    numbers, and in float32 a patient's norm could be missed by a root of its precision; and the
+    square of a small side would be 0, whatever the other side is.
     """
     if patients.most * sum(p.extent.positions for p in products) == 1 and not products[0].one_hot:
         sides = (products[0].left, products[0].right)
-        one, other = (side.square().sum(dim=(2, 3)) for side in sides)
-        return (one * other).sum(dim=1).double()
+        one, other = (side.double().square().sum(dim=(2, 3)) for side in sides)
+        return (one * other).sum(dim=1)
     joined = [_doubled(product.joined(patients)) for product in products]
     total = torch.zeros(patients.number, dtype=torch.float64, device=joined[0].right.device)
     for number, one_use in enumerate(joined):

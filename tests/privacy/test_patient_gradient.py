@@ -360,6 +360,9 @@ def pieces_of(patients: Sequence[int], at_once: int) -> list[list[int]]:
     model = nn.Linear(1, 2)
     steps = private(at_once=at_once)
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
+    one = torch.zeros(1, dtype=torch.int64)
+    take(steps, Ward(torch.ones(1, 1), one, one), watching)
+    seen.clear()  # a new model is tried with copies of a record first
     numbers = torch.tensor(patients, dtype=torch.int64)
     take(steps, Ward(torch.ones(len(patients), 1), numbers, numbers), watching)
     return seen
