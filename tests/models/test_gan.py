@@ -177,7 +177,8 @@ def test_what_one_patient_adds_is_bounded_whatever_the_generator(study_with: Stu
     def summed(records: int) -> Tensor:
         sums = EngineSums(network, bound=bound, clipping="flat", precision=FLOAT32)
         codes = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-        network.codes.forward = lambda _: (codes[:records], torch.zeros(records, dtype=torch.long))  # type: ignore[assignment]
+        kinds = torch.zeros(5, dtype=torch.long)
+        network.codes.forward = lambda given: (codes[: len(given)], kinds[: len(given)])  # type: ignore[assignment]
         truth = task.truth(inputs, labels)[:records]
         found = sums.of(task.loss, inputs[:records], truth, torch.ones(records, dtype=torch.long))
         return torch.cat([each.flatten() for each in found])
