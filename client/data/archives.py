@@ -129,7 +129,12 @@ class Archive:
         except _BROKEN as error:
             raise self._unreadable(key, error) from None
         claimed = math.prod(shape) * kind.itemsize
-        if kind.hasobject or min(shape, default=0) < 0 or claimed != info.file_size - head.length:
+        if (
+            kind.hasobject
+            or kind.names
+            or min(shape, default=0) < 0
+            or claimed != info.file_size - head.length
+        ):
             raise DataError(
                 f"entry {key!r} claims {shape} of {kind}, which is not what it holds",
                 todo=_TODO,

@@ -22,6 +22,8 @@ def read_bytes(path: Path) -> bytes:
     """
     if path.suffix.lower() in _PACKED:
         raise DataError(f"is packed as {path.suffix}", todo="unpack it", where=str(path))
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError("is no file", todo="check the path", where=str(path))
     try:
         if path.suffix.lower() != ".gz":
             return path.read_bytes()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedward.study.errors import DataError
 
 NOTHING = frozenset({""})
+_SHOWN = 40  # names of columns in an error
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,11 @@ class Cells:
     def need(self, column: str) -> pd.Series[str]:
         """A column that has to be there."""
         if column not in self.frame:
+            more = len(self.columns) - _SHOWN
+            rest = f" and {more} more" if more > 0 else ""
             raise DataError(
                 f"has no column {column!r}",
-                todo=f"columns found: {', '.join(self.columns)}",
+                todo=f"columns found: {', '.join(self.columns[:_SHOWN])}{rest}",
                 where=self.where,
             )
         cells: pd.Series[str] = self.frame[column]

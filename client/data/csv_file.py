@@ -17,6 +17,7 @@ from fedward.client.data.cells import NOTHING, Cells, Wanted, refuse_twins
 from fedward.study.errors import DataError
 
 _OPEN_FILES = "/proc/self/fd"
+_MOST_COLUMNS = 2**16  # each costs time, wanted or not
 
 
 def read_csv(
@@ -40,6 +41,14 @@ def read_csv(
         DataError: It cannot be read.
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
+    end = content.find(b"\n")
+    wide = content.count(delimiter.encode(), 0, len(content) if end < 0 else end)
+    if wide >= _MOST_COLUMNS:
+        raise DataError(
+            f"has {wide + 1} columns, of which {_MOST_COLUMNS} can be read",
+            todo="give a table of the columns that studies need",
+            where=str(path),
+        )
     shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
     try:
         with _with_a_path(content) as file:

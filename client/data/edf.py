@@ -188,6 +188,13 @@ def _header(path: Path) -> _Header:
     if not 0 < seconds < 1e6:
         raise DataError(f"a data record of {seconds:g} seconds cannot be", todo=_MEND)
     labels, units = _texts(each, many, 0, 16), _texts(each, many, 96, 8)
+    for number, label in enumerate(labels):
+        ends = [
+            _number(_field(each, many, number, before, 8), f"range of {label!r}")
+            for before in (104, 112, 120, 128)  # physical, then digital
+        ]
+        if ends[0] == ends[1] or not ends[2] < ends[3]:
+            raise DataError(f"its header says an impossible range of {label!r}", todo=_MEND)
     counts = [
         _whole(_field(each, many, number, 216, 8), "samples in a data record", 1, size)
         for number in range(many)

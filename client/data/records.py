@@ -231,7 +231,10 @@ Parts = dict[Part, Records]
 
 
 def as_text(names: NDArray[np.generic]) -> NDArray[np.str_]:
-    """Names of any type as text; different names stay different."""
+    """Names of any type as text; different names stay different, and what is none is empty."""
+    if names.dtype.kind in "fcmM":
+        none = np.isnat(names) if names.dtype.kind in "mM" else np.isnan(names)
+        return np.where(none, "", names.astype(str))
     if names.dtype.kind == "S":
         return np.char.decode(names.astype(np.bytes_), "latin-1")
     return names.astype(str)

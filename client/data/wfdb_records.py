@@ -10,6 +10,7 @@ A signal with several samples a frame is averaged in each frame, as `wfdb.rdreco
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ _BYTES = {
 }
 _COMPRESSED = {"508", "516", "524"}  # FLAC
 _RATE = 250  # where a header says none
+_END = b"\0\0"  # of annotations; https://physionet.org/physiotools/wag/annot-5.htm
 
 # https://physionet.org/physiotools/wag/header-5.htm
 _NUMBER = r"-?\d{1,18}"
@@ -66,7 +68,7 @@ _FIRST = re.compile(
 )
 _SIGNAL = re.compile(
     r"(?P<file>\S+)\s+(?P<kind>\d{1,4})(?:x(?P<in_frame>\d{1,18}))?(?::(?P<skew>\d{1,18}))?"
-    rf"(?:\+(?P<offset>\d{{1,18}}))?(?:\s+-?{_REAL}(?:\({_NUMBER}\))?(?:/(?P<unit>\S{{1,100}}))?"
+    rf"(?:\+(?P<offset>\d{{1,18}}))?(?:\s+(?P<gain>-?{_REAL})(?:\({_NUMBER}\))?(?:/(?P<unit>\S{{1,100}}))?"
     rf"(?:\s+{_NUMBER}){{0,5}}(?:\s+(?P<name>.*))?)?",
     re.ASCII,
 )
@@ -259,6 +261,8 @@ def _matched(pattern: re.Pattern[str], line: str) -> re.Match[str]:
 
 
 def _signal(line: re.Match[str]) -> _Signal:
+    if not math.isfinite(float(line["gain"] or 0)):
+        raise DataError(f"the header says a gain of {line['gain']}", todo=_MEND)
     return _Signal(
         file=line["file"],
         kind=line["kind"],
@@ -347,6 +351,8 @@ def _annotations(
     path = inside(folder, f"{name}.{extension}")
     if path.stat().st_size > _LARGEST_ANNOTATIONS:
         raise DataError("the annotations' file is too large", todo=_MEND)
+    if not path.read_bytes().endswith(_END):
+        raise DataError("the annotations have no end mark (truncated?)", todo=_MEND)
     found = _quietly(lambda: wfdb.rdann(str(folder / name), extension))
     own = rate if found.fs is None else float(found.fs)
     if not 0 < own < 1e9:

@@ -362,8 +362,7 @@ def pieces_of(patients: Sequence[int], at_once: int) -> list[list[int]]:
     steps.prepare(model, SGD(model.parameters(), lr=0.1))
     numbers = torch.tensor(patients, dtype=torch.int64)
     take(steps, Ward(torch.ones(len(patients), 1), numbers, numbers), watching)
-    tries = [patients[:1] * 2, patients[:1] * 3]  # of a new model, with copies of a record
-    assert seen[:2] == tries
+    assert seen[:2] == [[patients[0]] * 2, [patients[0]] * 3]  # a new model is tried
     return seen[2:]
 
 

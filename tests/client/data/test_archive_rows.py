@@ -282,3 +282,15 @@ def test_a_large_archive_needs_little_memory(tmp_path: Path, kind: str, packed: 
     told = json.loads(ran.stdout)
     assert told["records"] >= shape[0]
     assert told["grown"] < 100 * MIB, told["grown"] / MIB
+
+
+@pytest.mark.parametrize(("kind", "key"), [("images", "train_labels"), ("signals", "labels")])
+def test_labels_of_several_fields_are_named(tmp_path: Path, kind: str, key: str) -> None:
+    source = archive(tmp_path, kind)
+    with np.load(tmp_path / "a.npz") as stored:
+        entries = dict(stored)
+    entries[key] = np.zeros(len(entries[key]), dtype=[("a", "i4")])
+    np.savez(tmp_path / "a.npz", **entries)
+
+    with pytest.raises(DataError, match=rf"a\.npz: entry '{key}' claims"):
+        read_with(source, study(kind), Context(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -160,3 +161,26 @@ def test_nothing_of_it_stays_open(tmp_path: Path) -> None:
     read_csv(tmp_path / "t.csv", WANTED)
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+
+    with pytest.raises(DataError, match=r"t\.csv: is no file"):
+        read_csv(tmp_path / "t.csv", WANTED)
+
+
+def test_of_very_many_columns_some_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",".join(f"c{place}" for place in range(5_000)) + "\n")
+
+    with pytest.raises(DataError, match="c39 and 4960 more") as told:
+        read_csv(tmp_path / "t.csv", WANTED).need("who")
+    assert len(str(told.value)) < 1_000
+
+
+@pytest.mark.parametrize("end", ["", "\n1,2\n"])
+def test_a_million_columns_are_refused_before_they_are_parsed(end: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",".join(map(str, range(10**6))) + end)
+
+    with pytest.raises(DataError, match="has 1000000 columns, of which 65536 can be read"):
+        read_csv(tmp_path / "t.csv", WANTED)

@@ -168,6 +168,9 @@ HOSTILE: list[tuple[int, bytes, str]] = [
     (252, b"4096", "truncated"),
     (184, b"99999999", "header bytes"),
     (256 + 3 * 216, b"99999999", "samples in a data record"),
+    (256 + 3 * 120, b"99999999", "impossible range of"),
+    (256 + 3 * 128, b"-99999  ", "impossible range of"),
+    (256 + 3 * 104, b"nan     ", "does not say the range of"),
     (0, b"PK", "no EDF or BDF file"),
     (192, b"EDF+D", "is interrupted"),
 ]

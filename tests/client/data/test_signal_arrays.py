@@ -105,6 +105,24 @@ def test_a_key_called_record_is_not_taken_for_a_word_by_mistake(read: Read) -> N
     assert raw.names.tolist() == ["7", "7", "8", "8"]
 
 
+@pytest.mark.parametrize(
+    "owners",
+    [
+        np.array([np.nan, np.nan, 1, 1]),
+        np.array(["NaT", "NaT", "2026-01-01", "2026-01-01"], dtype="datetime64[D]"),
+    ],
+)
+def test_strangers_without_a_number_are_not_one_patient(owners: Any, read: Read) -> None:  # noqa: ANN401
+    faults = ListedFaults()
+
+    raw = read({**signals(), "who": owners}, faults, source={"patient": "who"})
+
+    assert len(raw) == 2
+    assert [row for row, _ in faults.found] == [0, 1]
+    with pytest.raises(DataError, match="record 1 has no patient"):
+        read(source={"patient": "who"})
+
+
 def test_a_beat_s_rhythm_follows_from_its_own_patient_s_beats_alone(read: Read) -> None:
     entries = {**signals(8), "who": np.array([7, 7, 7, 8, 8, 8, 8, 9])}
     entries["sample"] = np.array([10, 30, 40, 50, 60, 70, 110, 120])

@@ -182,6 +182,21 @@ def test_a_piece_lies_around_each_annotation_whose_symbol_means_a_class(
     assert ("annotations", "1 mean no class of the study and make no record") in raw.facts
 
 
+@pytest.mark.parametrize("kept", [0, 2, 4, 5])
+def test_annotations_that_are_cut_short_are_named(kept: int, tmp_path: Path, read: Read) -> None:
+    """wfdb reads what there is."""
+    write(tmp_path, "100", ramp(), {5: "N", 12: "N", 20: "V"})
+    marks = tmp_path / "100.atr"
+    marks.write_bytes(marks.read_bytes()[:kept])
+
+    with pytest.raises(DataError, match=r"100: .*no end mark"):
+        read(
+            source={"labels": None, "annotations": "atr"},
+            classes=("N", "V"),
+            cut={"by": "annotation", "before": 3},
+        )
+
+
 def test_the_rhythm_is_of_the_annotations_that_mean_a_class(tmp_path: Path, read: Read) -> None:
     write(tmp_path, "100", ramp(), {5: "N", 8: "+", 9: "V", 17: "N", 20: "N"})
     write(tmp_path, "101", ramp(), {6: "N"})
@@ -354,6 +369,7 @@ def test_data_check_tells_what_the_signals_are(tmp_path: Path, signal_study: Sig
         ("100 1 100 1000000000\n100.dat 516 200(0)/mV 16 0 0 0 0 a\n", "cannot be in file"),
         ("100 1 100 30\n100.dat 99 200(0)/mV 16 0 0 0 0 a\n", "format 99 is unknown"),
         ("100 1 1e300 30\n100.dat 16 200(0)/mV 16 0 0 0 0 a\n", "no possible rate"),
+        ("100 1 100 30\n100.dat 16 1e999(0)/mV 16 0 0 0 0 a\n", "a gain of 1e999"),
         ("100/2 1 100 2000000000\n100 1000000000\n100 1000000000\n", "."),
         ("100/2 1 100 2000000000\n~ 1000000000\n~ 1000000000\n", "do not have the channels"),
         ("100/2 1 100 2000000030\n101 30\n~ 2000000000\n", "too many"),
