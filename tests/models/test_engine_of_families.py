@@ -170,7 +170,8 @@ def in_single(values: Tensor) -> Tensor:
 
 def clipped_sum(each: Tensor, bound: float) -> Tensor:
     shortened = each * (bound / each.norm(dim=1)).clamp(max=1).unsqueeze(1)
-    return shortened.double().sum(dim=0)
+    total: Tensor = shortened.double().sum(dim=0)
+    return total
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
