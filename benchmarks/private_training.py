@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--fits", type=float, help="also the largest batch in so many MiB")
     asked = parser.parse_args()
     quiet()
-    repeats = asked.rounds or (2 if asked.quick else 9)
+    repeats, times = asked.rounds or (2 if asked.quick else 9), 1 if asked.quick else _PEAKS
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     wanted = [name for name in CASES if (asked.only or "") in name]
     rows: list[dict[str, Any]] = []
@@ -326,7 +326,7 @@ def main() -> None:
         found = (
             {}
             if asked.no_memory
-            else {SIDES[n].name: peak(name, n, k, batch, device, _PEAKS) for n in sides}
+            else {SIDES[n].name: peak(name, n, k, batch, device, times) for n in sides}
         )
         memory[name, k, device] = found
         fitting[name, k, device] = (
