@@ -129,19 +129,15 @@ class Archive:
         except _BROKEN as error:
             raise self._unreadable(key, error) from None
         claimed = math.prod(shape) * kind.itemsize
-        if (
-            kind.hasobject
-            or kind.names
-            or min(shape, default=0) < 0
-            or claimed != info.file_size - head.length
-        ):
+        if kind.hasobject or min(shape, default=0) < 0 or claimed != info.file_size - head.length:
             raise DataError(
                 f"entry {key!r} claims {shape} of {kind}, which is not what it holds",
                 todo=_TODO,
                 where=where,
             )
-        if not shape:
-            raise DataError(f"entry {key!r} is no array", todo=_TODO, where=where)
+        if not shape or kind.names:
+            what = "is no array" if not shape else "has several fields in each value"
+            raise DataError(f"entry {key!r} {what}", todo=_TODO, where=where)
         return head
 
     def _unreadable(self, key: str, error: Exception | None = None) -> DataError:

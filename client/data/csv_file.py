@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from fedward.study.errors import DataError
 
 _OPEN_FILES = "/proc/self/fd"
 _MOST_COLUMNS = 2**16  # each costs time, wanted or not
+_FIRST_LINE = re.compile(rb"[\r\n]*([^\r\n]*)")
 
 
 def read_csv(
@@ -41,14 +43,7 @@ def read_csv(
         DataError: It cannot be read.
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
-    end = content.find(b"\n")
-    wide = content.count(delimiter.encode(), 0, len(content) if end < 0 else end)
-    if wide >= _MOST_COLUMNS:
-        raise DataError(
-            f"has {wide + 1} columns, of which {_MOST_COLUMNS} can be read",
-            todo="give a table of the columns that studies need",
-            where=str(path),
-        )
+    _refuse_wide(content, delimiter, path)
     shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
     try:
         with _with_a_path(content) as file:
@@ -73,6 +68,18 @@ def read_csv(
     }
     found = pd.DataFrame(chosen, index=frame.index, copy=False)
     return Cells(str(path), found, marks, tuple(names), len(frame))
+
+
+def _refuse_wide(content: bytes, delimiter: str, path: Path) -> None:
+    """Accept a table by returning; its columns are counted before anything is parsed."""
+    first = _FIRST_LINE.match(content)
+    columns = 1 + (first[1].count(delimiter.encode()) if first else 0)
+    if columns > _MOST_COLUMNS:
+        raise DataError(
+            f"has {columns} columns, of which {_MOST_COLUMNS} can be read",
+            todo="give a table of the columns that studies need",
+            where=str(path),
+        )
 
 
 def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str, Any]:

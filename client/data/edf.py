@@ -45,6 +45,7 @@ class _Signal(NamedTuple):
     label: str
     unit: str
     samples: int  # in a data record
+    ends: tuple[bytes, ...]  # least and greatest value, physical, then digital
 
 
 class _Header(NamedTuple):
@@ -97,6 +98,8 @@ def _opened(
     header = _header(path)
     places = find_channels([signal.label for signal in header.signals], source, data)
     chosen = [header.signals[place] for place in places]
+    for signal in chosen:
+        _refuse_range(signal)
     factors = [unit_factor(signal.unit, place, data) for place, signal in enumerate(chosen)]
     lengths = tuple(signal.samples * header.records for signal in chosen)
     marks: NDArray[np.float64] | None = None
@@ -188,13 +191,6 @@ def _header(path: Path) -> _Header:
     if not 0 < seconds < 1e6:
         raise DataError(f"a data record of {seconds:g} seconds cannot be", todo=_MEND)
     labels, units = _texts(each, many, 0, 16), _texts(each, many, 96, 8)
-    for number, label in enumerate(labels):
-        ends = [
-            _number(_field(each, many, number, before, 8), f"range of {label!r}")
-            for before in (104, 112, 120, 128)  # physical, then digital
-        ]
-        if ends[0] == ends[1] or not ends[2] < ends[3]:
-            raise DataError(f"its header says an impossible range of {label!r}", todo=_MEND)
     counts = [
         _whole(_field(each, many, number, 216, 8), "samples in a data record", 1, size)
         for number in range(many)
@@ -207,8 +203,8 @@ def _header(path: Path) -> _Header:
         )
     plus = extended.startswith(f"{kind}+")
     signals = [
-        _Signal(label, unit, count)
-        for label, unit, count in zip(labels, units, counts, strict=True)
+        _Signal(label, unit, count, _ends(each, many, number))
+        for number, (label, unit, count) in enumerate(zip(labels, units, counts, strict=True))
         if not (plus and label == f"{kind} Annotations")
     ]
     return _Header(kind, plus, records, seconds, signals)
@@ -218,6 +214,17 @@ def _field(each: bytes, many: int, number: int, before: int, width: int) -> byte
     """One signal's field; fields of one kind stand together, `before` bytes a signal precede."""
     start = before * many + number * width
     return each[start : start + width]
+
+
+def _ends(each: bytes, many: int, number: int) -> tuple[bytes, ...]:
+    return tuple(_field(each, many, number, before, 8) for before in (104, 112, 120, 128))
+
+
+def _refuse_range(signal: _Signal) -> None:
+    """Accept a signal whose samples mean something by returning."""
+    ends = [_number(end, f"range of {signal.label!r}") for end in signal.ends]
+    if ends[0] == ends[1] or not ends[2] < ends[3]:
+        raise DataError(f"its header says an impossible range of {signal.label!r}", todo=_MEND)
 
 
 def _texts(each: bytes, many: int, before: int, width: int) -> list[str]:

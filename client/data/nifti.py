@@ -209,8 +209,6 @@ def _volume(file: Path, state: State) -> _Volume:
         DataError: It is not there, or was changed.
     """
     nibabel = need("nibabel", extra="imaging")
-    if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise DataError("is no file", todo="check the labels", where=str(file))
     try:
         with warnings.catch_warnings(), unchanged(file, state) as stream:
             warnings.simplefilter("ignore")

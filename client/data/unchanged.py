@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,23 +21,30 @@ def unchanged(file: Path, state: State) -> Iterator[IO[bytes]]:
     """A file to read from; a small one is in memory then.
 
     Raises:
-        DataError: It is in another state than it was in.
+        DataError: It is in another state than it was in, or a pipe or the like.
         OSError: It cannot be opened or read.
     """
     try:
-        raw = io.FileIO(os.fspath(file))
+        raw = io.FileIO(os.fspath(file), opener=_without_waiting)
     except OSError:
         if state_of(file) != state:
             raise _changed(file) from None
         raise
     with raw:
         found = os.fstat(raw.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError("is no file", todo="check the path", where=str(file))
         if state_in(found) != state:
             raise _changed(file)
         if found.st_size > _AT_ONCE:
             yield io.BufferedReader(raw)
         else:
             yield io.BytesIO(raw.read(found.st_size + 1))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a pipe, which nobody may ever write to, too."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _changed(file: Path) -> DataError:

@@ -349,9 +349,13 @@ def _annotations(
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Seconds and symbols, in the order of time."""
     path = inside(folder, f"{name}.{extension}")
-    if path.stat().st_size > _LARGEST_ANNOTATIONS:
+    size = path.stat().st_size
+    if size > _LARGEST_ANNOTATIONS:
         raise DataError("the annotations' file is too large", todo=_MEND)
-    if not path.read_bytes().endswith(_END):
+    with path.open("rb") as file:
+        file.seek(max(size - len(_END), 0))
+        last = file.read()
+    if last != _END:
         raise DataError("the annotations have no end mark (truncated?)", todo=_MEND)
     found = _quietly(lambda: wfdb.rdann(str(folder / name), extension))
     own = rate if found.fs is None else float(found.fs)

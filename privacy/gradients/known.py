@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from fedward.privacy.gradients.attention import AttentionRule
 from fedward.privacy.gradients.convolution import ConvolutionRule
@@ -70,6 +71,8 @@ def ruled_layers(model: nn.Module, path: str = "") -> Iterator[Ruled]:
     fault = fault_by_opacus(model) if rule is None else rule.fault(model)
     if "forward" in vars(model):
         fault = "its forward was replaced"
+    if is_parametrized(model):
+        fault = "its weights are computed from others (weight_norm or the like)"
     if fault is not None:
         raise untrainable(path, model, fault)
     yield Ruled(path, model, rule or BY_OPACUS)
@@ -77,15 +80,13 @@ def ruled_layers(model: nn.Module, path: str = "") -> Iterator[Ruled]:
 
 def fault_by_opacus(layer: nn.Module) -> str | None:
     """Why Opacus cannot make the gradients of a layer and of all in it, or None."""
-    if (fault := opacus_fault(layer)) is not None:
-        return fault
     for path, inner in layer.named_modules():
         rule = rule_of(inner)
         fault = opacus_fault(inner) if rule is None else rule.fault(inner)
         if path and fault is None:
             fault = _fault_inside(inner)
         if fault is not None:
-            return f"{path or type(inner).__name__}: {fault}"
+            return f"{path}: {fault}" if path else fault
     return None
 
 

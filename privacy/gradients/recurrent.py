@@ -75,8 +75,8 @@ class RecurrentRule(Rule):
             outputs, last = _all_layers(
                 layer, tape, x.to(next(layer.parameters()).dtype), lengths, hx
             )
-        if isinstance(input, PackedSequence):
-            return _packed_like(input, outputs), last
+        if isinstance(input, PackedSequence) and lengths is not None:
+            return _packed_like(input, outputs, lengths), last
         return (outputs.transpose(0, 1) if layer.batch_first else outputs), last
 
 
@@ -93,11 +93,10 @@ def refuse_reordered(packed: PackedSequence) -> None:
         )
 
 
-def _packed_like(packed: PackedSequence, outputs: Tensor) -> PackedSequence:
+def _packed_like(packed: PackedSequence, outputs: Tensor, lengths: Tensor) -> PackedSequence:
     """Outputs, shape (time, n, width), in the places where the inputs were."""
     order = packed.sorted_indices
     assert order is not None  # noqa: S101 - refused before
-    _, lengths = pad_packed_sequence(packed)
     found = pack_padded_sequence(outputs.index_select(1, order), lengths[order.cpu()])
     return PackedSequence(found.data, packed.batch_sizes, order, packed.unsorted_indices)
 

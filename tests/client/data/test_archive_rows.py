@@ -292,5 +292,5 @@ def test_labels_of_several_fields_are_named(tmp_path: Path, kind: str, key: str)
     entries[key] = np.zeros(len(entries[key]), dtype=[("a", "i4")])
     np.savez(tmp_path / "a.npz", **entries)
 
-    with pytest.raises(DataError, match=rf"a\.npz: entry '{key}' claims"):
+    with pytest.raises(DataError, match=rf"a\.npz: entry '{key}' has several fields"):
         read_with(source, study(kind), Context(tmp_path))

@@ -190,9 +190,18 @@ def test_of_very_many_columns_some_are_told(tmp_path: Path) -> None:
     assert len(str(told.value)) < 1_000
 
 
-@pytest.mark.parametrize("end", ["", "\n1,2\n"])
+@pytest.mark.parametrize("before", ["", "\r", "\n\r\n"])
+def test_what_is_long_is_not_wide(before: str, tmp_path: Path) -> None:
+    """Lines may end as on old machines, and begin late."""
+    rows = "\r".join(f"p{row},{row}" for row in range(70_000))
+    (tmp_path / "t.csv").write_text(f"{before}who,age\r{rows}\r", newline="")
+
+    assert read_csv(tmp_path / "t.csv", WANTED).size == 70_000
+
+
+@pytest.mark.parametrize("end", ["", "\n1,2\n", "\r1,2\r"])
 def test_a_million_columns_are_refused_before_they_are_parsed(end: str, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(",".join(map(str, range(10**6))) + end)
+    (tmp_path / "t.csv").write_text(",".join(map(str, range(10**6))) + end, newline="")
 
     with pytest.raises(DataError, match="has 1000000 columns, of which 65536 can be read"):
         read_csv(tmp_path / "t.csv", WANTED)

@@ -211,8 +211,11 @@ def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
     assert "forward" in vars(model[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
 def test_a_layer_whose_weight_is_computed_is_refused() -> None:
-    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 2)))
+    with pytest.raises(UntrainableLayer, match="computed from others"):
+        refuse_unprotected(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 2))))
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
 
     with pytest.raises(NoGradient, match="something else than its trainable parameters"):
         sums_of(EngineSums, model, torch.randn(3, 4), labels(3), [1] * 3, bound=1.0)
