@@ -260,10 +260,10 @@ def test_a_file_that_may_be_read_now_is_read(
     with monkeypatch.context() as forbidden:
         really, may = io.FileIO, os.access
 
-        def opening(file: str, *rest: Any) -> io.FileIO:  # noqa: ANN401 - what it is given
+        def opening(file: str, *rest: Any, **named: Any) -> io.FileIO:  # noqa: ANN401 - what it is given
             if file == str(path):
                 raise PermissionError(13, "Permission denied")
-            return really(file, *rest)
+            return really(file, *rest, **named)
 
         forbidden.setattr(io, "FileIO", opening)
         forbidden.setattr(os, "access", lambda at, *mode: str(at) != str(path) and may(at, *mode))
