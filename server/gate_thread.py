@@ -47,6 +47,11 @@ class GateThread:
         self._do(self._gate.close())
         self._end()
 
+    @property
+    def leads(self) -> bool:
+        """Whether anything is behind."""
+        return self._gate.route is not None
+
     def lead_to(self, route: Route | None) -> None:
         """Change what is behind; nothing is while it is None."""
         self._gate.route = route  # one assignment, which the other thread sees whole

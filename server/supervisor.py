@@ -234,8 +234,12 @@ class Supervisor:
                 todo="install the newest roster: fedward aggregator roster FILE",
                 where=str(self._aggregator.roster_path),
             )
-        self._gates_for(link, gate, dict(roster.transports))
-        self._register(link, dict(roster.transports))
+        keys = dict(roster.transports)
+        route = Route(link.fleet_address, link.certificate, Doorkeeper(keys.values()))
+        if gate.leads:
+            gate.lead_to(route)  # who was removed is out at once, whatever follows
+        self._register(link, keys)
+        gate.lead_to(route)  # not before: Flower's own SuperNode gives up where nobody knows it
         self._runs.set_roster(self._aggregator.roster_path.read_bytes())
         self._roster_version = roster.version
         self._known["roster"] = stamp
@@ -243,10 +247,6 @@ class Supervisor:
         self._gauges.roster.set(roster.version)
         self._gauges.members.set(len(roster.transports))
         self._diary.tell("roster", version=roster.version, members=len(roster.members))
-
-    def _gates_for(self, link: SuperLink, gate: GateThread, keys: dict[str, bytes]) -> None:
-        door = Doorkeeper(keys.values())
-        gate.lead_to(Route(link.fleet_address, link.certificate, door))
 
     def _register(self, link: SuperLink, wanted: dict[str, bytes]) -> None:
         there = {node.key: node for node in link.control.nodes()}

@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedward.server.state_lock import is_running, only_one
 from fedward.server.supervisor import Pace, Supervisor
 from fedward.study.errors import ServiceError
 from tests.server.cut_off import private_study
+from tests.server.flower_hospital import public_der, transport_key
 from tests.superlink_ward import free_port, until
 
 PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0, probe=0)
@@ -38,6 +39,7 @@ class Link:
     """A SuperLink that does what a test says."""
 
     alive, pid, port = True, 1, 2
+    fleet_address, certificate = ("127.0.0.1", 3), b""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -45,6 +47,7 @@ class Link:
         self.down = False
         self.hangs = False
         self.killed = 0
+        self.admitted: Callable[[str, bytes], None] = lambda name, key: None
 
     def answers(self, seconds: float) -> bool:
         assert seconds >= 0
@@ -62,6 +65,11 @@ class Link:
         if self.down:
             raise ServiceError("the SuperLink does not answer")
         return []
+
+    def register(self, name: str, key: bytes) -> None:
+        if self.down:
+            raise ServiceError("the SuperLink does not answer")
+        self.admitted(name, key)
 
     def start_run(self, config: dict[str, str]) -> int:
         self.started.append(Path(config["folder"]).name)
@@ -142,6 +150,53 @@ def test_trouble_with_one_duty_leaves_the_others(post: Post) -> None:
 
     assert post.link.started == ["a"]
     assert post.log.getvalue().count("does not answer") == 1
+
+
+# --- Who is let in --------------------------------------------------------------------------------
+
+
+class Door:
+    """A gate that remembers what it led to."""
+
+    def __init__(self) -> None:
+        self.routes: list[object] = []
+
+    @property
+    def leads(self) -> bool:
+        return bool(self.routes)
+
+    def lead_to(self, route: object) -> None:
+        self.routes.append(route)
+
+
+def test_the_gate_opens_once_the_superlink_knows_every_hospital(
+    post: Post, hub: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own SuperNode ends for good where a SuperLink does not know it."""
+    door, seen = Door(), list[tuple[str, bool]]()
+    post.link.admitted = lambda name, _: seen.append((name, door.leads))
+
+    def install(version: int, keys: dict[str, bytes]) -> None:
+        roster = Roster(version, {name: Identity.generate().public for name in keys}, keys)
+        monkeypatch.setattr(Aggregator, "roster", lambda _: roster)
+        post.supervisor._known.pop("roster", None)
+
+    install(2, {"Ward": public_der(transport_key())})
+    post.link.down = True
+    post.supervisor._look(post.link, door)
+    assert door.routes == []
+
+    post.link.down = False
+    post.supervisor._look(post.link, door)
+    assert seen == [("Ward", False)]
+    assert len(door.routes) == 1
+
+    # Who leaves is shut out at once, though the SuperLink hears nothing.
+    install(3, {"Other": public_der(transport_key())})
+    post.link.down = True
+    post.supervisor._look(post.link, door)
+    assert len(door.routes) == 2
+    assert seen == [("Ward", False)]
 
 
 # --- Runs whose process dies ----------------------------------------------------------------------
