@@ -51,6 +51,7 @@ def charged_steps(
     ledger: Ledger,
     sampling: SecretStream,
     noise: SecretStream,
+    precision: Precision,
 ) -> PatientSteps:
     """The steps of a round; when this returns, their charge is on disk.
 
@@ -65,6 +66,7 @@ def charged_steps(
         ledger: The hospital's.
         sampling: Source of the samples.
         noise: Source of the noise.
+        precision: How finely the network computes.
 
     Raises:
         PrivacyError: The guarantee would not hold.
@@ -90,7 +92,7 @@ def charged_steps(
         sampling=sampling,
         noise=noise,
         at_once=hospital.limits.records_at_once,
-        precision=Precision(hospital.training.precision),
+        precision=precision,
         clipping=privacy.clipping,
         gradients=hospital.training.gradients,
     )

@@ -26,7 +26,6 @@ from fedward.models.registry import build
 from fedward.models.resampled import resampled_of
 from fedward.models.task import task_of
 from fedward.privacy.accounting import SampledGaussian, epsilon_of
-from fedward.privacy.precision import refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.schedule import (
     evaluating,
@@ -123,8 +122,6 @@ def _machine(found: Found, hospital: HospitalFile, folder: Path, study: Study) -
         device = choose_device(hospital.device)
         precision = choose_precision(hospital, device)
         found.say("trains on", f"{device.type}, in {precision.kind}")
-        if private:
-            refuse_imprecise(precision)
     with found.telling():
         resampled_of(study, task_of(study))
     with found.telling(), within_memory():

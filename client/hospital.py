@@ -84,7 +84,7 @@ class TrainingSettings(Frozen):
 
     Attributes:
         precision: Of the products inside the network. Parameters, losses, updates, and whatever
-            protects patients, are float32 whatever it is; private studies do not take float16.
+            protects patients, are float32 whatever it is.
         memory_gib: Most memory: of the process on a CPU, of the device on CUDA; no limit if left
             out. The libraries alone need half a GiB.
         threads: Processor threads of one process; as PyTorch chooses if left out.

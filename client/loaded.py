@@ -20,7 +20,6 @@ from fedward.models.tasks.any_task import Task
 from fedward.models.travelling import travelling
 from fedward.privacy.contribution import Layout
 from fedward.privacy.gradients.source import Gradients
-from fedward.privacy.precision import Precision, refuse_imprecise
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.statistics import layout_of
 from fedward.privacy.statistics_table import cells_of
@@ -107,7 +106,6 @@ def ready(
     *,
     state: Path,
     device: torch.device,
-    precision: Precision,
     gradients: Gradients = "fedward",
     models: Path | None = None,
 ) -> Loaded:
@@ -118,7 +116,6 @@ def ready(
         parts: The hospital's records for it.
         state: The hospital's folder of state.
         device: To train on.
-        precision: How finely it computes.
         gradients: Who makes each patient's gradient.
         models: The hospital's folder of pretrained models.
 
@@ -128,7 +125,6 @@ def ready(
     """
     model, patients = build(study, seed=0, models=models), None
     if isinstance(study.privacy, LocalPrivacy):
-        refuse_imprecise(precision)
         refuse_unprotected(model, gradients)
         noised = study.evaluation_noise is not None
         judging = [parts["validation"], parts["test"]] if noised else []

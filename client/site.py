@@ -206,7 +206,6 @@ class Site:
             parts,
             state=self._folder / self.hospital.state,
             device=self.device,
-            precision=self.precision,
             gradients=self.hospital.training.gradients,
             models=models_of(self.hospital, self._folder),
         )
@@ -385,6 +384,7 @@ class Site:
             ledger=self.ledger,
             sampling=streams["sample"],
             noise=streams["noise"],
+            precision=self.precision,  # one that the device has not is refused before the charge
         )
         if self.hospital.simulation is None:
             self._note_spent(request, privacy)

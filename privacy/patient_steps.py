@@ -71,7 +71,6 @@ class PatientSteps(LocalSteps):
         Raises:
             UntrainableLayer: A layer cannot be trained privately; the message names it.
             BufferWouldLeave: The model carries numbers that are no parameters.
-            HalfPrecision: The steps cannot be private in this precision.
         """
         refuse_unprotected(model, self.gradients)
         self._sums = _SOURCES[self.gradients](

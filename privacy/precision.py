@@ -3,9 +3,10 @@
 With half the bits, products inside the network are quicker and need less memory; what the network
 says is float32 again before anything is done with it. `float32` changes nothing, bit for bit.
 
-Private steps take `bfloat16`, because the layers' gradients are put together in float32 for each
-record, and so are norms, clipping and noise. They do not take `float16`: its small gradients vanish
-unless the loss is scaled, and whether a scale overflows is decided by the records.
+In private steps too: the layers' gradients are put together in float32 for each record, and so are
+norms, clipping and noise. `float16` has few exponents, so losses are scaled lest small gradients
+vanish. Which of the scales is a patient's follows from that patient's own gradient, and so what he
+adds depends on nobody else.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from fedward.privacy.privacy_errors import HalfPrecision
-
 Kind = Literal["float32", "bfloat16", "float16"]
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _FIRST_SCALE = 2.0**16  # as PyTorch's own GradScaler begins
+_SCALES = (2.0**12, 2.0**6, 1.0)  # a loss' own gradient, at most 1, is not divided by a batch here
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Precision:
     """
 
     kind: Kind = "float32"
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What private steps multiply losses by: the first with which a patient's is finite."""
+        return _SCALES if self.kind == "float16" else (1.0,)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """What the network says, as float32, shape (n, classes)."""
@@ -66,12 +71,7 @@ class Precision:
             gradient.div_(scale)
 
     def apart(self, model: nn.Module) -> GradSampleModule:
-        """Opacus' hooks, which keep the sum of losses' gradient apart for each record.
-
-        Raises:
-            HalfPrecision: No guarantee can be given in this precision.
-        """
-        refuse_imprecise(self)
+        """Opacus' hooks, which keep the sum of losses' gradient apart for each record."""
         if self.kind == "float32":
             return GradSampleModule(model, loss_reduction="sum")
         return _InFloat32(model, loss_reduction="sum")
@@ -105,17 +105,3 @@ class _InFloat32(GradSampleModule):
 
 FLOAT32 = Precision()
 """What everything computes in where nobody says otherwise."""
-
-
-def refuse_imprecise(precision: Precision) -> None:
-    """Accept a precision for private steps by returning.
-
-    Raises:
-        HalfPrecision: It is float16.
-    """
-    if precision.kind == "float16":
-        raise HalfPrecision(
-            "float16 needs a loss scale that follows the records' gradients, and no private step "
-            "may",
-            todo='set precision = "bfloat16" or "float32" in [training] of hospital.toml',
-        )

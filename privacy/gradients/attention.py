@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedward.privacy.gradients.linear import linear_uses
 from fedward.privacy.gradients.rule import Rule
+from fedward.privacy.gradients.seen import Seen
 from fedward.privacy.gradients.tape import Tape
 from fedward.privacy.gradients.uses import Use
 from fedward.privacy.privacy_errors import NotPerRecord
@@ -129,10 +130,11 @@ def _linear(
     part = slice(None) if rows is None else slice(rows.first, rows.first + rows.number)
     bare = weight.detach() if whole else weight.detach()[part]
     output = functional.linear(inputs, bare, None if bias is None else bias.detach()[part])
-    seen = inputs.detach()
+    seen = Seen(inputs)
 
     def uses(gradient: Tensor) -> Iterator[tuple[Tensor, Use]]:
-        gradient, exact = gradient.to(weight.dtype), seen.to(weight.dtype)
+        (exact,) = (each.to(weight.dtype) for each in seen.again())
+        gradient = gradient.to(weight.dtype)
         wide = gradient
         if rows is not None:  # zeros for the rows that had no part
             behind = rows.total - rows.first - rows.number

@@ -21,7 +21,7 @@ from fedward.privacy.gradients.known import BY_OPACUS, Ruled, ruled_layers, untr
 from fedward.privacy.gradients.patients import Patients
 from fedward.privacy.gradients.source import ClippedSums, dtype_of
 from fedward.privacy.gradients.tape import Tape
-from fedward.privacy.precision import Precision, refuse_imprecise
+from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import NoGradient
 from fedward.privacy.steps import Loss
 
@@ -36,20 +36,21 @@ class EngineSums(ClippedSums):
     ) -> None:
         """Find a rule for every layer that is trained."""
         super().__init__(model, bound=bound, clipping=clipping, precision=precision)
-        refuse_imprecise(precision)
         self._ruled = list(ruled_layers(model))
         for ruled in self._ruled:
             if ruled.rule is BY_OPACUS:
                 _prepare(ruled)
 
-    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
-        """The sum over patients of the clipped mean gradient of their records."""
+    def _sums(
+        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """The sum over patients of the clipped mean gradient of their records, by one pass."""
         patients = Patients(counts, inputs.device)
         tape = Tape(self._parameters, patients, apart=self._clipping == "per_layer")
         for parameter in self._parameters:
             parameter.grad = None
         with self._watching(tape):
-            total = self._total(self._model, loss, inputs, labels, counts)
+            total = scale * self._total(self._model, loss, inputs, labels, counts)
             if total.requires_grad:
                 total.backward()
         if any(parameter.grad is not None for parameter in self._parameters):
@@ -59,7 +60,7 @@ class EngineSums(ClippedSums):
                 todo="choose a model whose parameters are used by their own layers only",
             )
         contributions = tape.contributions()
-        squares = torch.stack([each.squares for _, each in contributions])
+        squares = torch.stack([each.squares for _, each in contributions]) / scale**2
         dtype = dtype_of(self._parameters)
         layers = self._layers_of([places for places, _ in contributions])
         factors, finite = clip_factors(squares, layers, self._bound, self._clipping, dtype)
@@ -67,14 +68,14 @@ class EngineSums(ClippedSums):
         sums: dict[int, Tensor] = {}
         for (places, contribution), own in zip(contributions, factors, strict=True):
             shapes = [self._parameters[place].shape for place in places]
-            precise = own.to(self._parameters[places[0]].dtype)
+            precise = (own / scale).to(self._parameters[places[0]].dtype)
             summed = contribution.clipped(precise, patients, only).flatten()
             pieces = summed.split([shape.numel() for shape in shapes])
             sums.update(
                 (place, piece.view(shape))
                 for place, piece, shape in zip(places, pieces, shapes, strict=True)
             )
-        return [sums[place] for place in range(len(sums))]
+        return [sums[place] for place in range(len(sums))], finite
 
     def _layers_of(self, rows: list[list[int]]) -> list[list[int]]:
         """Which rows of places are bounded together by themselves."""

@@ -44,12 +44,14 @@ class HookedSums(ClippedSums):
         super().__init__(model, bound=bound, clipping=clipping, precision=precision)
         self._hooked = precision.apart(opacus_form(model))
 
-    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
-        """The sum over patients of the clipped mean gradient of their records."""
+    def _sums(
+        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """The sum over patients of the clipped mean gradient of their records, by one pass."""
         for parameter in self._parameters:
             parameter.grad = None
             vars(parameter)["grad_sample"] = None
-        total = self._total(self._hooked, loss, inputs, labels, counts)
+        total = scale * self._total(self._hooked, loss, inputs, labels, counts)
         with warnings.catch_warnings():
             # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -57,13 +59,13 @@ class HookedSums(ClippedSums):
         patients = Patients(counts, inputs.device)
         each = [patients.added(apart) for apart in self._apart(len(inputs))]
         norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).square().double() for g in each]
-        dtype = dtype_of(self._parameters)
-        factors, finite = clip_factors(
-            torch.stack(norms), self._layers, self._bound, self._clipping, dtype
-        )
+        squares, dtype = torch.stack(norms) / scale**2, dtype_of(self._parameters)
+        factors, finite = clip_factors(squares, self._layers, self._bound, self._clipping, dtype)
+        factors = factors / scale
         if not finite.all():
             factors, each = factors[:, finite], [g[finite] for g in each]
-        return [torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)]
+        sums = [torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)]
+        return sums, finite
 
     def _apart(self, records: int) -> list[Tensor]:
         """Each record's gradients, taken off the parameters."""
@@ -104,10 +106,15 @@ def refuse_for_opacus(model: nn.Module) -> None:
 
 
 def opacus_form(model: nn.Module) -> nn.Module:
-    """The network with the same parameters, and with Opacus' recurrent layers for PyTorch's."""
+    """The network with the same parameters, and with Opacus' recurrent layers for PyTorch's.
+
+    Nothing in it changes its input in place: hooks allow no such layer.
+    """
     same = {id(parameter): parameter for parameter in model.parameters()}
     form = copy.deepcopy(model, same)
     for path, layer in list(form.named_modules()):
+        if getattr(layer, "inplace", False):
+            layer.inplace = False
         if type(layer) in _RECURRENT and any(p.requires_grad for p in layer.parameters()):
             new = _recurrent(layer)
             if not path:

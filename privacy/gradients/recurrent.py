@@ -28,7 +28,8 @@ from torch.nn.utils.rnn import (
 from fedward.privacy.gradients.cells import Gates, gru_gates, lstm_gates, rnn_gates
 from fedward.privacy.gradients.linear import linear_uses
 from fedward.privacy.gradients.rule import Rule
-from fedward.privacy.gradients.tape import Tape
+from fedward.privacy.gradients.seen import Seen
+from fedward.privacy.gradients.tape import Tape, changeable
 from fedward.privacy.gradients.uses import Use
 from fedward.privacy.privacy_errors import NotPerRecord
 
@@ -230,15 +231,14 @@ class Direction:
             if self.mode == "GRU":  # what the reset gate multiplies stays inside
                 inner[2 * hidden :] = biases[1][2 * hidden :]
                 bias = bias - inner
-        projected = functional.linear(x, matrix, bias)
-        if not projected.requires_grad:
-            projected.requires_grad_()
+        projected = changeable(functional.linear(x, matrix, bias))
         weights = [torch.eye(len(matrix)).to(matrix), recurrent, torch.zeros_like(inner), inner]
         y, h, c = self.kernel(projected, state, state if memory is None else memory, weights)
         # A hook that holds a tensor of its own graph would keep the whole pass alive for ever.
-        seen, outputs, first, known = x.detach(), y.detach(), state.detach(), projected.detach()
+        kept = Seen(x, y, state, projected)
 
         def hook(gradient: Tensor) -> None:
+            seen, outputs, first, known = kept.again()
             before = torch.cat([first[None], outputs[:-1]])
             by_state = gradient
             if self.mode == "GRU":

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from fedward.privacy.gradients.seen import Seen
 from fedward.privacy.gradients.tape import Tape, Written, detached
 from fedward.privacy.gradients.uses import Use
 from fedward.privacy.privacy_errors import NotPerRecord, UntrainableLayer
@@ -44,12 +45,13 @@ class Watched(Rule):
             )
         with detached(layer):
             output: Tensor = type(layer).forward(layer, *inputs, **named)
-        seen = taken[0].detach()
+        seen = Seen(taken[0])
         return tape.watch(
             output, layer.parameters(), lambda gradient: self._written(layer, seen, gradient)
         )
 
-    def _written(self, layer: nn.Module, inputs: Tensor, gradient: Tensor) -> Written:
+    def _written(self, layer: nn.Module, seen: Seen, gradient: Tensor) -> Written:
+        (inputs,) = seen.again()
         if gradient.ndim < 2 or inputs.ndim < 1 or len(inputs) != len(gradient):
             raise NotPerRecord(
                 f"a {type(layer).__name__} does not see one entry for each record",

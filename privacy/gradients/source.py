@@ -37,7 +37,6 @@ class ClippedSums(ABC):
 
         Raises:
             UntrainableLayer: A layer cannot be trained privately; the message names it.
-            HalfPrecision: The sums cannot be bounded in this precision.
         """
         self._model = model
         self._bound, self._clipping, self._precision = bound, clipping, precision
@@ -68,7 +67,24 @@ class ClippedSums(ABC):
         if self._model not in _TRIED:
             self._try(loss, inputs[:1], labels[:1])
             _TRIED.add(self._model)
-        return self._sums(loss, inputs, labels, counts)
+        return self._scaled(loss, inputs, labels, counts)
+
+    def _scaled(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
+        """The sums, each patient's by the first scale with which his gradient is finite.
+
+        One that is finite with none counts as zero.
+        """
+        totals: list[Tensor] = []
+        for scale in self._precision.scales:
+            sums, finite = self._sums(loss, inputs, labels, counts, scale)
+            pairs = zip(totals, sums, strict=True)
+            totals = [total + own for total, own in pairs] if totals else sums
+            if finite.all():
+                break
+            over = ~finite.cpu()
+            again = over.repeat_interleave(counts)
+            inputs, labels, counts = inputs[again], labels[again], counts[over]
+        return totals
 
     def _try(self, loss: Loss, inputs: Tensor, labels: Tensor) -> None:
         """Sums of as many copies of a record as `_COPIES` says, each of which is let go.
@@ -81,11 +97,21 @@ class ClippedSums(ABC):
             for copies in _COPIES:
                 some, named = (rows.repeat_interleave(copies, dim=0) for rows in (inputs, labels))
                 with suppress(NoGradient):  # one record may pass a layer by that others need
-                    self._sums(loss, some, named, torch.ones(copies, dtype=torch.int64))
+                    self._sums(loss, some, named, torch.ones(copies, dtype=torch.int64), 1.0)
 
     @abstractmethod
-    def _sums(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
-        """The same, of a model that was tried."""
+    def _sums(
+        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """The sums of one pass, and which patients' gradients are finite, shape (patients,).
+
+        Args:
+            loss: Of each record.
+            inputs: Patient by patient.
+            labels: Of the same records.
+            counts: Records of each patient.
+            scale: What losses are multiplied by, and gradients divided again; a power of 2.
+        """
 
     def _total(
         self, model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor

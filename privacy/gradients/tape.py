@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,7 @@ class Tape:
         """
         keys = self.await_uses(parameters)
         if keys and torch.is_grad_enabled():
-            if not output.requires_grad:
-                output.requires_grad_()
+            output = changeable(output)
             output.register_hook(lambda gradient: self.write(keys, written(gradient.detach())))
         return output
 
@@ -137,6 +137,30 @@ class Tape:
                 small[key] = formed[0] if len(formed) == 1 else torch.stack(formed).sum(dim=0)
                 return
         self._done[key] = contribution_of(uses, self._patients, parameter.numel())
+
+
+class _Changeable(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, output: Tensor, __: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's own
+        where = output.storage_offset(), output.size(), output.stride()
+        shared: Tensor = output.new_empty(0)
+        return shared.set_(output.untyped_storage(), *where)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return gradient, None
+
+
+def changeable(output: Tensor) -> Tensor:
+    """The same numbers, whose gradient a hook hears of though the next layer changes them in place.
+
+    A leaf cannot be changed so, and of a view's gradient hooks are not told any more.
+    """
+    if output.requires_grad and not output._is_view():
+        return output
+    called = output.new_empty(0, requires_grad=True)
+    found: Tensor = _Changeable.apply(output, called)  # type: ignore[no-untyped-call]
+    return found
 
 
 @contextmanager

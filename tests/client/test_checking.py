@@ -168,7 +168,6 @@ def test_of_a_pretended_hospital_only_its_own_rows_count(house: House, study: St
     ("tables", "words"),
     [
         ({"device": "cuda:97"}, "no device cuda:97"),
-        ({"training": {"precision": "float16"}}, "float16 needs a loss scale"),
         ({"data": {"format": "csv", "path": "t.csv"}}, "does not say whose its records are"),
         ({"limits": {}}, "none is declared"),
     ],

@@ -16,7 +16,6 @@ from tests.client.conftest import (
     House,
     StudyWith,
     judging,
-    refusal_from,
     start_of,
     total_of,
     training,
@@ -53,32 +52,29 @@ def test_half_precision_learns_what_float32_learns(
     assert half["auc"] == pytest.approx(whole["auc"], abs=0.05)
 
 
-def test_private_training_learns_in_bfloat16(house: House, plain_study: StudyWith) -> None:
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("gradients", ["fedward", "opacus"])
+def test_private_training_learns_with_half_the_bits(
+    gradients: str, half: str, house: House, plain_study: StudyWith
+) -> None:
     study = plain_study({**LONG, "privacy": {**PRIVATE, "noise_multiplier": 0.4}})
     house.approve(study)
 
     found = [
         trained_and_judged(
-            house.site(**SEED, **DECLARED, training={"precision": kind}, state=f"state-{kind}"),
+            house.site(
+                **SEED,
+                **DECLARED,
+                training={"precision": kind, "gradients": gradients},
+                state=f"state-{kind}",
+            ),
             study,
         )
-        for kind in ("float32", "bfloat16")
+        for kind in ("float32", half)
     ]
 
     assert found[1] != found[0]
     assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
-
-
-def test_a_private_study_is_refused_in_float16_before_anything_is_charged(
-    house: House, private: Study
-) -> None:
-    site = house.site(**SEED, **DECLARED, training={"precision": "float16"})
-
-    refusal = refusal_from(site, training(private))
-
-    assert refusal.error == "HalfPrecision"
-    assert "bfloat16" in refusal.todo
-    assert site.ledger.entries() == []
 
 
 def test_precision_is_float32_unless_it_is_said(house: House) -> None:

@@ -21,6 +21,7 @@ from tests.privacy.private_networks import (
     Ward,
     clipped_means,
     flat,
+    gradient,
     gradient_of,
     loss,
     network,
@@ -28,7 +29,7 @@ from tests.privacy.private_networks import (
     ward_of,
 )
 
-HALF = Precision("bfloat16")
+HALVES = [Precision("bfloat16"), Precision("float16")]
 
 
 def plain(precision: Precision, model: nn.Module, ward: Ward) -> Tensor:
@@ -85,12 +86,15 @@ def test_a_plain_gradient_is_nearly_the_same(kind: str, name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("bound", [0.05, 1e6])
 @pytest.mark.parametrize("gradients", ["fedward", "opacus"])
-def test_a_private_gradient_is_nearly_dp_sgd_s(gradients: str, name: str, bound: float) -> None:
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: half.kind)
+def test_a_private_gradient_is_nearly_dp_sgd_s(
+    half: Precision, gradients: str, name: str, bound: float
+) -> None:
     for seed, sizes in enumerate(([1], [4, 1, 9], [1] * 8)):
         ward, model = ward_of(sizes, name, seed), network(name, seed)
         each = clipped_means(model, ward, bound)
 
-        steps = private(clipping_norm=bound, precision=HALF, gradients=gradients)
+        steps = private(clipping_norm=bound, precision=half, gradients=gradients)
 
         found = gradient_of(steps, model, ward)
 
@@ -100,34 +104,38 @@ def test_a_private_gradient_is_nearly_dp_sgd_s(gradients: str, name: str, bound:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("gradients", ["fedward", "opacus"])
-def test_one_patient_s_gradient_is_never_longer_than_the_bound(gradients: str, name: str) -> None:
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: half.kind)
+def test_one_patient_s_gradient_is_never_longer_than_the_bound(
+    half: Precision, gradients: str, name: str
+) -> None:
     """In eight bits it would be longer by up to one part in 256, and the noise too small."""
     for seed in range(20):
         ward, model = ward_of([3], name, seed, size=5.0), network(name, seed)
 
-        steps = private(clipping_norm=0.01, precision=HALF, gradients=gradients)
+        steps = private(clipping_norm=0.01, precision=half, gradients=gradients)
         found = gradient_of(steps, model, ward)
 
         assert found.double().norm() <= 0.01 * (1 + 1e-6)
 
 
-def kept_apart(module: GradSampleModule, ward: Ward) -> set[torch.dtype]:
-    outputs = HALF.outputs(module, ward.inputs)
+def kept_apart(module: GradSampleModule, ward: Ward, half: Precision) -> set[torch.dtype]:
+    outputs = half.outputs(module, ward.inputs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         loss(outputs, ward.labels).sum().backward()
     return {vars(p)["grad_sample"].dtype for p in module.parameters()}
 
 
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: half.kind)
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "a parameter of its own"])
-def test_opacus_alone_would_bound_patients_in_bfloat16(name: str) -> None:
+def test_opacus_alone_would_bound_patients_in_half(name: str, half: Precision) -> None:
     ward = ward_of([4, 3], name)
 
     form = opacus_form(network(name))
-    alone = kept_apart(GradSampleModule(form, loss_reduction="sum"), ward)
+    alone = kept_apart(GradSampleModule(form, loss_reduction="sum"), ward, half)
 
-    assert torch.bfloat16 in alone
-    assert kept_apart(HALF.apart(opacus_form(network(name))), ward) == {torch.float32}
+    assert alone - {torch.float32}
+    assert kept_apart(half.apart(opacus_form(network(name))), ward, half) == {torch.float32}
 
 
 def test_a_layer_that_keeps_too_few_bits_stops_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +144,13 @@ def test_a_layer_that_keeps_too_few_bits_stops_the_step(monkeypatch: pytest.Monk
     )
 
     with pytest.raises(HalfPrecision, match="fewer bits"):
-        gradient_of(private(precision=HALF, gradients="opacus"), network(), ward_of([4, 3]))
+        gradient_of(private(precision=HALVES[0], gradients="opacus"), network(), ward_of([4, 3]))
 
 
 def test_noise_is_the_same_as_in_float32() -> None:
     """The same noise, bit for bit, on a step without anybody."""
     found = []
-    for precision in (FLOAT32, HALF):
+    for precision in (FLOAT32, *HALVES):
         steps = private(sampling_rate=1e-9, noise_multiplier=1.0, precision=precision)
         model, nobody = network(), ward_of([1]).only(torch.arange(0))
         steps.prepare(model, SGD(model.parameters(), lr=0.1))
@@ -150,14 +158,56 @@ def test_noise_is_the_same_as_in_float32() -> None:
         steps.gradient(loss, nobody.inputs, nobody.labels, batch.patients)
         found.append(flat([p.grad for p in model.parameters() if p.grad is not None]))
 
-    assert torch.equal(*found)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
     assert found[0].norm() > 0
 
 
-def test_float16_is_refused_where_privacy_is_on() -> None:
-    model = network()
-    with pytest.raises(HalfPrecision, match="float16 needs a loss scale"):
-        private(precision=Precision("float16")).prepare(model, SGD(model.parameters(), lr=0.1))
+# Slopes of a loss: float16 knows the first only enlarged, and the last two only less so; what it
+# cannot hold at all counts as zero.
+SLOPES = {1e-7: True, 1.0: True, 50.0: True, 2e4: True, 1e5: False, float("nan"): False}
+
+
+def steep(outputs: Tensor, slopes: Tensor) -> Tensor:
+    """A loss whose gradient is what a record says."""
+    return outputs[:, 0] * slopes
+
+
+@pytest.mark.parametrize("gradients", ["fedward", "opacus"])
+@pytest.mark.parametrize("clipping", ["flat", "per_layer", "automatic"])
+def test_each_patient_has_a_scale_of_his_own(clipping: str, gradients: str) -> None:
+    """The smallest gradients are there, the largest are clipped, and nobody moves another's."""
+    slopes, inputs = torch.tensor(list(SLOPES)), torch.randn(len(SLOPES), 3)
+
+    def sums(some: list[int], bound: float) -> Tensor:
+        steps = private(
+            clipping_norm=bound,
+            precision=Precision("float16"),
+            gradients=gradients,
+            clipping=clipping,
+        )
+        model = nn.Linear(3, 1)
+        steps.prepare(model, SGD(model.parameters(), lr=0.1))
+        (batch,) = steps.batches(torch.arange(len(some)))
+        steps.gradient(steep, inputs[some], slopes[some], batch.patients)
+        return gradient(model)
+
+    alone = [sums([number], bound=1.0) for number in range(len(SLOPES))]
+
+    together = sums(list(range(len(SLOPES))), bound=1.0)
+
+    torch.testing.assert_close(together, torch.stack(alone).sum(dim=0), rtol=1e-5, atol=1e-7)
+    if clipping == "automatic":
+        return  # it shortens what is small
+    for number, (slope, counts) in enumerate(SLOPES.items()):
+        by_hand = slope * torch.cat([inputs[number], torch.ones(1)])
+        if not counts:
+            assert torch.equal(alone[number], torch.zeros(4))
+        elif slope <= 50:
+            torch.testing.assert_close(sums([number], bound=1e6), by_hand, rtol=2e-3, atol=0)
+        else:
+            assert alone[number].norm() > 0.7  # a layer's share, if each has its own
+            assert alone[number].norm() <= 1
 
 
 # --- float16's scale ------------------------------------------------------------------------------

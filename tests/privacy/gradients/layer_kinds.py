@@ -239,6 +239,16 @@ KINDS: dict[str, tuple[Build, tuple[int, ...]]] = {
         SERIES,
     ),
     "attention, other keys": (lambda: Headed(Attention(across=True, keys=5), 13), SERIES),
+    "changed in place": (
+        lambda: Headed(
+            nn.Sequential(nn.Linear(8, 6), nn.ReLU(True), nn.Linear(6, 7), nn.ReLU(True)), 7
+        ),
+        SERIES,
+    ),
+    "convolution, changed in place": (
+        lambda: Headed(nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(True)), 6, channels_last),
+        (4, 9),
+    ),
     "by opacus": (
         lambda: Headed(nn.Sequential(nn.ConvTranspose1d(4, 6, 3), nn.PReLU()), 6, channels_last),
         (4, 9),

@@ -105,6 +105,32 @@ def test_packed_outputs_are_where_the_inputs_were(layer: Called) -> None:
         assert torch.equal(getattr(plain, place), getattr(ours, place))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(4, 4),
+        nn.LayerNorm(4),
+        nn.Embedding(9, 4),
+        nn.MultiheadAttention(4, 2, batch_first=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_a_layer_saw_may_not_be_changed_before_its_gradient_comes(layer: nn.Module) -> None:
+    """PyTorch refuses it too, but knows of no input whose layer's weights are detached."""
+
+    def forward(own: Called, inputs: Tensor) -> Tensor:
+        seen = inputs[:, :, 0].long().abs() if isinstance(layer, nn.Embedding) else inputs + 0
+        found = own(seen, seen, seen)[0] if isinstance(own, nn.MultiheadAttention) else own(seen)
+        seen += 1
+        total: Tensor = found.sum(dim=1)
+        return total
+
+    with pytest.raises(UntrainableLayer, match="changed in place"):
+        sums_of(
+            EngineSums, Made(layer, forward), torch.randn(3, 5, 4), labels(3), [1] * 3, bound=1.0
+        )
+
+
 def places(layer: Called, inputs: Tensor) -> Tensor:
     """A table of what is added at each step, looked up for no record."""
     found: Tensor = (inputs + layer(torch.arange(inputs.shape[1]))).sum(dim=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedward.privacy.gradients import contribution, recurrent
 from fedward.privacy.gradients.engine import EngineSums
 from fedward.privacy.gradients.hooks import HookedSums
-from fedward.privacy.precision import Precision
+from fedward.privacy.precision import Kind, Precision
 from fedward.privacy.privacy_errors import NoGradient, NotPerRecord, UntrainableLayer
 from fedward.privacy.private_model import refuse_unprotected
 from tests.privacy.gradients.layer_kinds import (
@@ -425,13 +425,14 @@ def test_where_a_pass_fails_the_model_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "by opacus" and "checkpointed" not in n])
-def test_in_half_precision_sums_are_float32_and_nobody_is_longer_than_the_bound(name: str) -> None:
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_in_half_precision_sums_are_float32_and_nobody_is_longer_than_the_bound(
+    half: Kind, name: str
+) -> None:
     model = network(name, torch.float32)
     inputs, labels = records(name, 3, torch.float32)
 
-    found = sums_of(
-        EngineSums, model, inputs, labels, [3], bound=1e-3, precision=Precision("bfloat16")
-    )
+    found = sums_of(EngineSums, model, inputs, labels, [3], bound=1e-3, precision=Precision(half))
 
     each = of_patients(model, inputs, labels, [3])
     assert found.dtype == torch.float32
