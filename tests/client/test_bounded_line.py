@@ -12,7 +12,7 @@ import pytest
 
 from fedward.client.bounded_line import BoundedLine
 from fedward.client.fleet_errors import ConnectionLost
-from tests.client.test_fleet import AUTHORITY, answering
+from tests.client.answering import AUTHORITY, answering
 
 if TYPE_CHECKING:
     import socket
