@@ -1,4 +1,4 @@
-"""Secure aggregation in tests: hospitals with real keys and real journals."""
+"""Hospitals with real keys and real journals, and where a ledger may go."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
@@ -187,3 +188,9 @@ def plain_sum(vectors: Iterable[Words], size: int) -> Words:
     for vector in vectors:
         total += vector
     return (total % 2**32).astype(np.uint32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a new ledger may go."""
+    return tmp_path / "state" / "ledger.sqlite"
