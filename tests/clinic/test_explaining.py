@@ -21,7 +21,7 @@ from fedward.models.registry import build
 from fedward.study.errors import OptionError
 from fedward.study.study import Study
 from fedward.study.table_data import TableData
-from tests.models.test_families import CASES, toy, values_of
+from tests.models.small_families import CASES, toy, values_of
 
 StudyWith = Callable[[Mapping[str, object]], Study]
 INTEGRATED = [

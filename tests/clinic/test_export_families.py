@@ -18,8 +18,8 @@ from fedward.clinic.real_records import RealRecords
 from fedward.models.pretrained import digest_of
 from fedward.models.registry import FAMILIES
 from tests.clinic.made_run import write_run
-from tests.models.test_families import CASES as SMALL
-from tests.models.test_families import Case, StudyWith, images, toy, values_of
+from tests.models.small_families import CASES as SMALL
+from tests.models.small_families import Case, StudyWith, images, toy, values_of
 from tests.models.tiny_bert import PLACES, write_encoder
 
 NOBODY = RealRecords(())

@@ -20,7 +20,7 @@ from fedward.privacy.precision import FLOAT32
 from fedward.privacy.private_model import refuse_unprotected
 from fedward.privacy.steps import Loss
 from fedward.study.study import Study
-from tests.models.test_families import (
+from tests.models.small_families import (
     CASES,
     PRIVATE,
     Case,

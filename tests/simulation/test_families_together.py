@@ -31,7 +31,7 @@ from fedward.simulation.simulate import Options, simulate
 from fedward.study.errors import StudyError
 from fedward.study.study import Study, parse_study
 from tests.conftest import ValuesWith
-from tests.models.test_families import CASES, PRIVATE, SIGNAL, TABLE, TEXT, Case, toy, values_of
+from tests.models.small_families import CASES, PRIVATE, SIGNAL, TABLE, TEXT, Case, toy, values_of
 from tests.simulation.conftest import study_of
 
 HOSPITALS = ("a", "b", "c")
