@@ -1,4 +1,4 @@
-"""Pictures as a model was trained on, a reference of them, and a way to watch."""
+"""Pictures as a model was trained on, a reference of them, and ways to watch."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def reference(study: Study = STUDY, count: int = 500) -> Reference:
         for h, places in zip(histograms, cells, strict=True)
     ]
     return Reference(study=study.digest(), fewest=10, histograms=tuple(found), judged={"auc": 0.75})
+
+
+def fed(watch: Watch, count: int, seed: int, *, brighter: float = 0.0, sign: float = 1.0) -> None:
+    for start in range(0, count, 50):
+        inputs = (sign * pictures(min(50, count - start), seed + start, brighter=brighter)).copy()
+        watch.saw(inputs, said_of(inputs), f"request-{seed}-{start}")
+
+
+def alarms(watch: Watch) -> set[str]:
+    return {drift.name for drift in watch.shown if drift.alarm}
 
 
 @pytest.fixture
