@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import Keys, State, decoded, file_key, state_of
+from fedward.client.data.decoded import Keys, decoded
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.image_bits import with_their_bits
 from fedward.client.data.images import (
@@ -31,12 +31,12 @@ from fedward.client.data.images import (
 )
 from fedward.client.data.labelled import LabelTable, read_labels
 from fedward.client.data.labels import Mask
+from fedward.client.data.named_files import NamedFile, files_of
 from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.data.sources import FolderSource
 from fedward.client.data.stored import Stored
 from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
-from fedward.client.data.unchanged import unchanged
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
@@ -49,7 +49,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 class _Listed(NamedTuple):
     """A file of a folder with what is known of it."""
 
-    file: Path
+    file: NamedFile
     labels: tuple[str, ...]
     patient: str
     part: str | None
@@ -84,10 +84,9 @@ def read_folder(source: FolderSource, study: Study, context: Context) -> RawReco
         )
     parts = [image.part for image in listed]
     names = np.array([image.patient for image in listed], dtype=str)
-    states = [state_of(image.file) for image in listed]
     found = RawRecords(
-        inputs=_inputs(path, [image.file for image in listed], states, data, context),
-        labels=_masks(path, listed, states, data, task, context)
+        inputs=_inputs(path, [image.file for image in listed], data, context),
+        labels=_masks(path, listed, table, data, task, context)
         if isinstance(task, SegmentationTask)
         else targets(
             list(zip(*[image.labels for image in listed], strict=True)),
@@ -107,23 +106,20 @@ def read_folder(source: FolderSource, study: Study, context: Context) -> RawReco
 
 
 def _inputs(
-    path: Path, files: Sequence[Path], states: Sequence[State], data: ImageData, context: Context
+    path: Path, files: Sequence[NamedFile], data: ImageData, context: Context
 ) -> Pixels | Stored:
     as_they_are = data.window is None and data.resize == "refuse"
     changes = "" if as_they_are else how(data)
-    keys = Keys(
-        len(files),
-        lambda row: file_key(files[row], path, PIL.__version__, changes, state=states[row]),
-    )
+    keys = Keys(len(files), lambda row: files[row].key(path, PIL.__version__, changes))
 
     def whole(row: int) -> NDArray[Any]:
-        return _whole(files[row], data, states[row])
+        return _whole(files[row], data)
 
     if as_they_are:
         return with_their_bits(keys, whole, data, context, where=str(path))
     return decoded(
         keys,
-        lambda row: as_the_study_says(to_unit(whole(row), data), data, str(files[row])),
+        lambda row: as_the_study_says(to_unit(whole(row), data), data, str(files[row].path)),
         data.shape,
         np.float32,
         context,
@@ -165,7 +161,8 @@ def _listed_by_class(path: Path, study: Study) -> list[_Listed]:
         if os.path.splitext(name)[1].lower() in _SUFFIXES
     )
     return [
-        _Listed(path / folder / name, (folder,), f"{folder}/{name}", None) for folder, name in named
+        _Listed(NamedFile.found(path / folder / name), (folder,), f"{folder}/{name}", None)
+        for folder, name in named
     ]
 
 
@@ -184,7 +181,7 @@ def _listed_with_masks(path: Path) -> list[_Listed]:
     files = sorted(f for f in (path / "images").iterdir() if f.suffix.lower() in _SUFFIXES)
     return [
         _Listed(
-            file,
+            NamedFile.found(file),
             (known.get(file.stem, f"masks/{file.stem}.png"),),
             file.relative_to(path).as_posix(),
             None,
@@ -198,61 +195,66 @@ def _listed_in_table(
 ) -> list[_Listed]:
     wanted = [source.column(name) for name in study.data.label_columns]
     file = source.column("file")
-    files = table.column(file) if table.rows else []
+    files = files_of(path, table.column(file) if table.rows else [], table)
     columns = [table.column(name) for name in wanted[: study.task.label_columns] if table.rows]
     owner = source.patient_column(table.columns) or file
     patients = table.column(owner) if table.rows else []
     part = source.column("part")
     parts = table.column(part) if part in table.columns else [""] * len(files)
     return [
-        _Listed(path / name, tuple(column[row] for column in columns), patients[row], said or None)
-        for row, (name, said) in enumerate(zip(files, parts, strict=True))
+        _Listed(found, tuple(column[row] for column in columns), patients[row], said or None)
+        for row, (found, said) in enumerate(zip(files, parts, strict=True))
     ]
 
 
-def _whole(file: Path, data: ImageData, state: State) -> NDArray[Any]:
-    """One image's pixels as its file has them, channels first, if it is still in that state."""
+def _whole(file: NamedFile, data: ImageData) -> NDArray[Any]:
+    """One image's pixels as its file has them, channels first."""
     channels = data.shape[0]
     mode = _MODES.get(channels)
     if mode is None:
         raise DataError(
             f"PNG and JPEG files have 1, 3 or 4 channels, not {channels}",
             todo="change [data] shape in the study",
-            where=str(file),
+            where=str(file.path),
         )
-    pixels = _opened(file, data, mode, state)
+    pixels = _opened(file, data, mode)
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
 
 
 def _masks(
     folder: Path,
     listed: Sequence[_Listed],
-    images: Sequence[State],
+    table: LabelTable | None,
     data: ImageData,
     task: SegmentationTask,
     context: Context,
 ) -> Mask | Stored:
-    files = [folder / one.labels[0] for one in listed]
-    states = [state_of(file) for file in files]
+    names = [one.labels[0] for one in listed]
+    files = (
+        [NamedFile.found(folder / name) for name in names]
+        if table is None
+        else files_of(folder, names, table)
+    )
 
     def key(row: int) -> str:
-        image = file_key(listed[row].file, folder, PIL.__version__, state=images[row])
-        return mask_key(image, file_key(files[row], folder, state=states[row]), data, task)
+        image = listed[row].file.key(folder, PIL.__version__)
+        return mask_key(image, files[row].key(folder), data, task)
 
     def read(row: int) -> Mask:
         file, image = files[row], listed[row].file
-        with _faults_of(image), unchanged(image, images[row]) as content, Image.open(content) as i:
+        with _faults_of(image.path), image.opened() as content, Image.open(content) as i:
             of = (i.size[1], i.size[0])
-        mask = _opened(file, data, None, states[row])
-        return mask_as_the_study_says(mask, of, data, task, str(file))
+        mask = _opened(file, data, None)
+        return mask_as_the_study_says(mask, of, data, task, str(file.path))
 
     return masks(read, Keys(len(files), key), data, task, context)
 
 
-def _opened(file: Path, data: ImageData, mode: str | None, state: State) -> NDArray[np.generic]:
+def _opened(file: NamedFile, data: ImageData, mode: str | None) -> NDArray[np.generic]:
     """Pixels as (height, width) or (height, width, channels); raw ones where there is no mode."""
-    with _faults_of(file), unchanged(file, state) as content, Image.open(content) as image:
-        refuse_size((image.size[1], image.size[0]), data, str(file))
+    where = str(file.path)
+    with _faults_of(file.path), file.opened() as content, Image.open(content) as image:
+        refuse_size((image.size[1], image.size[0]), data, where)
         deep = image.mode.startswith("I;16")  # convert() would cut sixteen bits to eight
         if mode is not None and not (deep and mode == "L"):
             return np.asarray(image if image.mode == mode else image.convert(mode))
@@ -260,7 +262,7 @@ def _opened(file: Path, data: ImageData, mode: str | None, state: State) -> NDAr
             raise DataError(
                 f"a mask of mode {image.mode}",
                 todo="give one whole number a pixel",
-                where=str(file),
+                where=where,
             )
         pixels = np.asarray(image)
         return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client.data.context import Context
-from fedward.client.data.decoded import Keys, State, decoded, file_key, state_of
+from fedward.client.data.decoded import Keys, decoded
 from fedward.client.data.extras import need
 from fedward.client.data.faults import Unreadable
 from fedward.client.data.images import (
@@ -33,12 +33,12 @@ from fedward.client.data.images import (
 )
 from fedward.client.data.labelled import LabelTable, read_labels
 from fedward.client.data.labels import Mask
+from fedward.client.data.named_files import NamedFile, files_of
 from fedward.client.data.records import RawRecords, numbered, without_faulty
 from fedward.client.data.sources import NiftiSource
 from fedward.client.data.stored import Stored
 from fedward.client.data.subgroups import cells_in_table
 from fedward.client.data.targets import targets
-from fedward.client.data.unchanged import unchanged
 from fedward.study.errors import DataError
 from fedward.study.image_data import ImageData
 from fedward.study.study import Study
@@ -84,13 +84,12 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
     names = np.array(
         table.column(owner)
         if table is not None and owner is not None
-        else [_relative(file, folder) for file in files],
+        else [file.path.relative_to(folder).as_posix() for file in files],
         dtype=str,
     )
-    states = [state_of(file) for file in files]
     inputs = decoded(
-        Keys(len(files), lambda row: file_key(files[row], folder, how(data), state=states[row])),
-        lambda row: _record(files[row], states[row], data),
+        Keys(len(files), lambda row: files[row].key(folder, how(data))),
+        lambda row: _record(files[row], data),
         data.shape,
         np.float32,
         context,
@@ -99,10 +98,8 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
     parts = table.column(part) if table is not None and part in table.columns else []
     found = RawRecords(
         inputs=inputs,
-        labels=_masks(
-            folder, files, states, [folder / name for name in columns[0]], data, task, context
-        )
-        if isinstance(task, SegmentationTask)
+        labels=_masks(folder, files, files_of(folder, columns[0], table), data, task, context)
+        if isinstance(task, SegmentationTask) and table is not None
         else targets(
             columns,
             data,
@@ -122,11 +119,11 @@ def read_nifti(source: NiftiSource, study: Study, context: Context) -> RawRecord
 
 def _listed(
     folder: Path, source: NiftiSource, table: LabelTable | None, study: Study
-) -> tuple[list[Path], list[list[str]]]:
+) -> tuple[list[NamedFile], list[list[str]]]:
     """The files, and the label's columns."""
     wanted = study.data.label_columns
     if table is not None:
-        files = [folder / name for name in table.column(source.column("file"))]
+        files = files_of(folder, table.column(source.column("file")), table)
         return files, [table.column(source.column(name)) for name in wanted]
     if not folder.is_dir():
         raise DataError("no such folder", todo="check the path", where=str(folder))
@@ -139,23 +136,19 @@ def _listed(
     found = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(_SUFFIXES))
     if not found:
         raise DataError("holds no NIfTI files", todo="check the path", where=str(folder))
-    return found, []
+    return [NamedFile.found(file) for file in found], []
 
 
-def _relative(file: Path, folder: Path) -> str:
-    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
-
-
-def _record(file: Path, state: State, data: ImageData) -> Pixels:
-    volume = _volume(file, state)
+def _record(file: NamedFile, data: ImageData) -> Pixels:
+    volume = _volume(file)
     values = _as_many_dimensions(volume.values, data)
     if len(values) != data.shape[0]:
         raise DataError(
             f"has {len(values)} channels",
             todo=f"the study needs {data.shape[0]}",
-            where=str(file),
+            where=str(file.path),
         )
-    return as_the_study_says(to_unit(values, data), data, str(file))
+    return as_the_study_says(to_unit(values, data), data, str(file.path))
 
 
 def _as_many_dimensions(values: NDArray[np.generic], data: ImageData) -> NDArray[np.generic]:
@@ -165,23 +158,20 @@ def _as_many_dimensions(values: NDArray[np.generic], data: ImageData) -> NDArray
 
 def _masks(
     folder: Path,
-    images: Sequence[Path],
-    of: Sequence[State],
-    files: Sequence[Path],
+    images: Sequence[NamedFile],
+    files: Sequence[NamedFile],
     data: ImageData,
     task: SegmentationTask,
     context: Context,
 ) -> Mask | Stored:
-    """The masks of images that were in these states."""
-    states = [state_of(file) for file in files]
+    """The masks of images."""
 
     def key(row: int) -> str:
-        image = file_key(images[row], folder, state=of[row])
-        return mask_key(image, file_key(files[row], folder, state=states[row]), data, task)
+        return mask_key(images[row].key(folder), files[row].key(folder), data, task)
 
     def read(row: int) -> Mask:
-        image, mask = _volume(images[row], of[row]), _volume(files[row], states[row])
-        return _mask(image, mask, data, task, files[row])
+        image, mask = _volume(images[row]), _volume(files[row])
+        return _mask(image, mask, data, task, files[row].path)
 
     return masks(read, Keys(len(files), key), data, task, context)
 
@@ -201,18 +191,18 @@ def _mask(of: _Volume, mask: _Volume, data: ImageData, task: SegmentationTask, f
 # --- Files ----------------------------------------------------------------------------------------
 
 
-def _volume(file: Path, state: State) -> _Volume:
-    """A file's numbers, turned to RAS, if it is still in that state.
+def _volume(found: NamedFile) -> _Volume:
+    """A file's numbers, turned to RAS.
 
     Raises:
         Unreadable: It is damaged, or claims more than it holds.
-        DataError: It is not there, or was changed.
+        DataError: It is not there or not in the folder, or was changed.
     """
-    nibabel = need("nibabel", extra="imaging")
+    nibabel, file = need("nibabel", extra="imaging"), found.path
     try:
-        with warnings.catch_warnings(), unchanged(file, state) as stream:
+        with warnings.catch_warnings(), found.opened() as stream:
             warnings.simplefilter("ignore")
-            image = nibabel.as_closest_canonical(_image(file, stream, state[0], nibabel))
+            image = nibabel.as_closest_canonical(_image(file, stream, found.state[0], nibabel))
             array = np.asanyarray(image.dataobj)  # with slope and intercept, if there are such
             return _Volume(_channels_first(array, file), np.array(image.affine, np.float64))
     except FileNotFoundError:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedward.client.data.dicom_files import Head
 from fedward.client.data.labelled import LabelTable
+from fedward.client.data.named_files import path_in
 from fedward.study.errors import DataError
 
 _SAME_WAY = 1e-3  # between two orientations, each number from -1 to 1
@@ -198,15 +199,22 @@ def listed(
         for name in picture.found_by:
             by_name[name].append(picture)
     found = []
-    for row, name in enumerate(table.column(column) if table.rows else []):
-        some = by_name.get(name.strip().replace("\\", "/"))
-        if some:
+    for row, said in enumerate(table.column(column) if table.rows else []):
+        name = said.strip().replace("\\", "/")
+        if some := by_name.get(name):
             found += [(picture, row) for picture in some]
-            continue
-        fault = DataError(
-            "no such DICOM file, nor object of that number",
-            todo=f"check row {row + 1} of {table.path.name}",
-            where=str(folder / name),
-        )
-        found.append((Picture(name, (), fault), row))
+        else:
+            found.append((Picture(said, (), _not_there(folder, name, table.path, row)), row))
     return found
+
+
+def _not_there(folder: Path, name: str, table: Path, row: int) -> DataError:
+    try:
+        path = path_in(folder, name, table, row)
+    except DataError as error:
+        return error
+    return DataError(
+        "no such DICOM file, nor object of that number",
+        todo=f"check row {row + 1} of {table.name}",
+        where=str(path),
+    )

@@ -67,7 +67,7 @@ def read_signal_tables(source: SignalTableSource, study: Study, context: Context
     Raises:
         DataError: A file, a record or a label is not as the study needs it; the message names it.
     """
-    folder = context.folder / source.path
+    folder = (context.folder / source.path).absolute()  # pandas takes "~/" at a start for a home
     data = wants_signals(study, str(folder))
     listed = list_recordings(
         folder,

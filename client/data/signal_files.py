@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedward.client.data.labelled import read_labels
+from fedward.client.data.named_files import path_in
 from fedward.client.data.signals import Whose
 from fedward.client.data.sources import EdfSource, SignalTableSource, WfdbSource
 from fedward.client.data.subgroups import cells_in_table
@@ -16,7 +16,6 @@ from fedward.study.signal_data import Around, SignalData
 from fedward.study.study import Study
 
 FileSource = WfdbSource | EdfSource | SignalTableSource
-_PLAIN = re.compile(r"[\w+-][\w+.-]*")
 
 
 def list_recordings(
@@ -31,7 +30,7 @@ def list_recordings(
         found: The names of the recordings that lie there, where no table names them.
 
     Raises:
-        DataError: A table is missing or lacks something, or names a file elsewhere.
+        DataError: A table is missing or lacks something.
     """
     if not folder.is_dir():
         raise DataError("no such folder", todo="check the path", where=str(folder))
@@ -69,14 +68,12 @@ def list_recordings(
     part = source.column("part")
     parts = said.column(part) if part in said.columns else [""] * len(names)
     cells = cells_in_table(study, source, said, where=str(folder))
-    found_here = [
-        _whose(_inside(name, row, table), owners[row], [c[row] for c in labels], parts[row], folder)
-        for row, name in enumerate(names)
-    ]
-    if cells is None:
-        return found_here
-    of_each = map(tuple, cells.tolist())
-    return [one._replace(cells=of) for one, of in zip(found_here, of_each, strict=True)]
+    found_here = []
+    for row, name in enumerate(names):
+        one = _whose(name, owners[row], [column[row] for column in labels], parts[row], folder)
+        of = None if cells is None else tuple(cells[row].tolist())
+        found_here.append(one._replace(cells=of, fault=_fault(folder, name, table, row)))
+    return found_here
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -133,12 +130,9 @@ def _whose(name: str, patient: str, labels: Sequence[str], part: str, folder: Pa
     return Whose(name, patient, tuple(labels), part or None)
 
 
-def _inside(name: str, number: int, table: Path) -> str:
-    steps = name.split("/")
-    if not all(_PLAIN.fullmatch(step) for step in steps):
-        raise DataError(
-            f"row {number + 1} names no file in that folder",
-            todo="give names of letters, digits, dots, hyphens and plus signs, / between folders",
-            where=str(table),
-        )
-    return name
+def _fault(folder: Path, name: str, table: Path, row: int) -> DataError | None:
+    try:
+        path_in(folder, name, table, row)
+    except DataError as error:
+        return error
+    return None

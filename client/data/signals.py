@@ -84,6 +84,7 @@ class Whose(NamedTuple):
         labels: As the table has them; none where annotations say them.
         part: As the table says.
         cells: Of each subgroup, the place of its cell or -1; None in a study without subgroups.
+        fault: Why it is not to be opened; None if it may be.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Whose(NamedTuple):
     labels: tuple[str, ...] = ()
     part: str | None = None
     cells: tuple[int, ...] | None = None
+    fault: DataError | None = None
 
 
 class _Piece(NamedTuple):
@@ -237,6 +239,8 @@ class _Plan:
     ) -> None:
         """Plan the records of one recording."""
         try:
+            if one.fault is not None:
+                raise one.fault
             recording = opened(one)
             wanted = sum(recording.lengths)
             if wanted > MOST_SAMPLES:
@@ -312,7 +316,7 @@ class _Plan:
         def key(row: int) -> str:
             entry = self.pieces[row]
             if isinstance(entry, DataError):
-                return f"{row} {entry.where}"
+                return f"{row} {entry.line()}"
             return f"{self._recordings[entry.of].key} {entry.start} {entry.rhythm} {how}"
 
         return Keys(len(self.pieces), key)

@@ -19,6 +19,7 @@ from fedward.client.data import archives, decoded, image_folders
 from fedward.client.data.context import Context
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
 from fedward.client.data.images import images_of, masks
+from fedward.client.data.named_files import NamedFile
 from fedward.client.data.parts import divide
 from fedward.client.data.reading import read_with
 from fedward.client.data.sources import FolderSource, NpzSource
@@ -122,9 +123,9 @@ def exported_anew_when(
     really = image_folders._opened
     left = [opened]
 
-    def opening(file: Path, *rest: Any) -> Any:  # noqa: ANN401 - what it gives
-        if file in left:
-            left.remove(file)
+    def opening(file: NamedFile, *rest: Any) -> Any:  # noqa: ANN401 - what it gives
+        if file.path in left:
+            left.remove(file.path)
             Image.fromarray(np.full((6, 8), pixels, np.uint8)).save(path)
             os.utime(path, (1, 1))
         return really(file, *rest)

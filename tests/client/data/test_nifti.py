@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedward.client.data import nifti
 from fedward.client.data.context import Context
 from fedward.client.data.faults import STRICT, Faults, ListedFaults
+from fedward.client.data.named_files import NamedFile
 from fedward.client.data.reading import read_all, read_parts, read_with
 from fedward.client.data.records import RawRecords
 from fedward.client.data.sources import NiftiSource
@@ -201,9 +202,9 @@ def exported_anew_when(monkeypatch: pytest.MonkeyPatch, opened: Path, path: Path
     really = nifti._volume
     left = [opened]
 
-    def opening(file: Path, *rest: Any) -> Any:  # noqa: ANN401 - what it gives
-        if file in left:
-            left.remove(file)
+    def opening(file: NamedFile, *rest: Any) -> Any:  # noqa: ANN401 - what it gives
+        if file.path in left:
+            left.remove(file.path)
             write(path, voxels(5, 4, 3, seed=9) % 2)
             os.utime(path, (1, 1))
         return really(file, *rest)

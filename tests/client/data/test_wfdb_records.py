@@ -396,11 +396,24 @@ def test_hostile_headers_are_named_faults(
     assert "100:" in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["../100", "/etc/passwd", "a//b", "http://x/100", "..", "nothing"])
-def test_a_table_names_only_what_is_in_the_folder(name: str, tmp_path: Path, read: Read) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../100", "labels.csv: row 1 names a file outside the folder"),
+        ("/etc/passwd", "labels.csv: row 1 names a file outside the folder"),
+        ("..", "labels.csv: row 1 names a file outside the folder"),
+        ("a//b", "a//b: is no name of a record"),
+        ("http://x/100", "http://x/100: is no name of a record"),
+        ("a b", "a b: is no name of a record"),
+        ("nothing", "no such file: 'nothing.hea'"),
+    ],
+)
+def test_a_table_names_only_what_is_in_the_folder(
+    name: str, told: str, tmp_path: Path, read: Read
+) -> None:
     (tmp_path / "labels.csv").write_text(f"file,label\n{name},yes\n")
 
-    with pytest.raises(DataError, match=r"labels.csv: row 1 names no file|no such file"):
+    with pytest.raises(DataError, match=told):
         read()
 
 
