@@ -20,9 +20,6 @@ from tests.client.small_images import COLOUR, GREY, pixels
 StudyWith = Callable[[Mapping[str, object]], Study]
 Read = Callable[..., RawRecords]
 
-ROOT = Path(__file__).resolve().parents[2]
-PNEUMONIA = ROOT.parent / "shared" / "data" / "pneumoniamnist" / "pneumoniamnist.npz"
-
 
 @pytest.fixture
 def read(tmp_path: Path, study_with: StudyWith) -> Read:
@@ -222,25 +219,3 @@ def test_images_are_no_answer_to_a_study_of_tables(read: Read) -> None:
 
     with pytest.raises(DataError, match="table"):
         read({"images": pixels(2, 4, 6), "labels": [0, 1]}, table)
-
-
-@pytest.mark.skipif(not PNEUMONIA.is_file(), reason="PneumoniaMNIST is not on this machine")
-def test_pneumoniamnist_has_its_published_counts(study_with: StudyWith) -> None:
-    study = study_with(
-        {
-            "task.classes": ["normal", "pneumonia"],
-            "data": {"kind": "images", "shape": [1, 28, 28], "parts": {"by": "file"}},
-        }
-    )
-
-    raw = read_all(NpzSource(format="npz", path=PNEUMONIA.name), study, PNEUMONIA.parent)
-
-    assert raw.parts is not None
-    names, counts = np.unique(raw.parts, return_counts=True)
-    assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {
-        "train": 4708,
-        "validation": 524,
-        "test": 624,
-    }
-    assert int(raw.whole_labels.sum()) == 3494 + 389 + 390
-    assert -1 <= raw.whole.min() < raw.whole.max() <= 1

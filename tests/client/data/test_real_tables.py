@@ -92,6 +92,42 @@ def test_dialogues(file: str, count: int, tmp_path: Path, study_with: StudyWith)
         assert (of["FAM/SOCHX"], of["GENHX"], of["PASTMEDICALHX"]) == (351, 282, 118)
 
 
+def test_dialogues_of_a_folder_with_a_file_for_each_part(
+    tmp_path: Path, study_with: StudyWith
+) -> None:
+    files = {
+        "train": "MTS-Dialog-TrainingSet.csv",
+        "validation": "MTS-Dialog-ValidationSet.csv",
+        "test": "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
+    }
+    here = hospital(tmp_path, "mts_dialog", ".", format="csv", patient="record", files=files)
+    with (SHARED / "mts_dialog" / files["train"]).open(encoding="utf-8", newline="") as lines:
+        headers = sorted({row["section_header"].strip() for row in csv.DictReader(lines)})
+    study = study_with(
+        {
+            "task": {"kind": "multiclass", "classes": headers},
+            "data": {
+                "kind": "text",
+                "text": "section_text",
+                "length": 64,
+                "buckets": 4096,
+                "label": "section_header",
+                "parts": {"by": "file"},
+            },
+        }
+    )
+
+    parts = read_parts(here, study, tmp_path)
+
+    assert {part: len(records) for part, records in parts.items()} == {
+        "train": 1201,
+        "validation": 100,
+        "test": 200,
+    }
+    assert len(headers) == 20
+    assert len(np.unique(parts["train"].whole_labels)) == 20
+
+
 BRCA = [(248, 63), (156, 40), (164, 42), (129, 33), (129, 33), (40, 11)]
 EVENTS = [14, 4, 8, 3, 2, 1]
 

@@ -90,6 +90,28 @@ def test_mitbih_is_read_through_hospital_toml_alone(
     assert sum(len(records.patients.unique()) for records in parts.values()) == 47
 
 
+# de Chazal, O'Dwyer and Reilly 2004; 201 and 202 are one patient, who is in both there.
+DS1 = "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230"
+DS2 = "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234"
+
+
+def test_the_published_division_of_mitbih_has_its_counts(
+    tmp_path: Path, signal_study: SignalStudy
+) -> None:
+    path = shared("mitbih") / "mitbih_beats.npz"
+    divided = f"[data.parts]\ntrain = {DS1.split()}\ntest = {DS2.split()}\n"
+    text = MITBIH.format(path=path).replace('same_patient = [["201", "202"]]\n', divided)
+    (tmp_path / "hospital.toml").write_text(text)
+    study = signal_study(
+        classes=tuple("NSVFQ"), channels=["MLII"], rate=180, length=128, parts={"by": "file"}
+    )
+
+    parts = read_parts(read_hospital(tmp_path / "hospital.toml"), study, tmp_path)
+
+    assert np.bincount(parts["train"].whole_labels).tolist() == [45847, 944, 3788, 414, 8]
+    assert np.bincount(parts["test"].whole_labels).tolist() == [44239, 1837, 3220, 388, 7]
+
+
 def test_class_values_choose_what_labels_mean(read: Read) -> None:
     raw = read(signals(), class_values=[[1], [0]])
 

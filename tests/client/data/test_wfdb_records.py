@@ -21,7 +21,7 @@ from fedward.client.data.records import RawRecords
 from fedward.client.data.sources import WfdbSource
 from fedward.client.hospital import read_hospital
 from fedward.study.errors import DataError
-from tests.client.data.conftest import SignalStudy, shared
+from tests.client.data.conftest import SignalStudy, Ward, shared
 
 LABELS = "file,label,patient\n"
 Read = Callable[..., RawRecords]
@@ -116,6 +116,32 @@ def test_samples_are_wfdb_s_own(
     expected = own.p_signal[:, [own.sig_name.index(channel) for channel in channels]]
     assert np.array_equal(raw.whole[0], expected.T.astype(np.float32))
     assert raw.whole_labels.tolist() == [1]
+
+
+REAL = {  # rate, samples, channels
+    "s0010_re": (1000, 38400, "i ii iii avr avl avf v1 v2 v3 v4 v5 v6 vx vy vz"),
+    "a103l": (250, 82500, "II V PLETH"),
+    "041s": (125, 2000, "III I V ABP PAP PLETH RESP"),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_all_channels_are_read_through_hospital_toml_alone(name: str, ward: Ward) -> None:
+    rate, length, said = REAL[name]
+    channels = said.split()
+    shutil.copytree(shared("wfdb_samples"), ward.folder / "d")
+    ward.write("d/labels.csv", f"file,label,who,part\n{name},malignant,p,train\n")
+    source = {"format": "wfdb", "path": "d", "labels": "labels.csv", "patient": "who"}
+    data = {"kind": "signals", "channels": channels, "rate": rate, "length": length}
+    data["parts"] = {"by": "file"}
+
+    found = ward.check(source, {"data": data, "model": {"name": "temporal_cnn"}})
+
+    facts = dict(found.facts)
+    assert found.problems == []
+    assert facts["records"] == "1 can be used, 0 cannot, 0 left out"
+    assert facts["recordings"].startswith(f"1, of which 0 cannot be opened; {rate} samples")
+    assert facts["signals"].startswith(f"{len(channels)} channels of {length} samples, {rate} a s")
 
 
 def test_all_samples_are_read_through_hospital_toml_alone(
