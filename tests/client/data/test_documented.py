@@ -5,27 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fedward.client.data.reading import _READERS
 from fedward.client.hospital import read_hospital
 from fedward.study.study import parse_study
-
-PAGE = Path(__file__).parents[3] / "docs" / "data.md"
-WHOLE: dict[str, Any] = {
-    "study": {"name": "documented"},
-    "task": {"kind": "binary", "classes": ["no", "yes"]},
-    "model": {"name": "any"},
-    "training": {"rounds": 1, "local_epochs": 1, "batch_size": 2, "learning_rate": 0.1},
-    "participation": {"hospitals": 3},
-}
-BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def of_a_hospital(block: str) -> bool:
-    return bool(re.search(r"^format = ", block, re.M))
+from tests.client.data.documented import BLOCK, BLOCKS, TEXT, WHOLE, of_a_hospital
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if of_a_hospital(block)])
@@ -53,5 +39,5 @@ def test_every_format_has_an_example() -> None:
 
 
 def test_no_example_escapes_by_being_written_otherwise() -> None:
-    rest = re.sub(r"^```toml\n.*?^```", "", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    rest = BLOCK.sub("", TEXT)
     assert not re.search(r"^\s*(kind|format) = ", rest, re.M)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def write(
     seconds: int = 4,
     marks: dict[float, str] | None = None,
     unit: str = "uV",
+    channels: Sequence[str] = "abcdef",
 ) -> None:
     """A file with the channels a, b, ...: sines of 2, 3, ... Hz and 100 of the unit."""
     most = 32767 if kind.startswith("edf") else 8388607
@@ -49,7 +50,7 @@ def write(
             writer.setSignalHeaders(
                 [
                     {
-                        "label": "abcdef"[place],
+                        "label": channels[place],
                         "dimension": unit,
                         "sample_frequency": rate,
                         "physical_max": 200.0,

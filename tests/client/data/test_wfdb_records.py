@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def write(
     marks: dict[int, str] | None = None,
     rate: float = 100,
     units: str = "mV",
+    channels: Sequence[str] = "abcdefgh",
 ) -> None:
     """A record of format 16 with the channels a, b, ...; samples of shape (time, channels)."""
     count = samples.shape[1]
@@ -52,7 +53,7 @@ def write(
             name,
             fs=rate,
             units=[units] * count,
-            sig_name=list("abcdefgh"[:count]),
+            sig_name=list(channels[:count]),
             p_signal=samples,
             fmt=["16"] * count,
             adc_gain=[1000.0] * count,
