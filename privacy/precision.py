@@ -22,7 +22,7 @@ from torch import Tensor, nn
 Kind = Literal["float32", "bfloat16", "float16"]
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _FIRST_SCALE = 2.0**16  # as PyTorch's own GradScaler begins
-_SCALES = (2.0**12, 2.0**6, 1.0)  # a loss' own gradient, at most 1, is not divided by a batch here
+_SCALES = (2.0**12, 2.0**6, 1.0)  # smaller: losses are not divided by a batch's size here
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class NotPerRecord(PrivacyError):  # noqa: N818
 
 
 class HalfPrecision(PrivacyError):  # noqa: N818
-    """Patients' gradients would be scaled by what they are, or bounded with too few bits."""
+    """Patients' gradients would be bounded with too few bits."""
 
 
 class BufferWouldLeave(PrivacyError):  # noqa: N818

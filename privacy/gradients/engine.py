@@ -42,7 +42,13 @@ class EngineSums(ClippedSums):
                 _prepare(ruled)
 
     def _sums(
-        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+        self,
+        loss: Loss,
+        inputs: Tensor,
+        labels: Tensor,
+        counts: Tensor,
+        scale: float,
+        wanted: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
         """The sum over patients of the clipped mean gradient of their records, by one pass."""
         patients = Patients(counts, inputs.device)
@@ -64,7 +70,8 @@ class EngineSums(ClippedSums):
         dtype = dtype_of(self._parameters)
         layers = self._layers_of([places for places, _ in contributions])
         factors, finite = clip_factors(squares, layers, self._bound, self._clipping, dtype)
-        only = None if finite.all() else finite
+        used = finite & wanted
+        only = None if used.all() else used
         sums: dict[int, Tensor] = {}
         for (places, contribution), own in zip(contributions, factors, strict=True):
             shapes = [self._parameters[place].shape for place in places]

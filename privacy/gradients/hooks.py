@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import PackedSequence
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
 from fedward.privacy.gradients.opacus_rule import opacus_fault
 from fedward.privacy.gradients.patients import Patients
-from fedward.privacy.gradients.recurrent import refuse_reordered
 from fedward.privacy.gradients.source import ClippedSums, dtype_of
 from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import (
@@ -45,7 +44,13 @@ class HookedSums(ClippedSums):
         self._hooked = precision.apart(opacus_form(model))
 
     def _sums(
-        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+        self,
+        loss: Loss,
+        inputs: Tensor,
+        labels: Tensor,
+        counts: Tensor,
+        scale: float,
+        wanted: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
         """The sum over patients of the clipped mean gradient of their records, by one pass."""
         for parameter in self._parameters:
@@ -61,9 +66,9 @@ class HookedSums(ClippedSums):
         norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).square().double() for g in each]
         squares, dtype = torch.stack(norms) / scale**2, dtype_of(self._parameters)
         factors, finite = clip_factors(squares, self._layers, self._bound, self._clipping, dtype)
-        factors = factors / scale
-        if not finite.all():
-            factors, each = factors[:, finite], [g[finite] for g in each]
+        factors, used = factors / scale, finite & wanted
+        if not used.all():
+            factors, each = factors[:, used], [g[used] for g in each]
         sums = [torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)]
         return sums, finite
 
@@ -97,7 +102,9 @@ def refuse_for_opacus(model: nn.Module) -> None:
     """
     for path, layer in model.named_modules():
         fault = opacus_fault(layer)
-        if fault and (type(layer) not in _RECURRENT or vars(layer).get("proj_size", 0)):
+        given = vars(layer)
+        replaced = type(layer) in _RECURRENT and given["bias"] and not given["proj_size"]
+        if fault and not replaced:
             raise UntrainableLayer(
                 f"layer {path or 'model'!r}, {type(layer).__name__}, cannot be trained privately "
                 f"by Opacus: {fault}",
@@ -124,9 +131,13 @@ def opacus_form(model: nn.Module) -> nn.Module:
     return form
 
 
-def _refuse_reordered(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _refuse_packed(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Opacus keeps such records' gradients in the sequences' order, other layers' in their own."""
     if inputs and isinstance(inputs[0], PackedSequence):
-        refuse_reordered(inputs[0])
+        raise NotPerRecord(
+            "Opacus gives a packed sequence's gradient to another record",
+            todo='set gradients = "fedward" in [training] of hospital.toml',
+        )
 
 
 def _recurrent(layer: nn.Module) -> DPRNNBase:
@@ -147,5 +158,5 @@ def _recurrent(layer: nn.Module) -> DPRNNBase:
         parameter = getattr(layer, name)
         setattr(getattr(getattr(new, cell), part), kind_of, parameter)
         new.register_parameter(name, parameter)
-    new.register_forward_pre_hook(_refuse_reordered)
+    new.register_forward_pre_hook(_refuse_packed)
     return new.train(layer.training)

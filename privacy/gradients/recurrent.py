@@ -248,7 +248,8 @@ class Direction:
                 by_state[..., 2 * hidden :] *= reset
             write(gradient, by_state, seen, before)
 
-        projected.register_hook(hook)
+        if projected.requires_grad:
+            projected.register_hook(hook)
         return y, h, c if memory is not None else None
 
     def gates(

@@ -43,9 +43,9 @@ class Watched(Rule):
                 f"a {type(layer).__name__} is called with {len(taken)} arguments",
                 todo="choose a model whose layers take one",
             )
+        seen = Seen(taken[0])
         with detached(layer):
             output: Tensor = type(layer).forward(layer, *inputs, **named)
-        seen = Seen(taken[0])
         return tape.watch(
             output, layer.parameters(), lambda gradient: self._written(layer, seen, gradient)
         )

@@ -72,18 +72,20 @@ class ClippedSums(ABC):
     def _scaled(self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor) -> list[Tensor]:
         """The sums, each patient's by the first scale with which his gradient is finite.
 
-        One that is finite with none counts as zero.
+        One that is finite with none counts as zero. Every pass is of the whole batch: one of fewer
+        records could fail where the first did not, and failing would tell who is in the data.
         """
         totals: list[Tensor] = []
-        for scale in self._precision.scales:
-            sums, finite = self._sums(loss, inputs, labels, counts, scale)
+        missing = torch.ones(len(counts), dtype=torch.bool, device=inputs.device)
+        scales = self._precision.scales
+        for scale in scales:
+            own = inputs if len(scales) == 1 else inputs.clone()  # a model may change it in place
+            sums, finite = self._sums(loss, own, labels, counts, scale, missing)
             pairs = zip(totals, sums, strict=True)
-            totals = [total + own for total, own in pairs] if totals else sums
-            if finite.all():
+            totals = [total + more for total, more in pairs] if totals else sums
+            missing &= ~finite
+            if not missing.any():
                 break
-            over = ~finite.cpu()
-            again = over.repeat_interleave(counts)
-            inputs, labels, counts = inputs[again], labels[again], counts[over]
         return totals
 
     def _try(self, loss: Loss, inputs: Tensor, labels: Tensor) -> None:
@@ -96,12 +98,20 @@ class ClippedSums(ABC):
         with torch.random.fork_rng(devices):  # dropout draws what it would have drawn
             for copies in _COPIES:
                 some, named = (rows.repeat_interleave(copies, dim=0) for rows in (inputs, labels))
+                counts = torch.ones(copies, dtype=torch.int64)
+                everybody = torch.ones(copies, dtype=torch.bool, device=inputs.device)
                 with suppress(NoGradient):  # one record may pass a layer by that others need
-                    self._sums(loss, some, named, torch.ones(copies, dtype=torch.int64), 1.0)
+                    self._sums(loss, some, named, counts, 1.0, everybody)
 
     @abstractmethod
     def _sums(
-        self, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor, scale: float
+        self,
+        loss: Loss,
+        inputs: Tensor,
+        labels: Tensor,
+        counts: Tensor,
+        scale: float,
+        wanted: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
         """The sums of one pass, and which patients' gradients are finite, shape (patients,).
 
@@ -111,6 +121,7 @@ class ClippedSums(ABC):
             labels: Of the same records.
             counts: Records of each patient.
             scale: What losses are multiplied by, and gradients divided again; a power of 2.
+            wanted: Which patients are added up, shape (patients,), bool.
         """
 
     def _total(

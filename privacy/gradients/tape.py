@@ -142,9 +142,7 @@ class Tape:
 class _Changeable(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, output: Tensor, __: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's own
-        where = output.storage_offset(), output.size(), output.stride()
-        shared: Tensor = output.new_empty(0)
-        return shared.set_(output.untyped_storage(), *where)
+        return output.detach()
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401

@@ -8,6 +8,7 @@ import torch
 from fedward.client.training import train
 from fedward.models.task import task_of
 from fedward.privacy.patient_steps import PatientSteps
+from fedward.privacy.precision import Kind, Precision
 from fedward.privacy.secret_stream import SecretStream
 from fedward.privacy.steps import LocalSteps, PlainSteps
 from tests.models.small_families import (
@@ -42,8 +43,9 @@ def test_a_gpu_answers_what_the_processor_answers(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("case", each_case())
-def test_a_gpu_takes_a_step(case: Case, private: bool, study_with: StudyWith) -> None:
+def test_a_gpu_takes_a_step(case: Case, kind: Kind, private: bool, study_with: StudyWith) -> None:
     study, model = built(case, study_with, **({"privacy": PRIVATE} if private else {}))
     model = model.cuda()
     before = trained_of(model)
@@ -57,10 +59,15 @@ def test_a_gpu_takes_a_step(case: Case, private: bool, study_with: StudyWith) ->
             steps=1,
             sampling=SecretStream.pretended(0, "sample"),
             noise=SecretStream.pretended(0, "noise"),
+            precision=Precision(kind),
         )
         if private
         else PlainSteps(
-            batch_size=8, epochs=None, steps=1, generator=torch.Generator().manual_seed(0)
+            batch_size=8,
+            epochs=None,
+            steps=1,
+            generator=torch.Generator().manual_seed(0),
+            precision=Precision(kind),
         )
     )
 

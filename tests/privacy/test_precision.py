@@ -21,7 +21,6 @@ from tests.privacy.private_networks import (
     Ward,
     clipped_means,
     flat,
-    gradient,
     gradient_of,
     loss,
     network,
@@ -161,53 +160,6 @@ def test_noise_is_the_same_as_in_float32() -> None:
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].norm() > 0
-
-
-# Slopes of a loss: float16 knows the first only enlarged, and the last two only less so; what it
-# cannot hold at all counts as zero.
-SLOPES = {1e-7: True, 1.0: True, 50.0: True, 2e4: True, 1e5: False, float("nan"): False}
-
-
-def steep(outputs: Tensor, slopes: Tensor) -> Tensor:
-    """A loss whose gradient is what a record says."""
-    return outputs[:, 0] * slopes
-
-
-@pytest.mark.parametrize("gradients", ["fedward", "opacus"])
-@pytest.mark.parametrize("clipping", ["flat", "per_layer", "automatic"])
-def test_each_patient_has_a_scale_of_his_own(clipping: str, gradients: str) -> None:
-    """The smallest gradients are there, the largest are clipped, and nobody moves another's."""
-    slopes, inputs = torch.tensor(list(SLOPES)), torch.randn(len(SLOPES), 3)
-
-    def sums(some: list[int], bound: float) -> Tensor:
-        steps = private(
-            clipping_norm=bound,
-            precision=Precision("float16"),
-            gradients=gradients,
-            clipping=clipping,
-        )
-        model = nn.Linear(3, 1)
-        steps.prepare(model, SGD(model.parameters(), lr=0.1))
-        (batch,) = steps.batches(torch.arange(len(some)))
-        steps.gradient(steep, inputs[some], slopes[some], batch.patients)
-        return gradient(model)
-
-    alone = [sums([number], bound=1.0) for number in range(len(SLOPES))]
-
-    together = sums(list(range(len(SLOPES))), bound=1.0)
-
-    torch.testing.assert_close(together, torch.stack(alone).sum(dim=0), rtol=1e-5, atol=1e-7)
-    if clipping == "automatic":
-        return  # it shortens what is small
-    for number, (slope, counts) in enumerate(SLOPES.items()):
-        by_hand = slope * torch.cat([inputs[number], torch.ones(1)])
-        if not counts:
-            assert torch.equal(alone[number], torch.zeros(4))
-        elif slope <= 50:
-            torch.testing.assert_close(sums([number], bound=1e6), by_hand, rtol=2e-3, atol=0)
-        else:
-            assert alone[number].norm() > 0.7  # a layer's share, if each has its own
-            assert alone[number].norm() <= 1
 
 
 # --- float16's scale ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from fedward.privacy.gradients.source import ClippedSums
 from fedward.privacy.precision import FLOAT32
 from fedward.privacy.privacy_errors import NoGradient, NotPerRecord, UntrainableLayer
 from fedward.privacy.private_model import refuse_unprotected
-from tests.privacy.gradients.layer_kinds import sums_of
+from tests.privacy.gradients.layer_kinds import network, records, sums_of
 
 Called = Callable[..., Any]
 BOTH = pytest.mark.parametrize("kind", [EngineSums, HookedSums])
@@ -72,12 +72,25 @@ def sorted_by_itself(layer: Called, inputs: Tensor) -> Tensor:
 
 
 @RECURRENT
-@BOTH
-def test_records_that_a_model_sorts_are_refused(kind: type[ClippedSums], layer: Called) -> None:
+@pytest.mark.parametrize(
+    ("kind", "why"), [(EngineSums, "order of the model's own"), (HookedSums, "to another record")]
+)
+def test_records_that_a_model_sorts_are_refused(
+    kind: type[ClippedSums], why: str, layer: Called
+) -> None:
     model = Made(layer(3, 4, batch_first=True), sorted_by_itself)
 
-    with pytest.raises(NotPerRecord, match="order of the model's own"):
+    with pytest.raises(NotPerRecord, match=why):
         sums_of(kind, model, torch.randn(5, 6, 3), labels(5), [1] * 5, bound=1.0)
+
+
+@pytest.mark.parametrize("name", ["lstm, packed", "rnn, relu, packed"])
+def test_opacus_gives_packed_gradients_to_other_records_and_is_refused(name: str) -> None:
+    """Also where PyTorch sorts: removing a patient moved the clipped sum by up to 1.3 C."""
+    inputs, named = records(name, 5)
+
+    with pytest.raises(NotPerRecord, match="to another record"):
+        sums_of(HookedSums, network(name), inputs, named, [1] * 5, bound=1.0)
 
 
 @RECURRENT
@@ -129,6 +142,31 @@ def test_what_a_layer_saw_may_not_be_changed_before_its_gradient_comes(layer: nn
         sums_of(
             EngineSums, Made(layer, forward), torch.randn(3, 5, 4), labels(3), [1] * 3, bound=1.0
         )
+
+
+def test_a_recurrent_layer_without_biases_is_none_for_opacus() -> None:
+    with pytest.raises(UntrainableLayer, match="GRU, cannot be trained privately by Opacus"):
+        refuse_unprotected(nn.Sequential(nn.GRU(3, 4, bias=False)), "opacus")
+
+    refuse_unprotected(nn.Sequential(nn.GRU(3, 4)), "opacus")
+
+
+class Doubling(nn.Module):
+    """A layer without a rule of the engine's that changes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mul_(2) * self.weight
+
+
+def test_a_layer_may_not_change_its_own_input() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Doubling(), nn.Linear(4, 2))
+
+    with pytest.raises(UntrainableLayer, match="changed in place"):
+        sums_of(EngineSums, model, torch.randn(3, 4), labels(3), [1] * 3, bound=1.0)
 
 
 def places(layer: Called, inputs: Tensor) -> Tensor:

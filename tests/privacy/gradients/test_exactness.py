@@ -107,10 +107,8 @@ def test_a_convolution_is_the_same_over_patches(name: str, monkeypatch: pytest.M
     assert_exact(network(name), inputs, labels, [1, 4, 2], 1e-10)
 
 
-@pytest.mark.parametrize("name", [n for n in KINDS if n[:3] in ("lst", "gru", "rnn")])
-def test_a_recurrent_layer_is_the_same_through_the_kernel(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _through_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU."""
     of = recurrent.Direction.of
     monkeypatch.setattr(
@@ -118,9 +116,35 @@ def test_a_recurrent_layer_is_the_same_through_the_kernel(
         "of",
         staticmethod(lambda *given: dataclasses.replace(of(*given), through_kernel=True)),
     )
+
+
+@pytest.mark.usefixtures("_through_the_kernel")
+@pytest.mark.parametrize("name", [n for n in KINDS if n[:3] in ("lst", "gru", "rnn")])
+def test_a_recurrent_layer_is_the_same_through_the_kernel(name: str) -> None:
     inputs, labels = records(name, 7)
 
     assert_exact(network(name), inputs, labels, [1, 4, 2], 1e-10)
+
+
+class Looking(nn.Module):
+    """Uses its layer without gradients first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            seen = self.layer(inputs)[0].mean(dim=(1, 2), keepdim=True)
+        found: Tensor = self.head(self.layer(inputs - seen)[0].mean(dim=1))
+        return found
+
+
+@pytest.mark.usefixtures("_through_the_kernel")
+def test_a_look_without_gradients_changes_nothing_through_the_kernel() -> None:
+    inputs, labels = records("lstm", 7)
+
+    assert_exact(Looking().double(), inputs, labels, [1, 4, 2], 1e-10)
 
 
 @pytest.mark.parametrize("name", KINDS)
