@@ -96,13 +96,13 @@ def test_a_worker_that_is_killed_costs_one_answer(
 def test_a_message_that_takes_too_long_is_given_up(
     ward: Ward, server: ServerSide, open_hospital: Open
 ) -> None:
-    hospital, node = connected(ward, open_hospital, deadline_seconds=3)
+    hospital, node = connected(ward, open_hospital, deadline_seconds=8)
     study, endless = hospital.approve(quick_study()), hospital.approve(endless_study())
 
     refusal = answer_of(asked(server, node, training(endless)), endless)
 
     assert isinstance(refusal, Refusal)
-    assert "longer than 3 s" in hospital.first(WorkerRestarted).reason
+    assert "longer than 8 s" in hospital.first(WorkerRestarted).reason
     assert isinstance(answer_of(asked(server, node, training(study)), study), Contribution)
 
 

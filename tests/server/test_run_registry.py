@@ -84,7 +84,8 @@ def test_another_study_in_its_place_is_refused(tmp_path: Path) -> None:
         _ = run.record
 
 
-def test_the_app_runs_a_folder_to_its_end(tmp_path: Path) -> None:
+def test_the_app_runs_a_folder_to_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "flwr")  # a command may have quieted it before
     study = private_study()
     sites = sites_of(tmp_path / "s", study)
     run = submitted(tmp_path, study, sites)
