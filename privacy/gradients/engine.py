@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
 from fedward.privacy.gradients.known import BY_OPACUS, Ruled, ruled_layers, untrainable
 from fedward.privacy.gradients.patients import Patients
-from fedward.privacy.gradients.source import ClippedSums, dtype_of
+from fedward.privacy.gradients.source import ClippedSums, Pass, dtype_of
 from fedward.privacy.gradients.tape import Tape
 from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import NoGradient
-from fedward.privacy.steps import Loss
 
 _LOG = logging.getLogger("fedward.privacy")
 
@@ -41,22 +40,14 @@ class EngineSums(ClippedSums):
             if ruled.rule is BY_OPACUS:
                 _prepare(ruled)
 
-    def _sums(
-        self,
-        loss: Loss,
-        inputs: Tensor,
-        labels: Tensor,
-        counts: Tensor,
-        scale: float,
-        wanted: Tensor,
-    ) -> tuple[list[Tensor], Tensor]:
+    def _sums(self, one: Pass) -> tuple[list[Tensor], Tensor]:
         """The sum over patients of the clipped mean gradient of their records, by one pass."""
-        patients = Patients(counts, inputs.device)
+        patients = Patients(one.counts, one.inputs.device)
         tape = Tape(self._parameters, patients, apart=self._clipping == "per_layer")
         for parameter in self._parameters:
             parameter.grad = None
         with self._watching(tape):
-            total = scale * self._total(self._model, loss, inputs, labels, counts)
+            total = one.total(self._precision.outputs(self._model, one.inputs))
             if total.requires_grad:
                 total.backward()
         if any(parameter.grad is not None for parameter in self._parameters):
@@ -66,16 +57,16 @@ class EngineSums(ClippedSums):
                 todo="choose a model whose parameters are used by their own layers only",
             )
         contributions = tape.contributions()
-        squares = torch.stack([each.squares for _, each in contributions]) / scale**2
+        squares = torch.stack([each.squares for _, each in contributions]) / one.scale**2
         dtype = dtype_of(self._parameters)
         layers = self._layers_of([places for places, _ in contributions])
         factors, finite = clip_factors(squares, layers, self._bound, self._clipping, dtype)
-        used = finite & wanted
+        used = finite & one.wanted
         only = None if used.all() else used
         sums: dict[int, Tensor] = {}
         for (places, contribution), own in zip(contributions, factors, strict=True):
             shapes = [self._parameters[place].shape for place in places]
-            precise = (own / scale).to(self._parameters[places[0]].dtype)
+            precise = (own / one.scale).to(self._parameters[places[0]].dtype)
             summed = contribution.clipped(precise, patients, only).flatten()
             pieces = summed.split([shape.numel() for shape in shapes])
             sums.update(

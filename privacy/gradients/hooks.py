@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fedward.privacy.gradients.bounds import Clipping, clip_factors
 from fedward.privacy.gradients.opacus_rule import opacus_fault
 from fedward.privacy.gradients.patients import Patients
-from fedward.privacy.gradients.source import ClippedSums, dtype_of
+from fedward.privacy.gradients.source import ClippedSums, Pass, dtype_of
 from fedward.privacy.precision import Precision
 from fedward.privacy.privacy_errors import (
     HalfPrecision,
@@ -24,7 +24,6 @@ from fedward.privacy.privacy_errors import (
     NotPerRecord,
     UntrainableLayer,
 )
-from fedward.privacy.steps import Loss
 
 _RECURRENT: dict[type[nn.Module], Callable[..., DPRNNBase]] = {
     nn.LSTM: DPLSTM,
@@ -43,30 +42,22 @@ class HookedSums(ClippedSums):
         super().__init__(model, bound=bound, clipping=clipping, precision=precision)
         self._hooked = precision.apart(opacus_form(model))
 
-    def _sums(
-        self,
-        loss: Loss,
-        inputs: Tensor,
-        labels: Tensor,
-        counts: Tensor,
-        scale: float,
-        wanted: Tensor,
-    ) -> tuple[list[Tensor], Tensor]:
+    def _sums(self, one: Pass) -> tuple[list[Tensor], Tensor]:
         """The sum over patients of the clipped mean gradient of their records, by one pass."""
         for parameter in self._parameters:
             parameter.grad = None
             vars(parameter)["grad_sample"] = None
-        total = scale * self._total(self._hooked, loss, inputs, labels, counts)
+        total = one.total(self._precision.outputs(self._hooked, one.inputs))
         with warnings.catch_warnings():
             # The first layer's input needs no gradient: PyTorch warns, Opacus copes.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             total.backward()
-        patients = Patients(counts, inputs.device)
-        each = [patients.added(apart) for apart in self._apart(len(inputs))]
+        patients = Patients(one.counts, one.inputs.device)
+        each = [patients.added(apart) for apart in self._apart(len(one.inputs))]
         norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).square().double() for g in each]
-        squares, dtype = torch.stack(norms) / scale**2, dtype_of(self._parameters)
+        squares, dtype = torch.stack(norms) / one.scale**2, dtype_of(self._parameters)
         factors, finite = clip_factors(squares, self._layers, self._bound, self._clipping, dtype)
-        factors, used = factors / scale, finite & wanted
+        factors, used = factors / one.scale, finite & one.wanted
         if not used.all():
             factors, each = factors[:, used], [g[used] for g in each]
         sums = [torch.tensordot(own.to(g), g, dims=1) for own, g in zip(factors, each, strict=True)]

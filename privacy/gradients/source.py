@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakSet
 
@@ -19,6 +20,38 @@ Gradients = Literal["fedward", "opacus"]
 _COPIES = (2, 3)
 _TRIED: WeakSet[nn.Module] = WeakSet()
 """Models of which one sum was made: each has the records in every layer's first dimension."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What goes forward and backward once.
+
+    Attributes:
+        loss: Of each record.
+        inputs: Patient by patient, shape (n, ...).
+        labels: Of the same records.
+        counts: Records of each patient, in the same order, int64, on the CPU.
+        wanted: Which patients are added up, shape (patients,), bool.
+        scale: What losses are multiplied by, and gradients divided again; a power of 2.
+    """
+
+    loss: Loss
+    inputs: Tensor
+    labels: Tensor
+    counts: Tensor
+    wanted: Tensor
+    scale: float = 1.0
+
+    def total(self, outputs: Tensor) -> Tensor:
+        """Sum over patients of the mean loss of their records, scaled."""
+        losses = self.loss(outputs, self.labels)
+        if int(self.counts.max()) > 1:
+            losses = losses * self._shares().to(losses)
+        return self.scale * losses.sum()
+
+    def _shares(self) -> Tensor:
+        """Of each record in the mean of its patient's, shape (n,)."""
+        return self.counts.double().reciprocal().repeat_interleave(self.counts)
 
 
 class ClippedSums(ABC):
@@ -80,10 +113,10 @@ class ClippedSums(ABC):
         scales = self._precision.scales
         for scale in scales:
             own = inputs if len(scales) == 1 else inputs.clone()  # a model may change it in place
-            sums, finite = self._sums(loss, own, labels, counts, scale, missing)
+            sums, finite = self._sums(Pass(loss, own, labels, counts, missing, scale))
             pairs = zip(totals, sums, strict=True)
             totals = [total + more for total, more in pairs] if totals else sums
-            missing &= ~finite
+            missing = missing & ~finite
             if not missing.any():
                 break
         return totals
@@ -101,39 +134,11 @@ class ClippedSums(ABC):
                 counts = torch.ones(copies, dtype=torch.int64)
                 everybody = torch.ones(copies, dtype=torch.bool, device=inputs.device)
                 with suppress(NoGradient):  # one record may pass a layer by that others need
-                    self._sums(loss, some, named, counts, 1.0, everybody)
+                    self._sums(Pass(loss, some, named, counts, everybody))
 
     @abstractmethod
-    def _sums(
-        self,
-        loss: Loss,
-        inputs: Tensor,
-        labels: Tensor,
-        counts: Tensor,
-        scale: float,
-        wanted: Tensor,
-    ) -> tuple[list[Tensor], Tensor]:
-        """The sums of one pass, and which patients' gradients are finite, shape (patients,).
-
-        Args:
-            loss: Of each record.
-            inputs: Patient by patient.
-            labels: Of the same records.
-            counts: Records of each patient.
-            scale: What losses are multiplied by, and gradients divided again; a power of 2.
-            wanted: Which patients are added up, shape (patients,), bool.
-        """
-
-    def _total(
-        self, model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor, counts: Tensor
-    ) -> Tensor:
-        """Sum over patients of the mean loss of their records."""
-        outputs = self._precision.outputs(model, inputs)
-        losses = loss(outputs, labels)
-        if int(counts.max()) == 1:
-            return losses.sum()
-        weight = counts.double().reciprocal().repeat_interleave(counts)
-        return (losses * weight.to(losses)).sum()
+    def _sums(self, one: Pass) -> tuple[list[Tensor], Tensor]:
+        """The sums of one pass, and which patients' gradients are finite, shape (patients,)."""
 
 
 def layers_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[list[int]]:

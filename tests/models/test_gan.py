@@ -25,19 +25,13 @@ from fedward.privacy.gradients.source import ClippedSums
 from fedward.privacy.precision import FLOAT32
 from fedward.study.errors import StudyError
 from fedward.study.study import Study
+from tests.models.small_families import PRIVATE
 
 StudyWith = Callable[[Mapping[str, object]], Study]
 Values = dict[str, Any]
 
 CLASSES = ["low", "high"]
 IMAGES: Values = {"kind": "images", "shape": [1, 9, 7]}
-PRIVATE: Values = {
-    "mode": "local",
-    "noise_multiplier": 1.0,
-    "delta": 1e-5,
-    "sampling_rate": 0.5,
-    "accountant": "rdp",
-}
 
 
 def made(study_with: StudyWith, classes: list[str], **tables: Values) -> tuple[Study, Gan]:
