@@ -78,8 +78,10 @@ def measure(kind: Kind, folder: Path, repeats: int, *, reads: bool = False) -> l
     sides: dict[str, Callable[[], object]] = {
         "read": lambda: read_with(kind.source, kind.study, Context(folder)),
         "plain": kind.whole,
+        **kind.others,
     }
     pairs = [_Pair("read", "read", "plain", kind.peer)]
+    pairs += [_Pair("read", "read", other, other) for other in kind.others]
     del found
     loaders: list[str] = []
     if kind.record is not None and not reads:

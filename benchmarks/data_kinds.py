@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Kind:
         record: Record n as it reads it, where it reads one after another.
         files: Of the records, where MONAI reads them too.
         ends: Values that become -1 and 1 there.
+        others: Further plain programs for all records, by what they are.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Kind:
     record: Callable[[int], Floats] | None = None
     files: tuple[Path, ...] = ()
     ends: tuple[float, float] = (0.0, 1.0)
+    others: Mapping[str, Callable[[], Floats]] = field(default_factory=dict)
 
 
 def _study(data: dict[str, Any], task: dict[str, Any] | None = None) -> Study:
@@ -113,8 +115,8 @@ def _table(folder: Path, form: str, rows: int) -> Kind:
     own = CsvSource if form == "csv" else ParquetSource
     source = own.model_validate({"format": form, "path": str(path), "patient": "who"})
 
-    def whole() -> Floats:
-        found = pd.read_csv(path) if form == "csv" else pd.read_parquet(path)
+    def whole(types: dict[str, type] | None = None) -> Floats:
+        found = pd.read_csv(path, dtype=types) if form == "csv" else pd.read_parquet(path)
         inputs = np.empty((len(found), 22), np.float32)
         inputs[:, :20] = (found[FEATURES].to_numpy() - 1.0) / 2.0
         inputs[:, 20], inputs[:, 21] = found["sex"] == "f", found["sex"] == "m"
@@ -126,7 +128,11 @@ def _table(folder: Path, form: str, rows: int) -> Kind:
 
     study = _study({"kind": "table", "label": "ill", "features": features})
     said = "CSV" if form == "csv" else "Parquet"
-    return Kind(f"{said}, 21 columns", study, source, rows, whole, f"pandas.read_{form}")
+    kind = Kind(f"{said}, 21 columns", study, source, rows, whole, f"pandas.read_{form}")
+    if form != "csv":
+        return kind
+    texts = dict.fromkeys(("sex", "ill", "who"), str)  # a patient 007 is not 7
+    return replace(kind, others={"pandas.read_csv, texts as written": lambda: whole(texts)})
 
 
 # --- Signals --------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +46,75 @@ def read_csv(
     """
     content, marks = read_bytes(path), NOTHING.union(missing)
     _refuse_wide(content, delimiter, path)
-    shape: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
+    settings: dict[str, Any] = {"sep": delimiter, "skipinitialspace": b" " in content}
     try:
         with _with_a_path(content) as file:
             del content
-            head = _parsed(
-                file,
-                {**shape, "header": None, "nrows": 1, "dtype": str, "keep_default_na": False},
-            )
+            head = _parsed(file, {**settings, "header": None, "nrows": 1, "dtype": str})
             names = list(columns) if columns else [str(name) for name in head.iloc[0]]
             refuse_twins(names, wanted, where=str(path))
-            shape |= {"header": None if columns else 0, "names": list(columns) if columns else None}
-            try:
-                frame = _parsed(file, shape | _types(names, wanted, marks))
-            except ValueError:  # a number is none: the text says which
-                frame = _parsed(file, shape | _types(names, wanted.as_text(), marks))
+            settings |= {"header": None, "names": names} if columns else {"header": 0}
+            frame = _Table(file, settings, names, marks).frame(wanted)
     except (ValueError, pd.errors.ParserWarning) as error:
         raise DataError(
             f"cannot be read as a table ({error})", todo="give a CSV file", where=str(path)
         ) from None
-    chosen = {  # by their places, for pandas has renamed twins
-        name: frame.iloc[:, place] for place, name in enumerate(names) if name in wanted.names
-    }
-    found = pd.DataFrame(chosen, index=frame.index, copy=False)
-    return Cells(str(path), found, marks, tuple(names), len(frame))
+    return Cells(str(path), frame, marks, tuple(names), len(frame))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file whose columns are known.
+
+    Attributes:
+        file: Its path or content.
+        settings: How pandas reads it.
+        names: Its columns.
+        marks: Texts that mean that a number is missing.
+    """
+
+    file: str | bytes
+    settings: dict[str, Any]
+    names: list[str]
+    marks: frozenset[str]
+
+    def frame(self, wanted: Wanted) -> pd.DataFrame:
+        """The wanted columns; quickest is to let pandas find what kind of number one has."""
+        found = self._read(wanted, number=None)
+        numbers = [name for name in found if name in wanted.numbers]
+        kinds = {found.dtypes[name].kind for name in numbers}
+        if kinds <= set("iuf"):
+            return found.astype(dict.fromkeys(numbers, float))
+        if "b" not in kinds:  # a yes would become a 1
+            with suppress(ValueError):  # a number is none: the text says which
+                return self._read(wanted, number=float)
+        return self._read(wanted.as_text(), number=None)
+
+    def _read(self, wanted: Wanted, *, number: type | None) -> pd.DataFrame:
+        numbers = {name: number for name in self.names if name in wanted.numbers}
+        texts = {name: _text() for name in self.names if name in wanted.texts}
+        types = {
+            "dtype": texts if number is None else texts | numbers,
+            "na_values": dict.fromkeys(numbers, sorted(self.marks)),
+        }
+        whole = _parsed(self.file, self.settings | types)
+        chosen = {  # by their places, for pandas has renamed twins
+            name: whole.iloc[:, place]
+            for place, name in enumerate(self.names)
+            if name in wanted.names  # another may be what it likes
+        }
+        chosen |= {name: chosen[name].astype("str") for name in texts if _text() is not object}
+        return pd.DataFrame(chosen, index=whole.index, copy=False)
+
+
+@cache
+def _text() -> Any:  # noqa: ANN401
+    """How text is parsed: not in Python, which is quicker, where the library for that is there."""
+    try:
+        import pyarrow
+    except ImportError:
+        return object
+    return pd.ArrowDtype(pyarrow.large_string())
 
 
 def _refuse_wide(content: bytes, delimiter: str, path: Path) -> None:
@@ -80,17 +127,6 @@ def _refuse_wide(content: bytes, delimiter: str, path: Path) -> None:
             todo="give a table of the columns that studies need",
             where=str(path),
         )
-
-
-def _types(names: list[str], wanted: Wanted, marks: frozenset[str]) -> dict[str, Any]:
-    """Numbers are parsed at once; a column that nobody wants may be what it likes."""
-    numbers = [name for name in names if name in wanted.numbers]
-    texts = [name for name in names if name in wanted.texts]
-    return {
-        "dtype": dict.fromkeys(numbers, float) | dict.fromkeys(texts, object),
-        "na_values": dict.fromkeys(numbers, sorted(marks)),
-        "keep_default_na": False,
-    }
 
 
 @contextmanager
@@ -116,5 +152,7 @@ def _parsed(file: str | bytes, settings: dict[str, Any]) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # lines of another length
         warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # of columns that nobody wants
-        frame: pd.DataFrame = pd.read_csv(source, index_col=False, compression=None, **settings)
+        frame: pd.DataFrame = pd.read_csv(
+            source, index_col=False, compression=None, keep_default_na=False, **settings
+        )
     return frame

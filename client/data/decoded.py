@@ -274,7 +274,9 @@ def _pieces(
 ) -> Iterator[Iterator[_Piece]]:
     """All records from the first on, in order; the next piece is decoded while one is written.
 
-    Threads, because libraries let go of Python's lock while they decode, and need no copies.
+    Threads, because libraries let go of Python's lock while they decode, and need no copies. Not
+    one beside this one for records in memory: it would have nothing to do meanwhile, and what a
+    thread of its own frees goes back to the system after every record.
 
     Args:
         fill: Decodes some records.
@@ -289,9 +291,18 @@ def _pieces(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            yield _in_order(pool, threads, fill, layout, first, into)
+            if threads == 1 and into is not None:
+                yield _here(fill, layout, first, into)
+            else:
+                yield _in_order(pool, threads, fill, layout, first, into)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _here(fill: Fill, layout: Layout, first: int, into: NDArray[Any]) -> Iterator[_Piece]:
+    for start in range(first, layout.count, step := _step(layout)):
+        rows = into[start : start + step]
+        yield _Piece(start, rows, fill(start, rows))
 
 
 def _in_order(
@@ -302,7 +313,7 @@ def _in_order(
     first: int,
     into: NDArray[Any] | None,
 ) -> Iterator[_Piece]:
-    step = min(max(_PIECE // max(layout.row, 1), 1), _ROWS)
+    step = _step(layout)
     share = max(step // (threads * _SHARES), 1)
     coming: deque[tuple[int, NDArray[Any], list[Future[list[Fault]]]]] = deque()
     for start in range(first, layout.count, step):
@@ -317,6 +328,11 @@ def _in_order(
             yield _finished(*coming.popleft())
     while coming:
         yield _finished(*coming.popleft())
+
+
+def _step(layout: Layout) -> int:
+    """Records of a piece."""
+    return min(max(_PIECE // max(layout.row, 1), 1), _ROWS)
 
 
 def _rows(count: int, layout: Layout) -> NDArray[Any]:

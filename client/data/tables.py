@@ -64,7 +64,7 @@ def _cells(source: CsvSource, folder: Path, wanted: Wanted) -> Cells:
     for column in found[0].frame:
         for cells in found[1:]:
             cells.need(str(column))
-    if len({tuple(cells.frame[[*found[0].frame]].dtypes) for cells in found}) > 1:
+    if any(len({c.frame[name].dtype == float for c in found}) > 1 for name in found[0].frame):
         return _cells(source, folder, wanted.as_text())  # a column of one file is no number
     frame = pd.concat([cells.frame for cells in found], ignore_index=True, join="inner")
     return Cells(str(path), frame, found[0].marks, found[0].columns, len(frame))

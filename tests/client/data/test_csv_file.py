@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -205,3 +206,70 @@ def test_a_million_columns_are_refused_before_they_are_parsed(end: str, tmp_path
 
     with pytest.raises(DataError, match="has 1000000 columns, of which 65536 can be read"):
         read_csv(tmp_path / "t.csv", WANTED)
+
+
+@pytest.fixture(params=["pyarrow", "Python"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With what text is parsed; the light core has no PyArrow."""
+    if request.param == "Python":
+        monkeypatch.setattr(csv_file, "_text", lambda: object)
+    else:
+        pytest.importorskip("pyarrow")
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1"] * 999 + ["1.5"],
+        ["1"] * 999 + [""],
+        ["1"] * 999 + ["9" * 30],
+        ["-1"] * 999 + [str(2**64 - 1)],
+        ["1"] * 999 + ["1e3"],
+        [""] * 999 + ["0.1"],
+        [str(2**62 + 1)] * 3,
+        ["007", "+1", "-0"],
+    ],
+    ids=lambda cells: f"{cells[0][:6]} to {cells[-1][:6]}",
+)
+def test_numbers_are_what_they_say(
+    cells: list[str], tmp_path: Path, in_pieces: list[int], library: str
+) -> None:
+    (tmp_path / "t.csv").write_text("who,age\n" + "".join(f"p,{cell}\n" for cell in cells))
+
+    found = read_csv(tmp_path / "t.csv", Wanted(frozenset({"who"}), frozenset({"age"})))
+
+    assert found.frame["age"].dtype == float, (library, in_pieces)
+    says = [float(cell) if cell else math.nan for cell in cells]
+    assert found.frame["age"].tolist() == pytest.approx(says, rel=1e-15, nan_ok=True)
+
+
+@pytest.mark.parametrize("last", ["high", "True", "nan", "1_0", "0x10", "1,5"])
+@pytest.mark.parametrize("others", ["1", "0.5", "True"])
+def test_one_that_is_no_number_leaves_all_as_written(
+    others: str, last: str, tmp_path: Path, in_pieces: list[int], library: str
+) -> None:
+    cells = [others] * 999 + [last]
+    (tmp_path / "t.csv").write_text("who\tage\n" + "".join(f"p\t{cell}\n" for cell in cells))
+
+    wanted = Wanted(frozenset({"who"}), frozenset({"age"}))
+    found = read_csv(tmp_path / "t.csv", wanted, delimiter="\t")
+
+    assert found.frame["age"].tolist() == cells, (library, in_pieces)
+
+
+@pytest.mark.parametrize("first", ["007", "1.50", "True", "nan", "", "p1", "2020-01-01", "1e5"])
+@pytest.mark.parametrize("last", ["008", "x", "", "NA", "False", "None", "Größe"])
+def test_text_is_as_written(
+    first: str, last: str, tmp_path: Path, in_pieces: list[int], library: str
+) -> None:
+    cells = [first] * 600 + [last] * 400
+    written = "age,who\n" + "".join(f"1,{cell}\n" for cell in cells)
+    (tmp_path / "t.csv").write_text(written, encoding="utf-8")
+
+    found = read_csv(tmp_path / "t.csv", Wanted(frozenset({"who"}), frozenset({"age"})))
+
+    assert found.frame["who"].tolist() == cells, (library, in_pieces)
+    coded = found.coded("who")
+    assert coded.texts.tolist() == cells
+    assert len(coded.different) == len(set(cells))
