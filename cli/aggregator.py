@@ -106,7 +106,9 @@ def start(*, aggregator: _File = _HERE) -> None:
     """Run the service until it is told to end (Ctrl-C, SIGTERM); runs go on at the next start."""
     from fedward.cli.quiet import quiet_libraries
     from fedward.server.supervisor import Supervisor
+    from fedward.study.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     quiet_libraries()
     service = Supervisor(_aggregator(aggregator), stream=sys.stderr)
     stop = threading.Event()

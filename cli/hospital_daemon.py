@@ -33,7 +33,9 @@ def start(
     """
     from fedward.client import log_lines
     from fedward.client.service import serve
+    from fedward.study.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     if json_log:
         os.environ[log_lines.JSON_VARIABLE] = "1"  # the worker, a child, writes JSON too
     log_lines.configure_log()

@@ -28,6 +28,7 @@ from flwr.app import Context, RecordDict
 from fedward.client.letter import CHUNK_VARIABLE, Letter, pack_reply, reply_to, unpack
 from fedward.client.log_lines import configure_worker_log
 from fedward.study.errors import TrainingError
+from fedward.study.freed_memory import FREED_STAYS
 from fedward.study.messages import Refusal
 from fedward.study.wire import pack_answer
 
@@ -100,7 +101,7 @@ class Worker:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, CHUNK_VARIABLE: str(_CHUNK)},
+                env={**FREED_STAYS, **os.environ, CHUNK_VARIABLE: str(_CHUNK)},
             )
             unless_begun.pop_all()
         self._pipe = Connection(ours.detach())

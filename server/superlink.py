@@ -32,6 +32,7 @@ from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
 from fedward.server.superlink_control import SuperLinkControl
 from fedward.study.errors import ServiceError
+from fedward.study.freed_memory import FREED_STAYS
 
 TESTED = "1.41."
 HOST = "127.0.0.1"
@@ -68,7 +69,7 @@ def child_environment(home: Path) -> dict[str, str]:
         if not name.startswith("FLWR_") and not name.lower().endswith("_proxy")
     }
     bin_folder = str(Path(sys.executable).parent)
-    return kept | {
+    return FREED_STAYS | kept | {
         "PATH": os.pathsep.join(filter(None, [bin_folder, os.environ.get("PATH", "")])),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
