@@ -15,6 +15,7 @@ import base64
 import contextlib
 import importlib.metadata
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -148,6 +149,7 @@ class FleetConnection:
         self._known_by = _known_by(self._public)
         self._line = BoundedLine(address, _PATH, ca, timeout)
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
+        self._turn = threading.Lock()
         self._remembered = node
         self._node = _remembered(node)
         self._coming: Coming | None = None
@@ -283,10 +285,11 @@ class FleetConnection:
 
     def _pull(self, run: int, name: str) -> bytes:
         asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)
-        last, pause = time.monotonic() + _PATIENCE, 0.01
+        began = time.monotonic()
         while True:
             answer = self._call("pull-object", asked, PullObjectResponse, most=_LARGEST_OBJECT)
-            if not answer.object_found or time.monotonic() > last:
+            waited = time.monotonic() - began
+            if not answer.object_found or waited > _PATIENCE:
                 raise MessageRefused(
                     "a message came without all of its parts",
                     todo="the round goes on without it",
@@ -294,8 +297,11 @@ class FleetConnection:
                 )
             if answer.object_available:
                 return bytes(answer.object_content)
-            time.sleep(pause)  # the server announces a message before it has all of it
-            pause = min(2 * pause, 1.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            # The server announces a message before it has all of it. Its objects come at about the
+            # same time, so that of those who wait one asks after the other.
+            pause = min(max(0.02, waited / 16), 1.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            with self._turn:
+                time.sleep(pause)
 
     def send(self, letter: Letter, seconds: float = 0.0) -> None:
         """Give an answer; after an error, the same answer may be given again.

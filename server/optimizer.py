@@ -73,18 +73,31 @@ class ServerOptimizer:
         Raises:
             FederationError: The strategy did not make a finite model.
         """
-        contents = [_reply(model, total) for total in each]
-        with _without_flower_log(), np.errstate(all="ignore"):  # the result is checked below
+        models = [_moved(model, total.update) for total in each]
+        if type(self._strategy) is flower.FedAvg and len(models) == 1:
+            after: Vector | None = models[0]  # the mean of one model
+        else:
+            after = self._of_flower(server_round, model, models, each)
+        if after is None or not np.isfinite(after).all():
+            raise not_finite(server_round)
+        return after.astype(np.float32, copy=False)
+
+    def _of_flower(
+        self, server_round: int, model: Vector, models: Sequence[Vector], each: Sequence[Total]
+    ) -> Vector | None:
+        """What the strategy makes of the models that the updates lead to."""
+        with _without_flower_log(), np.errstate(all="ignore"):  # the result is checked later
             asked = self._strategy.configure_train(
                 server_round, _record(model), ConfigRecord(), self._grid
             )
             (question,) = asked
-            replies = [Message(content, reply_to=question) for content in contents]
+            replies = [
+                Message(_reply(moved, total.weight), reply_to=question)
+                for moved, total in zip(models, each, strict=True)
+            ]
             arrays, _ = self._strategy.aggregate_train(server_round, replies)
-        after: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
-        if after is None or not np.isfinite(after).all():
-            raise not_finite(server_round)
-        return after.astype(np.float32)
+        found: Vector | None = None if arrays is None else arrays[_MODEL].numpy()
+        return found
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the strategy remembers of earlier rounds, each shape (d,); empty for most."""
@@ -137,11 +150,14 @@ def _without_flower_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _reply(model: Vector, total: Total) -> RecordDict:
+def _moved(model: Vector, update: NDArray[Any]) -> Vector:
     with np.errstate(over="ignore"):
-        mean = (model + total.update).astype(np.float32)
-    weight = MetricRecord({"num-examples": total.weight})
-    return RecordDict({"arrays": _record(mean), "metrics": weight})
+        moved: Vector = (model + update).astype(np.float32)
+    return moved
+
+
+def _reply(model: Vector, weight: float) -> RecordDict:
+    return RecordDict({"arrays": _record(model), "metrics": MetricRecord({"num-examples": weight})})
 
 
 def _record(model: NDArray[Any]) -> ArrayRecord:

@@ -90,15 +90,17 @@ class QuickGrid(Grid):
         """
         messages = list(messages)
         self._confirm_older()
+        for message in messages:
+            # A SuperLink on disk drops these, but the hash would cover them.
+            message.metadata.src_task_id = message.metadata.dst_task_id = None
+        if not messages or any(map(_has_array, messages)):
+            return self.plain.push_messages(messages)
         with no_object_id_recompute():
             for message in messages:
-                # A SuperLink on disk drops these, but the hash would cover them.
-                message.metadata.src_task_id = message.metadata.dst_task_id = None
                 message.metadata.__dict__["_message_id"] = message.object_id
-            heads = [message_to_proto(message) for message in messages if not _has_array(message)]
+            heads = [message_to_proto(message) for message in messages]
             sizes = [head.ByteSize() for head in heads]
-            short = len(heads) == len(messages) and max(sizes, default=0) <= _SHORT_QUESTION
-            if not messages or not short or sum(sizes) > _TOGETHER:
+            if max(sizes) > _SHORT_QUESTION or sum(sizes) > _TOGETHER:
                 return self.plain.push_messages(messages)
             return self._announce(messages, heads)
 
