@@ -85,6 +85,7 @@ _LARGEST_OBJECT = 2**26  # bytes; ours have 8 MiB, and a stock Flower's less
 _LARGEST_ANSWER = 2**24  # bytes of any answer but an object
 _LINES = 4  # objects on their way at once
 _LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.06, 1.0  # seconds until such an object is asked for again
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
 
 Response = TypeVar("Response", bound=Protobuf)
@@ -149,7 +150,7 @@ class FleetConnection:
         self._known_by = _known_by(self._public)
         self._line = BoundedLine(address, _PATH, ca, timeout)
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
-        self._turn = threading.Lock()
+        self._came, self._parts = threading.Condition(), 0
         self._remembered = node
         self._node = _remembered(node)
         self._coming: Coming | None = None
@@ -287,7 +288,13 @@ class FleetConnection:
         asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)
         began = time.monotonic()
         while True:
+            others = self._parts
             answer = self._call("pull-object", asked, PullObjectResponse, most=_LARGEST_OBJECT)
+            if answer.object_available:
+                with self._came:
+                    self._parts += 1
+                    self._came.notify_all()
+                return bytes(answer.object_content)
             waited = time.monotonic() - began
             if not answer.object_found or waited > _PATIENCE:
                 raise MessageRefused(
@@ -295,13 +302,14 @@ class FleetConnection:
                     todo="the round goes on without it",
                     where=self.address,
                 )
-            if answer.object_available:
-                return bytes(answer.object_content)
-            # The server announces a message before it has all of it. Its objects come at about the
-            # same time, so that of those who wait one asks after the other.
-            pause = min(max(0.02, waited / 16), 1.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-            with self._turn:
-                time.sleep(pause)
+            # The server announces a message before it has all of it; one part seldom comes alone.
+            pause = min(max(_LEAST_PAUSE, waited / 4), _LONGEST_PAUSE)
+            self._await_parts(others, pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+
+    def _await_parts(self, before: int, seconds: float) -> None:
+        """Wait for another part than came before, and no longer than so many seconds."""
+        with self._came:
+            self._came.wait_for(lambda: self._parts != before, seconds)
 
     def send(self, letter: Letter, seconds: float = 0.0) -> None:
         """Give an answer; after an error, the same answer may be given again.

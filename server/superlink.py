@@ -69,21 +69,19 @@ def child_environment(home: Path) -> dict[str, str]:
         if not name.startswith("FLWR_") and not name.lower().endswith("_proxy")
     }
     bin_folder = str(Path(sys.executable).parent)
-    return (
-        FREED_STAYS
-        | kept
-        | {
-            "PATH": os.pathsep.join(filter(None, [bin_folder, os.environ.get("PATH", "")])),
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_INTERNAL_GRPC_FLEET_API": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-            "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(_CHUNK),
-            "PYTHONUNBUFFERED": "1",
-        }
-    )
+    return {
+        **FREED_STAYS,
+        **kept,
+        "PATH": os.pathsep.join(filter(None, [bin_folder, os.environ.get("PATH", "")])),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_INTERNAL_GRPC_FLEET_API": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(_CHUNK),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 class SuperLink:

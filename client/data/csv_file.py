@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fedward.client.data.bounded import read_bytes
@@ -82,10 +83,12 @@ class _Table:
         """The wanted columns; quickest is to let pandas find what kind of number one has."""
         found = self._read(wanted, number=None)
         numbers = [name for name in found if name in wanted.numbers]
-        kinds = {found.dtypes[name].kind for name in numbers}
-        if kinds <= set("iuf"):
+        plain = all(found.dtypes[name].kind in "iuf" for name in numbers)
+        if (
+            plain and self.marks <= NOTHING
+        ):  # among whole numbers a mark would be looked for as text
             return found.astype(dict.fromkeys(numbers, float))
-        if "b" not in kinds:  # a yes would become a 1
+        if not any(_says_yes_or_no(found[name]) for name in numbers):  # a yes would become a 1
             with suppress(ValueError):  # a number is none: the text says which
                 return self._read(wanted, number=float)
         return self._read(wanted.as_text(), number=None)
@@ -105,6 +108,13 @@ class _Table:
         }
         chosen |= {name: chosen[name].astype("str") for name in texts if _text() is not object}
         return pd.DataFrame(chosen, index=whole.index, copy=False)
+
+
+def _says_yes_or_no(column: pd.Series[Any]) -> bool:
+    """Whether pandas found words such as True in it, perhaps among others."""
+    if column.dtype.kind != "O":
+        return bool(column.dtype.kind == "b")
+    return any(isinstance(value, bool | np.bool_) for value in column)
 
 
 @cache

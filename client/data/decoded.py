@@ -275,8 +275,8 @@ def _pieces(
     """All records from the first on, in order; the next piece is decoded while one is written.
 
     Threads, because libraries let go of Python's lock while they decode, and need no copies. Not
-    one beside this one for records in memory: it would have nothing to do meanwhile, and what a
-    thread of its own frees goes back to the system after every record.
+    one alone for records in memory: this one would have nothing to do meanwhile, and what a thread
+    frees in memory of its own goes back to the system after every record.
 
     Args:
         fill: Decodes some records.
@@ -300,7 +300,8 @@ def _pieces(
 
 
 def _here(fill: Fill, layout: Layout, first: int, into: NDArray[Any]) -> Iterator[_Piece]:
-    for start in range(first, layout.count, step := _step(layout)):
+    step = _step(layout)
+    for start in range(first, layout.count, step):
         rows = into[start : start + step]
         yield _Piece(start, rows, fill(start, rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
 from flwr.proto.node_pb2 import Node
 
+from fedward.client import fleet
 from fedward.client.fleet import FleetConnection
 from fedward.client.fleet_errors import ConnectionLost, MessageRefused, ServerFault, ServerTrouble
 from fedward.client.letter import Letter, from_announcement, names_in, reply_to, with_content
@@ -60,6 +62,49 @@ def test_a_message_whose_head_lies_is_refused_once() -> None:
     with pytest.raises(MessageRefused, match="not what it says"):
         line.receive()
     assert line.receive() is None
+    line.close()
+
+
+class Late(Handing):
+    """A line at which a message is announced long before its parts are there."""
+
+    def __init__(self, waiting: Letter, after: float) -> None:
+        super().__init__(waiting)
+        self.asked, self._after = 0, after
+
+    def _call(self, path: str, asked: Any, kind: Any, **settings: Any) -> Any:  # noqa: ANN401
+        if path == "pull-object":
+            self.asked += 1
+            if self.asked <= self._after:
+                return kind(object_found=True)
+        return super()._call(path, asked, kind, **settings)
+
+
+def test_parts_that_come_late_are_waited_for() -> None:
+    parts = len(letter().objects)
+    line = Late(letter(), after=4 * parts)
+
+    assert line.receive() == letter()
+    assert line.asked <= 5 * parts
+    line.close()
+
+
+def test_parts_that_never_come_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_PATIENCE", 0.2)
+    line = Late(letter(), after=math.inf)
+
+    with pytest.raises(MessageRefused, match="without all of its parts"):
+        line.receive()
+    line.close()
+
+
+def test_one_part_that_comes_lets_the_others_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait a minute by itself."""
+    monkeypatch.setattr(fleet, "_LEAST_PAUSE", 60.0)
+    monkeypatch.setattr(fleet, "_LONGEST_PAUSE", 60.0)
+    line = Late(letter(), after=len(letter().objects) - 1)
+
+    assert line.receive() == letter()
     line.close()
 
 

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedward.client.letter import CHUNK_VARIABLE, Letter, reply_to, unpack
 from fedward.client.worker import Worker, WorkerLost
+from fedward.study.freed_memory import FREED_STAYS
 from fedward.study.messages import Advertised, Refusal
 from fedward.study.wire import unpack_answer
 from tests.client.conftest import House
@@ -155,3 +156,17 @@ def test_the_size_of_pieces_is_ours_whatever_the_environment_says(
 
     assert worker.pid is not None
     assert psutil.Process(worker.pid).environ()[CHUNK_VARIABLE] == str(8 << 20)
+
+
+def test_freed_memory_stays_with_the_process_unless_the_environment_says_otherwise(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trim, *others) = FREED_STAYS
+    for name in others:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(trim, "1000000")
+    worker.start()
+
+    assert worker.pid is not None
+    found = psutil.Process(worker.pid).environ()
+    assert {name: found[name] for name in FREED_STAYS} == {**FREED_STAYS, trim: "1000000"}

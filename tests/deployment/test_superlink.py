@@ -19,6 +19,7 @@ import pytest
 from fedward.server.superlink import SuperLink, check_version, child_environment
 from fedward.server.superlink_control import SuperLinkControl, app_bundle
 from fedward.study.errors import ServiceError
+from fedward.study.freed_memory import FREED_STAYS
 from tests.server.flower_hospital import public_der, transport_key
 from tests.superlink_ward import free_port, until
 
@@ -223,6 +224,19 @@ def test_flower_hears_nothing_of_our_surroundings(
     assert "FLWR_INTERNAL_GRPC_CONTROL_API" not in found
     assert "https_proxy" not in found
     assert found["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_flower_keeps_freed_memory_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trim, *others) = FREED_STAYS
+    for name in others:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(trim, "1000000")
+
+    found = child_environment(tmp_path)
+
+    assert {name: found[name] for name in FREED_STAYS} == {**FREED_STAYS, trim: "1000000"}
 
 
 @pytest.mark.parametrize("other", ["1.40.9", "1.42.0", "1.410.0", "2.0"])

@@ -273,3 +273,47 @@ def test_text_is_as_written(
     coded = found.coded("who")
     assert coded.texts.tolist() == cells
     assert len(coded.different) == len(set(cells))
+
+
+@pytest.mark.parametrize(
+    ("mark", "cells"),
+    [
+        ("999", ["45 ", "999 "]),
+        ("9", ["1", "09"]),
+        ("1", ["+1", "2"]),
+        ("-9", ["1"] * 500 + ["-9"] * 500),
+        ("-9", ["-9.0", "1"]),
+        ("-9", ["-9"] * 600 + ["0.5"] * 400),
+        ("?", ["1"] * 999 + ["?"]),
+    ],
+)
+def test_a_mark_is_missing_however_the_number_is_written(
+    mark: str, cells: list[str], tmp_path: Path, in_pieces: list[int], library: str
+) -> None:
+    (tmp_path / "t.csv").write_text("who,age\n" + "".join(f"p,{cell}\n" for cell in cells))
+
+    wanted = Wanted(frozenset({"who"}), frozenset({"age"}))
+    found = read_csv(tmp_path / "t.csv", wanted, missing=(mark,))
+
+    def says(cell: str) -> float:
+        same = cell == mark or (mark != "?" and float(cell) == float(mark))
+        return math.nan if same else float(cell)
+
+    expected = pytest.approx([says(cell) for cell in cells], nan_ok=True)
+    assert found.frame["age"].tolist() == expected, (library, in_pieces)
+
+
+@pytest.mark.parametrize("missing", [(), ("-1",), ("True",)])
+@pytest.mark.parametrize("cells", [["True", ""], ["True", "False"], ["True"] * 600 + [""] * 400])
+def test_yes_and_no_are_no_numbers(
+    cells: list[str], missing: tuple[str, ...], tmp_path: Path, in_pieces: list[int], library: str
+) -> None:
+    (tmp_path / "t.csv").write_text("who,age\n" + "".join(f"p,{cell}\n" for cell in cells))
+
+    wanted = Wanted(frozenset({"who"}), frozenset({"age"}))
+    found = read_csv(tmp_path / "t.csv", wanted, missing=missing)
+
+    if missing != ("True",) or "False" in cells:
+        assert found.frame["age"].tolist() == cells, (library, in_pieces)
+    else:
+        assert found.missing("age").all()
