@@ -83,10 +83,9 @@ class _Table:
         """The wanted columns; quickest is to let pandas find what kind of number one has."""
         found = self._read(wanted, number=None)
         numbers = [name for name in found if name in wanted.numbers]
-        plain = all(found.dtypes[name].kind in "iuf" for name in numbers)
-        if (
-            plain and self.marks <= NOTHING
-        ):  # among whole numbers a mark would be looked for as text
+        # Among whole numbers pandas looks for a mark as it is written, and 9.0 is the mark 9 too.
+        as_meant = all(found.dtypes[name].kind in "iuf" for name in numbers)
+        if not numbers or (as_meant and self.marks <= NOTHING):
             return found.astype(dict.fromkeys(numbers, float))
         if not any(_says_yes_or_no(found[name]) for name in numbers):  # a yes would become a 1
             with suppress(ValueError):  # a number is none: the text says which
