@@ -15,7 +15,6 @@ import base64
 import contextlib
 import importlib.metadata
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -85,8 +84,8 @@ _LARGEST_OBJECT = 2**26  # bytes; ours have 8 MiB, and a stock Flower's less
 _LARGEST_ANSWER = 2**24  # bytes of any answer but an object
 _LINES = 4  # objects on their way at once
 _LOOKED_AT = 10.0  # seconds in which the server's side looks at an answer, usually
-_LEAST_PAUSE, _LONGEST_PAUSE = 0.06, 1.0  # seconds until such an object is asked for again
 _PATIENCE = 120.0  # seconds for an object that the server announced and does not have yet
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.06, 1.0  # seconds until such an object is asked for again
 
 Response = TypeVar("Response", bound=Protobuf)
 
@@ -150,7 +149,6 @@ class FleetConnection:
         self._known_by = _known_by(self._public)
         self._line = BoundedLine(address, _PATH, ca, timeout)
         self._lines = ThreadPoolExecutor(_LINES, thread_name_prefix="fleet")
-        self._came, self._parts = threading.Condition(), 0
         self._remembered = node
         self._node = _remembered(node)
         self._coming: Coming | None = None
@@ -267,8 +265,7 @@ class FleetConnection:
             raise trouble(error.what, self.address) from error
 
     def _fetch(self, coming: Coming) -> Letter:
-        missing = coming.missing()
-        self._each(lambda name: coming.take(name, self._pull(coming.run, name)), missing)
+        self._each(lambda name: self._pull(coming, name), coming.missing())
         self._lines.submit(self._confirm, coming.run, coming.digest)
         letter = coming.letter()
         letter.refuse_forged()
@@ -284,17 +281,15 @@ class FleetConnection:
         )
         self._call("confirm-message-received", received, ConfirmMessageReceivedResponse)
 
-    def _pull(self, run: int, name: str) -> bytes:
-        asked = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+    def _pull(self, coming: Coming, name: str) -> None:
+        asked = PullObjectRequest(node=self._node, run_id=coming.run, object_id=name)
         began = time.monotonic()
         while True:
-            others = self._parts
+            count = coming.count
             answer = self._call("pull-object", asked, PullObjectResponse, most=_LARGEST_OBJECT)
             if answer.object_available:
-                with self._came:
-                    self._parts += 1
-                    self._came.notify_all()
-                return bytes(answer.object_content)
+                coming.take(name, bytes(answer.object_content))
+                return
             waited = time.monotonic() - began
             if not answer.object_found or waited > _PATIENCE:
                 raise MessageRefused(
@@ -304,12 +299,7 @@ class FleetConnection:
                 )
             # The server announces a message before it has all of it; one part seldom comes alone.
             pause = min(max(_LEAST_PAUSE, waited / 4), _LONGEST_PAUSE)
-            self._await_parts(others, pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
-
-    def _await_parts(self, before: int, seconds: float) -> None:
-        """Wait for another part than came before, and no longer than so many seconds."""
-        with self._came:
-            self._came.wait_for(lambda: self._parts != before, seconds)
+            coming.await_more(count, pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
 
     def send(self, letter: Letter, seconds: float = 0.0) -> None:
         """Give an answer; after an error, the same answer may be given again.

@@ -107,7 +107,7 @@ class Coming:
         self._names = names
         self._found: dict[str, bytes] = {}
         self._size = 0
-        self._lock = threading.Lock()
+        self._come = threading.Condition()
 
     @property
     def digest(self) -> str:
@@ -132,11 +132,22 @@ class Coming:
         """
         if hashlib.sha256(content).hexdigest() != name:
             raise MessageRefused("a message came with a part that is not the one it names")
-        with self._lock:
+        with self._come:
             self._size += len(content)
             if self._size > LARGEST_LETTER:
                 raise MessageRefused(f"a message of {self._size} bytes is too large")
             self._found[name] = content
+            self._come.notify_all()
+
+    @property
+    def count(self) -> int:
+        """How many objects have come."""
+        return len(self._found)
+
+    def await_more(self, than: int, seconds: float) -> None:
+        """Return once more than so many objects have come, or that much later."""
+        with self._come:
+            self._come.wait_for(lambda: self.count > than, seconds)
 
     def letter(self) -> Letter:
         """The whole message, when nothing is missing."""
