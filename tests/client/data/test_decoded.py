@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -95,6 +96,28 @@ def test_without_a_folder_it_is_in_memory(tmp_path: Path) -> None:
         assert np.array_equal(found, records(50))
         assert len(files.decoded) == 50
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("threads_from", [0, math.inf], ids=["many threads", "this one"])
+@pytest.mark.usefixtures("small_pieces")
+def test_in_memory_every_piece_has_its_place(
+    threads_from: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    files, faults, seen = Files(50, bad=(3, 17, 41)), ListedFaults(), set[int]()
+
+    def decode(row: int) -> NDArray[np.float32]:
+        seen.add(threading.get_ident())
+        return files.decode(row)
+
+    context = Context(tmp_path, faults)
+    found = decoded(files.keys, decode, SHAPE, np.float32, context, threads_from=threads_from)
+
+    expected = records(50)
+    expected[[3, 17, 41]] = 0
+    assert np.array_equal(whole(found), expected)
+    assert [row for row, _ in faults.found] == [3, 17, 41]
+    assert (seen == {threading.get_ident()}) == (threads_from == math.inf)
 
 
 def test_what_is_small_comes_back_as_an_array_and_is_decoded_once(context: Context) -> None:

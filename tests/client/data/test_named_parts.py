@@ -136,3 +136,11 @@ def test_a_file_of_other_columns_is_refused(content: str, says: str, files: Ward
 
 def _table() -> dict[str, Any]:
     return {"kind": "table", "label": "diagnosis", "features": {"age": {}}}
+
+
+def test_a_column_of_numbers_in_one_file_alone_is_told_as_it_is_written(files: Ward) -> None:
+    files.write("a.csv", HEAD + "9e99,f,0\n45,m,1\n")
+    files.write("c.csv", HEAD + "high,m,0\n")
+
+    with pytest.raises(DataError, match="'9e99' is not a finite number"):
+        files.read(FOLDER, {})
