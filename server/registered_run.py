@@ -60,22 +60,23 @@ def run_registered(
     run = RunFolder(folder)
     if run.record.state == "finished":
         return
-    try:
-        with run.taken():
+    with contextlib.ExitStack() as held:  # until the last word: the next process says the next
+        try:
+            held.enter_context(run.taken())
             _run(run, grid, listener, lost_rounds, models)
-    except RunStopped:
-        run.clear_stop()
-        run.mark("stopped")
-    except RunPaused as paused:
-        _mark(run, "paused", paused.line())
-    except OSError as error:
-        _mark(run, "paused", f"the run's folder cannot be used ({error.strerror})")
-    except FedwardError as error:
-        _mark(run, "failed", error.line())
-        raise
-    except Exception as error:
-        _mark(run, "waiting", f"cut off ({type(error).__name__}), to be resumed")
-        raise
+        except RunStopped:
+            run.clear_stop()
+            run.mark("stopped")
+        except RunPaused as paused:
+            _mark(run, "paused", paused.line())
+        except OSError as error:
+            _mark(run, "paused", f"the run's folder cannot be used ({error.strerror})")
+        except FedwardError as error:
+            _mark(run, "failed", error.line())
+            raise
+        except Exception as error:
+            _mark(run, "waiting", f"cut off ({type(error).__name__}), to be resumed")
+            raise
 
 
 def _mark(run: RunFolder, state: State, reason: str) -> None:

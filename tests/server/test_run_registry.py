@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedward.privacy.roster import Roster, sign_roster
 from fedward.privacy.signed_study import sign_study
 from fedward.server.app import make_app
 from fedward.server.events import Event, RoundFinished, RoundStarted
-from fedward.server.run_registry import RunFolder, RunRegistry, Wanted
+from fedward.server.run_registry import RunFolder, RunRecord, RunRegistry, State, Wanted
 from fedward.study.errors import DataError, FedwardError, OptionError
 from fedward.study.study import Study
 from tests.secure_sites import PRIVATE, Sites
@@ -220,6 +221,42 @@ def test_too_few_hospitals_pause_a_run_with_the_reason(tmp_path: Path) -> None:
         grid.gone = set()
         started(run, grid)
     assert state(run) == "finished"
+
+
+@pytest.mark.parametrize("ends", ["finished", "paused", "stopped", "failed", "waiting"])
+def test_the_last_word_is_said_before_the_run_is_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The next process waits for the run, and would be said to have ended as this one did."""
+    study = private_study()
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites, "statistics" if ends == "failed" else "model")
+    said: list[tuple[str, bool]] = []
+    mark = RunFolder.mark
+
+    def heard(self: RunFolder, word: State, reason: str = "") -> RunRecord:
+        said.append((word, self.is_taken))
+        return mark(self, word, reason)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, RoundStarted) and ends == "stopped":
+            run.ask_to_stop()
+        if isinstance(event, RoundStarted) and ends == "waiting":
+            raise RuntimeError
+
+    monkeypatch.setattr(RunFolder, "mark", heard)
+    with (
+        Watched(list(sites.files.values())) as grid,
+        pytest.raises((FedwardError, RuntimeError))
+        if ends in {"failed", "waiting"}
+        else nullcontext(),
+    ):
+        grid.gone = {1, 2} if ends == "paused" else set()
+        started(run, grid, listen)
+
+    assert said[-1] == (ends, True)
+    assert all(taken for _, taken in said)
+    assert not run.is_taken
 
 
 def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
