@@ -13,7 +13,6 @@ user, so only the gate stands between it and the world, and no other person belo
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import ssl
@@ -28,7 +27,6 @@ import httpx
 import psutil
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 
-from fedward.server.durable import write_aside
 from fedward.server.loopback import write_loopback_certificate
 from fedward.server.superlink_control import SuperLinkControl
 from fedward.study.errors import ServiceError
@@ -194,8 +192,6 @@ class SuperLink:
         self._end_leftovers()
         certificate, key = write_loopback_certificate(self.folder, HOST)
         self.port, self.fleet_port = _free_ports(self._wanted_port)
-        ports = {"port": self.port, "fleet_port": self.fleet_port}
-        write_aside(self.folder / "port.json", json.dumps(ports).encode())
         # start_new_session: Ctrl-C on the supervisor's terminal is the supervisor's to handle.
         self._process = subprocess.Popen(  # noqa: S603
             self._command(certificate, key),
@@ -285,25 +281,21 @@ class SuperLink:
     def _end_leftovers(self) -> None:
         """Kill what a SuperLink of this folder started, and itself if its parent was killed.
 
-        Two of them would write to one state, and an old ServerApp to the folder of a new one.
+        Two of them would write to one state, and an old ServerApp to the folder of a new one. They
+        all name the folder's certificate, also when the folder itself is gone.
         """
-        try:
-            port = int(json.loads((self.folder / "port.json").read_bytes())["port"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        marks = {str(self.folder / "loopback.pem"), f"{HOST}:{port}"}
-        found = [p for p in psutil.process_iter() if _is_ours(p, marks)]
+        found = [p for p in psutil.process_iter() if _is_ours(p, str(self.folder / "loopback.pem"))]
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=_STOP_SECONDS)
 
 
-def _is_ours(process: psutil.Process, marks: set[str]) -> bool:
+def _is_ours(process: psutil.Process, certificate: str) -> bool:
     if not _is_program(process, *_OUR_PROGRAMS):
         return False
     try:
-        return bool(marks & set(process.cmdline()))
+        return certificate in process.cmdline()
     except psutil.Error:
         return False
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
+import shutil
 import signal
 import time
 import tomllib
@@ -79,18 +79,27 @@ def test_hospitals_stay_registered_over_kill_9(superlink: SuperLink) -> None:
 
 
 @pytest.mark.slow
-def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(superlink: SuperLink) -> None:
+@pytest.mark.parametrize("state", ["kept", "gone"])
+def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(
+    superlink: SuperLink, state: str
+) -> None:
     superlink.control.register("Ward", public_der(transport_key()))
-    orphan = superlink.pid
+    orphan = psutil.Process(superlink.pid)
+    orphans = [orphan, *orphan.children(recursive=True)]
 
     on_disk = (superlink.folder / "superlink.sqlite").exists()
+    if state == "gone":
+        shutil.rmtree(superlink.folder)
     successor = SuperLink(superlink.folder, on_disk=on_disk)
     try:
         successor.start()
 
-        assert [node.name for node in successor.control.nodes()] == ["Ward"] * on_disk
+        kept = on_disk and state == "kept"
+        assert [node.name for node in successor.control.nodes()] == ["Ward"] * kept
         assert not superlink.alive
-        assert successor.pid != orphan
+        assert len(orphans) > 1
+        assert not [one for one in orphans if one.is_running()]
+        assert successor.pid != orphan.pid
     finally:
         successor.stop()
 
@@ -113,8 +122,6 @@ def test_without_the_process_that_starts_runs_it_counts_as_dead(superlink: Super
 @pytest.mark.slow
 @in_memory
 def test_it_answers_only_if_both_of_its_ports_do(superlink: SuperLink) -> None:
-    written = json.loads((superlink.folder / "port.json").read_bytes())
-    assert written == {"port": superlink.port, "fleet_port": superlink.fleet_port}
     assert superlink.port != superlink.fleet_port
     assert superlink.answers(10)
 
