@@ -80,6 +80,11 @@ class Front:
         """Change the manner; connections that are open are cut, or keep their manner."""
         self._do(self._change(manner, cut=cut))
 
+    def cut_after(self, sent: int) -> None:
+        """Cut every connection, once, after so many more bytes from the hospital; none before."""
+        assert isinstance(self._manner, Forward)
+        self._manner.cut_after = sent
+
     def close(self) -> None:
         self._do(self._change(Mute(), cut=True))
         self._do(self._shut())
@@ -174,10 +179,10 @@ class Front:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            back.transport.abort()  # before anything is awaited: that may be cut once more
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            back.transport.abort()
         if cut:
             manner.cut_after = manner.cut_answer = None
             self.cuts += 1
@@ -191,9 +196,13 @@ async def _opened(port: int) -> tuple[Reader, Writer]:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        _, writer = await opening
-        writer.transport.abort()
+        opening.add_done_callback(_abort)
         raise
+
+
+def _abort(opened: asyncio.Future[tuple[Reader, Writer]]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result()[1].transport.abort()
 
 
 async def _pipe(
