@@ -101,6 +101,7 @@ class Supervisor:
         self._seen = last_seen(self._state)
         self._said: dict[str, str] = {}
         self._roster_version = 0
+        self._let_in: frozenset[bytes] = frozenset()
         self._due: dict[str, float] = {}
         self._heard = 0.0  # when the SuperLink last answered
         self._unheard = 0  # how often it has not answered since
@@ -235,11 +236,12 @@ class Supervisor:
                 where=str(self._aggregator.roster_path),
             )
         keys = dict(roster.transports)
-        route = Route(link.fleet_address, link.certificate, Doorkeeper(keys.values()))
-        if gate.leads:
-            gate.lead_to(route)  # who was removed is out at once, whatever follows
+        if gate.leads:  # who was removed is out at once, whatever follows
+            self._let_in &= frozenset(keys.values())
+            gate.lead_to(self._route(link))
         self._register(link, keys)
-        gate.lead_to(route)  # not before: Flower's own SuperNode gives up where nobody knows it
+        self._let_in = frozenset(keys.values())
+        gate.lead_to(self._route(link))  # not before: a stock SuperNode ends where it is not known
         self._runs.set_roster(self._aggregator.roster_path.read_bytes())
         self._roster_version = roster.version
         self._known["roster"] = stamp
@@ -247,6 +249,9 @@ class Supervisor:
         self._gauges.roster.set(roster.version)
         self._gauges.members.set(len(roster.transports))
         self._diary.tell("roster", version=roster.version, members=len(roster.members))
+
+    def _route(self, link: SuperLink) -> Route:
+        return Route(link.fleet_address, link.certificate, Doorkeeper(self._let_in))
 
     def _register(self, link: SuperLink, wanted: dict[str, bytes]) -> None:
         there = {node.key: node for node in link.control.nodes()}

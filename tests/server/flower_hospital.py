@@ -7,6 +7,7 @@ import datetime
 import ipaddress
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,28 @@ def transport_key() -> ec.EllipticCurvePrivateKey:
 
 def public_der(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def signed_time(
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    named: ec.EllipticCurvePrivateKey | None = None,
+    at: datetime.datetime | None = None,
+) -> dict[bytes, bytes]:
+    """Headers by which the aggregator tells who sends a request.
+
+    Args:
+        key: Signs the time.
+        named: Whose it is said to be; its own if None.
+        at: The time; now if None.
+    """
+    stamp = (at or datetime.datetime.now(datetime.UTC)).isoformat().encode()
+    pem = (named or key).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return {
+        b"flwr-public-key": b64encode(pem),
+        b"flwr-timestamp": stamp,
+        b"flwr-signature": b64encode(key.sign(stamp, ec.ECDSA(hashes.SHA256()))),
+    }
 
 
 def make_certificates(folder: Path, *, address: str = "127.0.0.1") -> Files:

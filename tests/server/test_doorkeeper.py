@@ -6,12 +6,10 @@ from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedward.server.doorkeeper import Doorkeeper
-from tests.server.flower_hospital import public_der, transport_key
+from tests.server.flower_hospital import public_der, signed_time, transport_key
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 KEY, STRANGER = transport_key(), transport_key()
@@ -24,13 +22,7 @@ def signed(
     named: ec.EllipticCurvePrivateKey = KEY,
     at: datetime = NOW,
 ) -> Headers:
-    stamp = at.isoformat().encode()
-    pem = named.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return {
-        b"flwr-public-key": b64encode(pem),
-        b"flwr-timestamp": stamp,
-        b"flwr-signature": b64encode(key.sign(stamp, ec.ECDSA(hashes.SHA256()))),
-    }
+    return signed_time(key, named=named, at=at)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedward.privacy.certificates import Authority
 from fedward.privacy.enrolment import EnrolmentAnswer, fingerprint, sign_answer
@@ -24,12 +25,13 @@ from fedward.privacy.identity import Identity
 from fedward.privacy.roster import Roster, sign_roster
 from fedward.server.aggregator import Aggregator, found_aggregator
 from fedward.server.durable import write_aside
+from fedward.server.gate import Route
 from fedward.server.run_registry import RunFolder, RunRegistry
 from fedward.server.state_lock import is_running, only_one
 from fedward.server.supervisor import Pace, Supervisor
 from fedward.study.errors import ServiceError
 from tests.server.cut_off import private_study
-from tests.server.flower_hospital import public_der, transport_key
+from tests.server.flower_hospital import public_der, signed_time, transport_key
 from tests.superlink_ward import free_port, until
 
 PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0, probe=0)
@@ -159,44 +161,51 @@ class Door:
     """A gate that remembers what it led to."""
 
     def __init__(self) -> None:
-        self.routes: list[object] = []
+        self.routes: list[Route] = []
 
     @property
     def leads(self) -> bool:
         return bool(self.routes)
 
-    def lead_to(self, route: object) -> None:
+    def lead_to(self, route: Route) -> None:
         self.routes.append(route)
 
+    def lets_in(self, key: ec.EllipticCurvePrivateKey) -> bool:
+        return self.leads and self.routes[-1].admits(signed_time(key)) is not None
 
-def test_the_gate_opens_once_the_superlink_knows_every_hospital(
+
+def test_a_hospital_is_let_in_once_the_superlink_knows_it(
     post: Post, hub: Aggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flower's own SuperNode ends for good where a SuperLink does not know it."""
     door, seen = Door(), list[tuple[str, bool]]()
-    post.link.admitted = lambda name, _: seen.append((name, door.leads))
+    keys = {name: transport_key() for name in ("Stays", "Leaves", "Comes")}
+    post.link.admitted = lambda name, _: seen.append((name, door.lets_in(keys[name])))
 
-    def install(version: int, keys: dict[str, bytes]) -> None:
-        roster = Roster(version, {name: Identity.generate().public for name in keys}, keys)
+    def install(version: int, *names: str) -> None:
+        members = {name: Identity.generate().public for name in names}
+        roster = Roster(version, members, {name: public_der(keys[name]) for name in names})
         monkeypatch.setattr(Aggregator, "roster", lambda _: roster)
         post.supervisor._known.pop("roster", None)
 
-    install(2, {"Ward": public_der(transport_key())})
-    post.link.down = True
-    post.supervisor._look(post.link, door)
-    assert door.routes == []
+    def let_in() -> set[str]:
+        post.supervisor._look(post.link, door)
+        return {name for name, key in keys.items() if door.lets_in(key)}
 
+    install(2, "Stays", "Leaves")
+    post.link.down = True
+    assert let_in() == set()
     post.link.down = False
-    post.supervisor._look(post.link, door)
-    assert seen == [("Ward", False)]
-    assert len(door.routes) == 1
+    assert let_in() == {"Stays", "Leaves"}
+    assert seen == [("Stays", False), ("Leaves", False)]
 
-    # Who leaves is shut out at once, though the SuperLink hears nothing.
-    install(3, {"Other": public_der(transport_key())})
+    # Who leaves is shut out at once, though the SuperLink hears nothing; who comes has to wait.
+    install(3, "Stays", "Comes")
     post.link.down = True
-    post.supervisor._look(post.link, door)
-    assert len(door.routes) == 2
-    assert seen == [("Ward", False)]
+    assert let_in() == {"Stays"}
+    post.link.down = False
+    assert let_in() == {"Stays", "Comes"}
+    assert seen[2:] == [("Stays", True), ("Comes", False)]
 
 
 # --- Runs whose process dies ----------------------------------------------------------------------
