@@ -23,6 +23,15 @@ _TIME_HEADER = TIMESTAMP_HEADER.lower().encode()
 _SIGNATURE_HEADER = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
 
 
+def caller_names(keys: Iterable[bytes]) -> frozenset[bytes]:
+    """How requests name these public transport keys, DER; what is none has no name."""
+    return frozenset(map(base64.b64encode, _pems(keys)))
+
+
+def _pems(keys: Iterable[bytes]) -> list[bytes]:
+    return [transport_pem(key) for key in keys if is_transport(key)]
+
+
 class Doorkeeper:
     """Which requests carry the time, signed just now with a key that was let in.
 
@@ -40,8 +49,7 @@ class Doorkeeper:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        pems = [transport_pem(key) for key in keys if is_transport(key)]
-        self._keys = {base64.b64encode(pem): load_pem_public_key(pem) for pem in pems}
+        self._keys = {base64.b64encode(pem): load_pem_public_key(pem) for pem in _pems(keys)}
         self._now = now
         self._seen: dict[bytes, tuple[bytes, bytes]] = {}
 

@@ -41,11 +41,13 @@ class Route:
         address: Host and port of its fleet API, in gRPC.
         certificate: What that server is known by, PEM.
         admits: Asked with a request's headers who sends it; 401 if that is nobody.
+        not_yet: Who is not known behind the gate yet: 503, after which callers try again.
     """
 
     address: tuple[str, int]
     certificate: bytes
     admits: Callable[[Headers], Who]
+    not_yet: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def verdict(request: h11.Request, route: Route, limits: Limits) -> tuple[int | N
     who = route.admits(headers)
     if not who:
         return 401, None
+    if who in route.not_yet:
+        return 503, who
     most = limits.body if request.target == CARRIES_OBJECTS else limits.words
     return (413 if int(headers[b"content-length"]) > most else None), who
 

@@ -39,6 +39,11 @@ from fedward.study.errors import ServiceError
 
 _GONE = "unregistered"
 
+
+class SuperLinkSilent(ServiceError):  # noqa: N818 - reads as the fact that it states
+    """The SuperLink does not answer, so nobody knows whether it did what was asked."""
+
+
 RunState = Literal["waiting", "running", "completed", "failed", "stopped"]
 
 
@@ -211,7 +216,7 @@ class SuperLinkControl:
 
     def _ask(self, call: str, request: object) -> Any:  # noqa: ANN401 - protobuf's own classes
         if self._client is None:
-            raise ServiceError("the SuperLink does not run", todo="start the aggregator")
+            raise SuperLinkSilent("the SuperLink does not run", todo="start the aggregator")
         try:
             return getattr(self._client, call)(request)
         except httpx.HTTPStatusError as error:
@@ -221,7 +226,7 @@ class SuperLinkControl:
                 todo="look into its log",
             ) from None
         except (httpx.HTTPError, ValueError) as error:
-            raise ServiceError(
+            raise SuperLinkSilent(
                 f"the SuperLink does not answer {call} ({type(error).__name__})",
                 todo="look into its log",
             ) from None

@@ -12,14 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 from fedward.server.aggregator import Aggregator
 from fedward.server.diary import Diary, Overheard
-from fedward.server.doorkeeper import Doorkeeper
+from fedward.server.doorkeeper import Doorkeeper, caller_names
 from fedward.server.durable import write_json
 from fedward.server.gate import Gate, Route, load_certificate, public_tls
 from fedward.server.gate_thread import GateThread
@@ -28,6 +28,7 @@ from fedward.server.page.overview import last_seen
 from fedward.server.run_registry import BY_ITSELF, RunFolder, RunRegistry
 from fedward.server.state_lock import only_one
 from fedward.server.superlink import SuperLink
+from fedward.server.superlink_control import SuperLinkSilent
 from fedward.study.errors import FedwardError, ServiceError
 
 Stamp = tuple[int, int] | None
@@ -101,7 +102,7 @@ class Supervisor:
         self._seen = last_seen(self._state)
         self._said: dict[str, str] = {}
         self._roster_version = 0
-        self._let_in: frozenset[bytes] = frozenset()
+        self._registered: frozenset[bytes] = frozenset()
         self._due: dict[str, float] = {}
         self._heard = 0.0  # when the SuperLink last answered
         self._unheard = 0  # how often it has not answered since
@@ -190,15 +191,23 @@ class Supervisor:
         self._wait = min(2 * self._wait or self._pace.first_wait, self._pace.longest_wait)
         self._due["superlink"] = time.monotonic() + self._wait
         link.start()
-        for number, (state, _) in link.control.runs().items():
-            if state in {"waiting", "running"}:
-                link.control.stop_run(number)  # of an earlier process: each run is begun anew
+        try:
+            self._stop_earlier_runs(link)
+        except FedwardError:
+            link.stop()  # or it would go on with those runs, and the gate would stay shut
+            raise
         self._numbers.clear()
         self._taken.clear()
         self._known.pop("roster", None)
         self._heard, self._unheard = time.monotonic(), 0
         self._gauges.superlink.set(1)
         self._diary.tell("superlink started", port=link.port, pid=link.pid)
+
+    def _stop_earlier_runs(self, link: SuperLink) -> None:
+        """Those of an earlier process: each run is begun anew."""
+        for number, (state, _) in link.control.runs().items():
+            if state in {"waiting", "running"}:
+                link.control.stop_run(number)
 
     def _answers(self, link: SuperLink) -> bool:
         """Whether the SuperLink answers; one that is silent for too long is killed.
@@ -236,12 +245,13 @@ class Supervisor:
                 where=str(self._aggregator.roster_path),
             )
         keys = dict(roster.transports)
+        route = Route(link.fleet_address, link.certificate, Doorkeeper(keys.values()))
         if gate.leads:  # who was removed is out at once, whatever follows
-            self._let_in &= frozenset(keys.values())
-            gate.lead_to(self._route(link))
+            unknown = caller_names(keys.values()) - self._registered
+            gate.lead_to(replace(route, not_yet=unknown))
         self._register(link, keys)
-        self._let_in = frozenset(keys.values())
-        gate.lead_to(self._route(link))  # not before: a stock SuperNode ends where it is not known
+        self._registered = caller_names(keys.values())
+        gate.lead_to(route)  # not before: a stock SuperNode ends for good where it is not known
         self._runs.set_roster(self._aggregator.roster_path.read_bytes())
         self._roster_version = roster.version
         self._known["roster"] = stamp
@@ -250,10 +260,12 @@ class Supervisor:
         self._gauges.members.set(len(roster.transports))
         self._diary.tell("roster", version=roster.version, members=len(roster.members))
 
-    def _route(self, link: SuperLink) -> Route:
-        return Route(link.fleet_address, link.certificate, Doorkeeper(self._let_in))
-
     def _register(self, link: SuperLink, wanted: dict[str, bytes]) -> None:
+        """Let the SuperLink know these keys and no others; one that it refuses stays unknown to it.
+
+        Raises:
+            SuperLinkSilent: It does not answer; all of it is to be done again.
+        """
         there = {node.key: node for node in link.control.nodes()}
         for key, node in there.items():
             if key not in wanted.values():
@@ -265,6 +277,8 @@ class Supervisor:
             try:
                 link.control.register(name, key)
                 self._diary.tell("hospital registered", hospital=name)
+            except SuperLinkSilent:
+                raise
             except ServiceError as error:  # one bad key must not keep the others out
                 self._diary.tell("hospital refused", hospital=name, why=error.line())
 

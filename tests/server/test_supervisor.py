@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import h11
 import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,9 +26,11 @@ from fedward.privacy.identity import Identity
 from fedward.privacy.roster import Roster, sign_roster
 from fedward.server.aggregator import Aggregator, found_aggregator
 from fedward.server.durable import write_aside
-from fedward.server.gate import Route
+from fedward.server.gate import Route, verdict
+from fedward.server.http_sides import Limits
 from fedward.server.run_registry import RunFolder, RunRegistry
 from fedward.server.state_lock import is_running, only_one
+from fedward.server.superlink_control import Node, SuperLinkSilent
 from fedward.server.supervisor import Pace, Supervisor
 from fedward.study.errors import ServiceError
 from tests.server.cut_off import private_study
@@ -40,16 +43,31 @@ PACE = Pace(nodes=0, runs=0, first_wait=0, longest_wait=0, probe=0)
 class Link:
     """A SuperLink that does what a test says."""
 
-    alive, pid, port = True, 1, 2
+    pid, port = 1, 2
     fleet_address, certificate = ("127.0.0.1", 3), b""
 
     def __init__(self) -> None:
+        self.alive = True
+        self.starts = 0
         self.started: list[str] = []
         self.state = ("running", "")
         self.down = False
         self.hangs = False
         self.killed = 0
-        self.admitted: Callable[[str, bytes], None] = lambda name, key: None
+        self.known: dict[int, Node] = {}
+        self.asked: Callable[[str], None] = lambda name: None
+        self.runs_are_told = True
+
+    def start(self) -> None:
+        self.starts += 1
+        self.alive = True
+
+    def stop(self) -> None:
+        self.alive = False
+
+    def die(self) -> None:
+        self.alive = False
+        self.known.clear()
 
     def answers(self, seconds: float) -> bool:
         assert seconds >= 0
@@ -63,15 +81,25 @@ class Link:
         """It answers by itself what is asked of it."""
         return self
 
-    def nodes(self) -> list[Any]:
+    def nodes(self) -> list[Node]:
         if self.down:
-            raise ServiceError("the SuperLink does not answer")
-        return []
+            raise SuperLinkSilent("the SuperLink does not answer")
+        return list(self.known.values())
 
     def register(self, name: str, key: bytes) -> None:
         if self.down:
-            raise ServiceError("the SuperLink does not answer")
-        self.admitted(name, key)
+            raise SuperLinkSilent("the SuperLink does not answer")
+        self.asked(name)
+        number = len(self.known)
+        self.known[number] = Node(number, key, name, online=False)
+
+    def remove(self, number: int) -> None:
+        del self.known[number]
+
+    def runs(self) -> dict[int, tuple[str, str]]:
+        if not self.runs_are_told:
+            raise SuperLinkSilent("the SuperLink does not answer")
+        return {}
 
     def start_run(self, config: dict[str, str]) -> int:
         self.started.append(Path(config["folder"]).name)
@@ -158,54 +186,116 @@ def test_trouble_with_one_duty_leaves_the_others(post: Post) -> None:
 
 
 class Door:
-    """A gate that remembers what it led to."""
+    """A gate that leads nowhere at first."""
 
     def __init__(self) -> None:
-        self.routes: list[Route] = []
+        self.route: Route | None = None
 
     @property
     def leads(self) -> bool:
-        return bool(self.routes)
+        return self.route is not None
 
-    def lead_to(self, route: Route) -> None:
-        self.routes.append(route)
+    def lead_to(self, route: Route | None) -> None:
+        self.route = route
 
-    def lets_in(self, key: ec.EllipticCurvePrivateKey) -> bool:
-        return self.leads and self.routes[-1].admits(signed_time(key)) is not None
+    def answer(self, key: ec.EllipticCurvePrivateKey) -> int:
+        """What a hospital is told: 503, to try again; 401, that it may not; or what is behind."""
+        if self.route is None:
+            return 503
+        headers = [(b"host", b"hub"), (b"content-length", b"0"), *signed_time(key).items()]
+        asked = h11.Request(method="POST", target="/v1/fleet/pull-messages", headers=headers)
+        return verdict(asked, self.route, Limits())[0] or 200
 
 
-def test_a_hospital_is_let_in_once_the_superlink_knows_it(
-    post: Post, hub: Aggregator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Flower's own SuperNode ends for good where a SuperLink does not know it."""
-    door, seen = Door(), list[tuple[str, bool]]()
-    keys = {name: transport_key() for name in ("Stays", "Leaves", "Comes")}
-    post.link.admitted = lambda name, _: seen.append((name, door.lets_in(keys[name])))
+class Admission:
+    """A roster that changes, and what each hospital is told at the gate."""
 
-    def install(version: int, *names: str) -> None:
+    def __init__(self, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self.registered: list[tuple[str, int]] = []
+        self._post, self._door = post, Door()
+        self._patch = monkeypatch
+        post.link.asked = lambda name: self.registered.append((name, self.told()[name]))
+
+    def install(self, version: int, *names: str) -> dict[str, int]:
+        self.keys.update({name: transport_key() for name in names if name not in self.keys})
         members = {name: Identity.generate().public for name in names}
-        roster = Roster(version, members, {name: public_der(keys[name]) for name in names})
-        monkeypatch.setattr(Aggregator, "roster", lambda _: roster)
-        post.supervisor._known.pop("roster", None)
+        transports = {name: public_der(self.keys[name]) for name in names}
+        roster = Roster(version, members, transports)
+        self._patch.setattr(Aggregator, "roster", lambda _: roster)
+        self._post.supervisor._known.pop("roster", None)
+        return self.look()
 
-    def let_in() -> set[str]:
-        post.supervisor._look(post.link, door)
-        return {name for name, key in keys.items() if door.lets_in(key)}
+    def look(self) -> dict[str, int]:
+        self._post.supervisor._look(self._post.link, self._door)
+        return self.told()
 
-    install(2, "Stays", "Leaves")
+    def told(self) -> dict[str, int]:
+        return {name: self._door.answer(key) for name, key in self.keys.items()}
+
+
+@pytest.fixture
+def admission(post: Post, monkeypatch: pytest.MonkeyPatch) -> Admission:
+    return Admission(post, monkeypatch)
+
+
+def test_a_hospital_is_let_in_once_the_superlink_knows_it(post: Post, admission: Admission) -> None:
+    """Flower's own SuperNode tries again after 503, and ends for good where it is not known."""
     post.link.down = True
-    assert let_in() == set()
+    assert admission.install(2, "Stays", "Leaves") == {"Stays": 503, "Leaves": 503}
     post.link.down = False
-    assert let_in() == {"Stays", "Leaves"}
-    assert seen == [("Stays", False), ("Leaves", False)]
+    assert admission.look() == {"Stays": 200, "Leaves": 200}
+    assert admission.registered == [("Stays", 503), ("Leaves", 503)]
 
     # Who leaves is shut out at once, though the SuperLink hears nothing; who comes has to wait.
-    install(3, "Stays", "Comes")
     post.link.down = True
-    assert let_in() == {"Stays"}
+    assert admission.install(3, "Stays", "Comes") == {"Stays": 200, "Leaves": 401, "Comes": 503}
+    assert admission.look() == {"Stays": 200, "Leaves": 401, "Comes": 503}
     post.link.down = False
-    assert let_in() == {"Stays", "Comes"}
-    assert seen[2:] == [("Stays", True), ("Comes", False)]
+    assert admission.look() == {"Stays": 200, "Leaves": 401, "Comes": 200}
+    assert admission.registered[2:] == [("Comes", 503)]
+    assert [node.name for node in post.link.nodes()] == ["Stays", "Comes"]
+
+
+def test_a_hospital_of_which_the_superlink_says_nothing_is_registered_later(
+    post: Post, admission: Admission
+) -> None:
+    silent = {"B"}
+
+    def asked(name: str) -> None:
+        if name in silent:
+            silent.discard(name)
+            raise SuperLinkSilent("it does not answer RegisterNode")
+
+    post.link.asked = asked
+    assert set(admission.install(2, "A", "B", "C").values()) == {503}
+    assert set(admission.look().values()) == {200}
+    assert [node.name for node in post.link.nodes()] == ["A", "B", "C"]
+
+
+def test_a_hospital_that_is_refused_keeps_no_other_out(post: Post, admission: Admission) -> None:
+    def asked(name: str) -> None:
+        if name == "B":
+            raise ServiceError("the key is in use")
+
+    post.link.asked = asked
+    assert set(admission.install(2, "A", "B", "C").values()) == {200}  # B hears it from behind
+    assert [node.name for node in post.link.nodes()] == ["A", "C"]
+    assert "the key is in use" in post.log.getvalue()
+
+
+def test_a_superlink_that_cannot_be_asked_for_its_runs_is_started_anew(
+    post: Post, admission: Admission
+) -> None:
+    """What is done once after a start would not be done, and the gate would stay shut."""
+    assert admission.install(2, "A") == {"A": 200}
+    post.link.die()
+    post.link.runs_are_told = False
+    assert admission.look() == {"A": 503}
+    assert not post.link.alive
+    post.link.runs_are_told = True
+    assert admission.look() == {"A": 200}
+    assert post.link.starts == 2
 
 
 # --- Runs whose process dies ----------------------------------------------------------------------
