@@ -41,8 +41,11 @@ def run_registered(
     *,
     lost_rounds: LostRounds = DEPLOYED,
     models: Path | None = None,
-) -> None:
+) -> State:
     """Begin a run, or take it up where it was; when this returns its state says how it ended.
+
+    A run that an earlier process still ends is waited for, and left as that process leaves it if it
+    finishes the run, or stops as a person asked.
 
     Args:
         folder: Of the run, in a registry.
@@ -51,6 +54,9 @@ def run_registered(
         lost_rounds: How patient the run is.
         models: The aggregator's folder of pretrained models.
 
+    Returns:
+        How it ended; a later process may have gone on with it since.
+
     Raises:
         DataError: The folder is no run's.
         FedwardError: What made the run fail; its state says so.
@@ -58,11 +64,15 @@ def run_registered(
             and waits to be taken up again.
     """
     run = RunFolder(folder)
-    if run.record.state == "finished":
-        return
-    with contextlib.ExitStack() as held:  # until the last word: the next process says the next
+    before = run.record.state
+    if before == "finished":
+        return before
+    with contextlib.ExitStack() as held:  # until the state is marked: the next process marks it too
         try:
             held.enter_context(run.taken())
+            left = run.record.state
+            if left != before and left in {"finished", "stopped"}:
+                return left
             _run(run, grid, listener, lost_rounds, models)
         except RunStopped:
             run.clear_stop()
@@ -77,6 +87,7 @@ def run_registered(
         except Exception as error:
             _mark(run, "waiting", f"cut off ({type(error).__name__}), to be resumed")
             raise
+        return run.record.state
 
 
 def _mark(run: RunFolder, state: State, reason: str) -> None:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedward.server.events import Event, Listener
 from fedward.server.lost_rounds import DEPLOYED, LostRounds
 from fedward.server.registered_run import run_registered
-from fedward.server.run_registry import RunFolder
+from fedward.server.run_registry import RunFolder, State
 from fedward.server.tracker_targets import Targets
 from fedward.server.tracking import Tracker, Tracking
 from fedward.study.errors import FedwardError
@@ -27,7 +27,7 @@ def run_tracked(
     *,
     lost_rounds: LostRounds = DEPLOYED,
     models: Path | None = None,
-) -> None:
+) -> State:
     """Run as `run_registered` does; trackers that do not work are a line in the run's log.
 
     Args:
@@ -38,14 +38,16 @@ def run_tracked(
         lost_rounds: As there.
         models: As there.
 
+    Returns:
+        As there.
+
     Raises:
         Exception: As there.
     """
     run = RunFolder(folder)
     found = _trackers_for(run, tracking)
     if found is None:
-        run_registered(folder, grid, listener, lost_rounds=lost_rounds, models=models)
-        return
+        return run_registered(folder, grid, listener, lost_rounds=lost_rounds, models=models)
     study, trackers = found
     record = run.record
     key = f"{record.name}.{record.created}.{record.study[:16]}"
@@ -57,11 +59,12 @@ def run_tracked(
             listener(event)
             tracked.listen(event)
 
-        run_registered(folder, grid, listen, lost_rounds=lost_rounds, models=models)
-        if run.record.state == "finished":
+        state = run_registered(folder, grid, listen, lost_rounds=lost_rounds, models=models)
+        if state == "finished":
             tracked.results(folder)
         else:
             tracked.stopped()
+        return state
 
 
 def _trackers_for(run: RunFolder, tracking: str) -> tuple[Study, list[Tracker]] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,31 @@ def test_the_last_word_is_said_before_the_run_is_another_s(
     assert said[-1] == (ends, True)
     assert all(taken for _, taken in said)
     assert not run.is_taken
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"), [("stopped", "stopped"), ("finished", "finished"), ("paused", "finished")]
+)
+def test_who_waited_for_a_run_heeds_how_the_process_before_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: State, ends: str
+) -> None:
+    """A person's stop holds; that the process before could not go on does not."""
+    study = private_study()
+    sites = sites_of(tmp_path / "s", study)
+    run = submitted(tmp_path, study, sites)
+    taken = RunFolder.taken
+
+    @contextmanager
+    def after_another(self: RunFolder) -> Iterator[None]:
+        self.mark(said)
+        with taken(self):
+            yield
+
+    monkeypatch.setattr(RunFolder, "taken", after_another)
+    with Watched(list(sites.files.values())) as grid:
+        started(run, grid)
+        assert bool(grid.steps) == (said == "paused")
+    assert state(run) == ends
 
 
 def test_members_are_those_of_the_registry(tmp_path: Path) -> None:
