@@ -102,7 +102,7 @@ class SuperLink:
         on_disk: bool = False,
     ) -> None:
         check_version()
-        self.folder = folder.absolute()
+        self.folder = folder.resolve()  # one spelling, which its processes are known by
         self.port = 0
         self.fleet_port = 0
         self._wanted_port = port

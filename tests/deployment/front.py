@@ -80,10 +80,10 @@ class Front:
         """Change the manner; connections that are open are cut, or keep their manner."""
         self._do(self._change(manner, cut=cut))
 
-    def cut_after(self, sent: int) -> None:
+    def cut_upload(self, *, after: int) -> None:
         """Cut every connection, once, after so many more bytes from the hospital; none before."""
         assert isinstance(self._manner, Forward)
-        self._manner.cut_after = sent
+        self._manner.cut_after = after
 
     def close(self) -> None:
         self._do(self._change(Mute(), cut=True))

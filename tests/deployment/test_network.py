@@ -82,7 +82,7 @@ def test_a_line_cut_in_the_middle_of_an_upload(
     """The short answer goes inside its announcement, in 9 kB."""
     run, begun = _trains(consortium, name, study)
     cuts = front.cuts
-    front.cut_after(sent)
+    front.cut_upload(after=sent)
     until(lambda: front.cuts > cuts)
     consortium.until_said(FAR, "not connected: .*(the line was cut|cannot be reached)", after=begun)
     consortium.until_said(FAR, f"answered train round 1 of run {name} ", after=begun)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import signal
 import time
 import tomllib
@@ -87,9 +86,11 @@ def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(
     orphan = psutil.Process(superlink.pid)
     orphans = [orphan, *orphan.children(recursive=True)]
 
+    for child in orphans[1:]:
+        child.suspend()  # or it would end by itself when its parent does
     on_disk = (superlink.folder / "superlink.sqlite").exists()
     if state == "gone":
-        shutil.rmtree(superlink.folder)
+        superlink.folder.rename(superlink.folder.with_name("away"))
     successor = SuperLink(superlink.folder, on_disk=on_disk)
     try:
         successor.start()
