@@ -78,9 +78,9 @@ def test_hospitals_stay_registered_over_kill_9(superlink: SuperLink) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("state", ["kept", "gone"])
+@pytest.mark.parametrize("state", ["kept", "gone", "under another name"])
 def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(
-    superlink: SuperLink, state: str
+    superlink: SuperLink, state: str, tmp_path: Path
 ) -> None:
     superlink.control.register("Ward", public_der(transport_key()))
     orphan = psutil.Process(superlink.pid)
@@ -91,11 +91,15 @@ def test_a_superlink_whose_parent_was_killed_is_ended_by_the_next(
     on_disk = (superlink.folder / "superlink.sqlite").exists()
     if state == "gone":
         superlink.folder.rename(superlink.folder.with_name("away"))
-    successor = SuperLink(superlink.folder, on_disk=on_disk)
+    folder = superlink.folder
+    if state == "under another name":
+        folder = tmp_path / "link"
+        folder.symlink_to(superlink.folder)
+    successor = SuperLink(folder, on_disk=on_disk)
     try:
         successor.start()
 
-        kept = on_disk and state == "kept"
+        kept = on_disk and state != "gone"
         assert [node.name for node in successor.control.nodes()] == ["Ward"] * kept
         assert not superlink.alive
         assert len(orphans) > 1
