@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -84,8 +85,9 @@ class _Table:
         found = self._read(wanted, number=None)
         numbers = [name for name in found if name in wanted.numbers]
         # Among whole numbers pandas looks for a mark as it is written, and 9.0 is the mark 9 too.
+        by_writing = any(map(_is_finite, self.marks))
         as_meant = all(found.dtypes[name].kind in "iuf" for name in numbers)
-        if not numbers or (as_meant and self.marks <= NOTHING):
+        if not numbers or (as_meant and not by_writing):
             return found.astype(dict.fromkeys(numbers, float))
         if not any(_says_yes_or_no(found[name]) for name in numbers):  # a yes would become a 1
             with suppress(ValueError):  # a number is none: the text says which
@@ -107,6 +109,14 @@ class _Table:
         }
         chosen |= {name: chosen[name].astype("str") for name in texts if _text() is not object}
         return pd.DataFrame(chosen, index=whole.index, copy=False)
+
+
+def _is_finite(mark: str) -> bool:
+    """Whether a mark reads as a number that a column can have."""
+    try:
+        return math.isfinite(float(mark))
+    except ValueError:
+        return False
 
 
 def _says_yes_or_no(column: pd.Series[Any]) -> bool:

@@ -7,6 +7,7 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -301,6 +302,27 @@ def test_a_mark_is_missing_however_the_number_is_written(
 
     expected = pytest.approx([says(cell) for cell in cells], nan_ok=True)
     assert found.frame["age"].tolist() == expected, (library, in_pieces)
+
+
+@pytest.mark.parametrize(("mark", "times"), [("NA", 1), ("nan", 1), ("inf", 1), ("-9", 2)])
+def test_only_marks_that_are_numbers_make_a_table_be_parsed_twice(
+    mark: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_text(f"who,age,size\n1,2,3\n4,5.5,{mark}\n7,,9\n")
+    parsed: list[str | bytes] = []
+    plainly = csv_file._parsed
+
+    def counted(file: str | bytes, settings: dict[str, Any]) -> pd.DataFrame:
+        parsed.append(file)
+        return plainly(file, settings)
+
+    monkeypatch.setattr(csv_file, "_parsed", counted)
+    wanted = Wanted(frozenset({"who"}), frozenset({"age", "size"}))
+    found = read_csv(tmp_path / "t.csv", wanted, missing=(mark,)).frame
+
+    assert found["age"].tolist() == pytest.approx([2, 5.5, math.nan], nan_ok=True)
+    assert found["size"].tolist() == pytest.approx([3, math.nan, 9], nan_ok=True)
+    assert len(parsed) == 1 + times  # the line of names is parsed before
 
 
 @pytest.mark.parametrize("missing", [(), ("-1",), ("True",)])
