@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedward.client.app import app as hospital_app
+from fedward.server.aggregator import Aggregator
 from fedward.server.events import Event, Outcome, RoundFinished
 from fedward.server.federation import Federation
 from fedward.simulation.grid import InProcessGrid
 from fedward.study.messages import Contribution, Vector
 from fedward.study.study import Study, parse_study
 from fedward.study.wire import pack_answer
+from tests.server.supervised import Post, enrolled
 
 CLASSES = ("benign", "malignant")
 PARTS = ("train", "validation", "test")
@@ -274,3 +276,15 @@ class PostBox(Grid):
     ) -> Iterable[Message]:
         self.push_messages(messages)
         return self.pull_messages([])
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Aggregator:
+    return enrolled(tmp_path)
+
+
+@pytest.fixture
+def post(hub: Aggregator) -> Iterator[Post]:
+    made = Post(hub)
+    yield made
+    made.supervisor._diary.close()
