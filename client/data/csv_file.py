@@ -85,9 +85,9 @@ class _Table:
         found = self._read(wanted, number=None)
         numbers = [name for name in found if name in wanted.numbers]
         # Among whole numbers pandas looks for a mark as it is written, and 9.0 is the mark 9 too.
-        by_writing = any(map(_is_finite, self.marks))
+        a_mark_is_a_number = any(map(_is_finite, self.marks))
         as_meant = all(found.dtypes[name].kind in "iuf" for name in numbers)
-        if not numbers or (as_meant and not by_writing):
+        if not numbers or (as_meant and not a_mark_is_a_number):
             return found.astype(dict.fromkeys(numbers, float))
         if not any(_says_yes_or_no(found[name]) for name in numbers):  # a yes would become a 1
             with suppress(ValueError):  # a number is none: the text says which
